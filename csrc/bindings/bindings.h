@@ -1,0 +1,6 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void bind_errors(pybind11::module_& module);
+void bind_build_info(pybind11::module_& module);

@@ -1,0 +1,8 @@
+// The extension's table of contents: one bind_<thing>(module&) per file.
+#include "bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Native core of tttnn: text store, pooling, HNSW, weight arena.";
+  bind_errors(module);
+  bind_build_info(module);
+}

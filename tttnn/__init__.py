@@ -1,0 +1,126 @@
+"""Test-time training on nearest neighbors.
+
+For each query: find its nearest documents, train the language model on them for a moment, answer, and put every weight
+back. Names that need torch or transformers load on first use.
+"""
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import models
+from .config import (
+    PRESETS,
+    AdaptConfig,
+    DatastoreConfig,
+    EmbedConfig,
+    EvalConfig,
+    IndexConfig,
+    ScoreConfig,
+    StoreConfig,
+    preset,
+)
+from .errors import (
+    AdaptError,
+    ClusterError,
+    ConfigError,
+    DatastoreLockedError,
+    DatastoreMismatchError,
+    DeviceError,
+    EmbeddingError,
+    IndexCorruptError,
+    MissingExtraError,
+    NonFiniteLossError,
+    RestoreError,
+    StoreCorruptError,
+    StoreError,
+    StoreVersionError,
+    TttnnError,
+    UnknownModelError,
+)
+
+if TYPE_CHECKING:
+    from .adapt import AdaptedModel, AdaptReport, Retriever, TestTimeTrainer
+    from .arena import WeightArena
+    from .datastore import Datastore, Neighbor
+    from .embed import Embedder
+    from .evaluation import evaluate
+    from .index import NeighborIndex
+    from .store import Document, TextStore, TextStoreWriter, iter_jsonl
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "AdaptReport": "adapt",
+    "AdaptedModel": "adapt",
+    "Datastore": "datastore",
+    "Document": "store",
+    "Embedder": "embed",
+    "Neighbor": "datastore",
+    "NeighborIndex": "index",
+    "Retriever": "adapt",
+    "TestTimeTrainer": "adapt",
+    "TextStore": "store",
+    "TextStoreWriter": "store",
+    "WeightArena": "arena",
+    "evaluate": "evaluation",
+    "iter_jsonl": "store",
+}
+
+__all__ = [
+    "PRESETS",
+    "AdaptConfig",
+    "AdaptError",
+    "AdaptReport",
+    "AdaptedModel",
+    "ClusterError",
+    "ConfigError",
+    "Datastore",
+    "DatastoreConfig",
+    "DatastoreLockedError",
+    "DatastoreMismatchError",
+    "DeviceError",
+    "Document",
+    "EmbedConfig",
+    "Embedder",
+    "EmbeddingError",
+    "EvalConfig",
+    "IndexConfig",
+    "IndexCorruptError",
+    "MissingExtraError",
+    "Neighbor",
+    "NeighborIndex",
+    "NonFiniteLossError",
+    "RestoreError",
+    "Retriever",
+    "ScoreConfig",
+    "StoreConfig",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreVersionError",
+    "TestTimeTrainer",
+    "TextStore",
+    "TextStoreWriter",
+    "TttnnError",
+    "UnknownModelError",
+    "WeightArena",
+    "__version__",
+    "evaluate",
+    "iter_jsonl",
+    "models",
+    "preset",
+]
+
+logging.getLogger("tttnn").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'tttnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

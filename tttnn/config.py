@@ -1,0 +1,207 @@
+"""Settings: frozen dataclasses, checked on creation. The only place where a default lives.
+
+Command-line flags are made from these fields, so a flag's name, type, default and help come from here. Knows nothing
+of what the settings are used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+from .errors import ConfigError
+
+Progress = Callable[[str, int, int | None], None]
+"""Called as ``progress(stage, done, total)``; ``total`` is None where it is not known."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def setting(default: Any, about: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """Declare a field with its default, the text `--help` shows, and the range it must lie in."""
+    return field(default=default, metadata={"help": about, "minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every settings class can do: check itself, copy itself with changes, turn into plain values."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            self._check(f.name, getattr(self, f.name), hints[f.name], f.metadata)
+
+    @staticmethod
+    def _check(name: str, value: Any, hint: Any, limits: Any) -> None:
+        kinds = get_args(hint) or (hint,)
+        if value is None:
+            if type(None) not in kinds:
+                raise ConfigError(f"{name} must be given, got None")
+            return
+        if all(isinstance(kind, str) for kind in kinds):
+            if value not in kinds:
+                raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
+            return
+        if bool in kinds or isinstance(value, bool):
+            if bool not in kinds or not isinstance(value, bool):
+                raise ConfigError(
+                    f"{name} must be {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}, got {value!r}"
+                )
+            return
+        minimum, maximum = limits.get("minimum"), limits.get("maximum")
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float):
+                if str in kinds and isinstance(number, str):
+                    continue
+                raise ConfigError(f"{name} must be a number, got {value!r}")
+            if int in kinds and float not in kinds and not isinstance(number, int):
+                raise ConfigError(f"{name} must be a whole number, got {value!r}")
+            # Written so that NaN fails too.
+            if (minimum is not None and not number >= minimum) or (maximum is not None and not number <= maximum):
+                low = "-inf" if minimum is None else f"{minimum:g}"
+                high = "inf" if maximum is None else f"{maximum:g}"
+                raise ConfigError(f"{name} must be between {low} and {high}, got {value!r}")
+
+    def with_(self, **changes: Any) -> Self:
+        """Return a copy with some settings changed; an unknown name is a ConfigError."""
+        names = sorted(f.name for f in fields(self))
+        for name in changes:
+            if name not in names:
+                raise ConfigError(f"setting must be one of {', '.join(names)}, got {name!r}")
+        return replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, for reports and manifests."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StoreConfig(Config):
+    """How a text store is written."""
+
+    level: int = setting(6, "zstd compression level", minimum=1, maximum=19)
+    dictionary_bytes: int = setting(
+        65536, "size of the dictionary trained on the corpus; 0 for none", minimum=0, maximum=2**20
+    )
+    threads: int = setting(0, "compressor threads; 0 for one per core", minimum=0, maximum=1024)
+
+
+@dataclass(frozen=True)
+class EmbedConfig(Config):
+    """How texts become vectors."""
+
+    pooling: Literal["auto", "mean", "cls"] = setting(
+        "auto", "pooling of token states; auto: what the encoder's files say"
+    )
+    normalize: Literal["auto", "yes", "no"] = setting(
+        "auto", "scale vectors to unit length; auto: what the encoder's files say"
+    )
+    max_length: int | None = setting(None, "tokens of a text that are read; none: the encoder's own limit", minimum=3)
+    batch_tokens: int = setting(4096, "tokens in a batch, padding included", minimum=1)
+    precision: Precision = setting("auto", "arithmetic of the encoder; auto: bfloat16 where the processor has it")
+
+
+@dataclass(frozen=True)
+class IndexConfig(Config):
+    """How vectors are indexed and searched."""
+
+    backend: Literal["hnsw", "exact"] = setting("hnsw", "approximate graph search, or exact search")
+    metric: Literal["l2", "ip"] = setting("l2", "squared Euclidean distance, or 1 - inner product")
+    M: int = setting(16, "links per node of the HNSW graph", minimum=2, maximum=512)
+    ef_construction: int = setting(200, "width of the search while building", minimum=2, maximum=100_000)
+    ef_search: int = setting(128, "smallest width of a search", minimum=1, maximum=1_000_000)
+
+
+@dataclass(frozen=True)
+class DatastoreConfig(Config):
+    """How a corpus is cut and laid out."""
+
+    unit: Literal["document", "passage"] = setting(
+        "document", "what is embedded: the beginning of each document, or every passage of it"
+    )
+    passage_overlap: int = setting(32, "tokens that neighboring passages share", minimum=0, maximum=100_000)
+    segment_documents: int = setting(1_000_000, "documents in a segment", minimum=1)
+    seed: int = setting(0, "seed of the index's levels", minimum=0)
+
+
+@dataclass(frozen=True)
+class AdaptConfig(Config):
+    """How a model is trained on the neighbors of one query."""
+
+    num_neighbors: int = setting(20, "neighbors to train on, nearest first", minimum=0, maximum=1_000_000)
+    max_length: int = setting(1024, "tokens in a training window; one optimizer step each", minimum=2)
+    max_neighbor_tokens: int | None = setting(512, "tokens trained of one neighbor; none: all of it", minimum=2)
+    max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2)
+    deadline_ms: float | None = setting(None, "milliseconds from the call until training stops", minimum=0)
+    learning_rate: float = setting(1e-4, "learning rate of the first step", minimum=0.0, maximum=10.0)
+    schedule: Literal["constant", "inverse_sqrt"] = setting("inverse_sqrt", "learning rate over the neighbors")
+    optimizer: Literal["adamw", "sgd", "torch_adamw"] = setting(
+        "adamw", "adamw: the fused native step; torch_adamw: torch's own, for comparison"
+    )
+    beta1: float = setting(0.9, "decay of AdamW's first moment", minimum=0.0, maximum=0.99999)
+    beta2: float = setting(0.999, "decay of AdamW's second moment", minimum=0.0, maximum=0.9999999)
+    epsilon: float = setting(1e-8, "AdamW's epsilon", minimum=1e-20, maximum=1.0)
+    weight_decay: float = setting(0.01, "decoupled weight decay", minimum=0.0, maximum=1.0)
+    clip_norm: float | None = setting(
+        1.0, "gradient norm above which gradients are scaled down; none: never", minimum=1e-12
+    )
+    optimizer_state: Literal["fresh", "carried"] = setting(
+        "fresh", "carried keeps AdamW's moments from query to query, as the published code does"
+    )
+    precision: Precision = setting("auto", "arithmetic of training; auto: bfloat16 where the processor has it")
+    restore: Literal["auto", "copy", "flip"] = setting("auto", "put weights back by copying or by re-pointing")
+    seed: int = setting(0, "seed of everything random in one query", minimum=0)
+
+
+@dataclass(frozen=True)
+class ScoreConfig(Config):
+    """How text is scored."""
+
+    max_length: int | None = setting(None, "tokens in a scoring window; none: the model's own limit", minimum=2)
+    precision: Precision = setting("float32", "arithmetic of scoring")
+
+
+@dataclass(frozen=True)
+class EvalConfig(Config):
+    """How a model is measured on documents."""
+
+    protocol: Literal["split", "split-bare", "full"] = setting(
+        "split",
+        "split: search with the first half, score the second with the first in its context; split-bare: without it; "
+        "full: search with and score the whole document",
+    )
+    query_tokens: int = setting(1024, "longest query, in tokens", minimum=1)
+    scored_tokens: int = setting(1024, "longest scored text, in tokens", minimum=1)
+    curve: tuple[int, ...] = setting((0, 1, 2, 5, 10, 20), "numbers of neighbors to score after", minimum=0)
+    limit: int | None = setting(None, "documents of each group; none: all", minimum=1)
+    seed: int = setting(0, "seed of the sample that limit draws", minimum=0)
+
+
+PRESETS: dict[str, AdaptConfig] = {
+    "default": AdaptConfig(),
+    # Hardt & Sun, ICLR 2024, section 3 and the published code.
+    "paper-gpt2": AdaptConfig(
+        num_neighbors=50,
+        max_length=1024,
+        max_neighbor_tokens=None,
+        learning_rate=2e-5,
+        schedule="constant",
+        precision="float32",
+    ),
+    "paper-gpt-neo": AdaptConfig(
+        num_neighbors=50,
+        max_length=2048,
+        max_neighbor_tokens=None,
+        learning_rate=5e-6,
+        schedule="constant",
+        precision="float32",
+    ),
+}
+
+
+def preset(name: str) -> AdaptConfig:
+    """Return a named AdaptConfig; an unknown name is a ConfigError."""
+    if name not in PRESETS:
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]

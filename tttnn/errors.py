@@ -1,0 +1,69 @@
+"""Every exception tttnn raises of its own. Knows nothing of what raises them.
+
+Builtins stay builtins: a wrong id is an IndexError, a missing file a FileNotFoundError, a bad argument or a closed
+store a ValueError. A message is *subject, rule, value*; for files *path: where, what*; then the remedy.
+"""
+
+
+class TttnnError(Exception):
+    """Base of all errors of tttnn."""
+
+
+class ConfigError(TttnnError, ValueError):
+    """A setting has a value it may not have."""
+
+
+class StoreError(TttnnError):
+    """A text store cannot be used."""
+
+
+class StoreCorruptError(StoreError):
+    """Bytes of a store disagree with a checksum, a size or a table."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer format."""
+
+
+class IndexCorruptError(TttnnError):
+    """An index or passage file disagrees with its manifest."""
+
+
+class DatastoreLockedError(TttnnError):
+    """Another builder holds the datastore."""
+
+
+class DatastoreMismatchError(TttnnError, ValueError):
+    """Store, index and embedder do not belong together."""
+
+
+class EmbeddingError(TttnnError):
+    """An embedding is not finite; the message names the document."""
+
+
+class UnknownModelError(TttnnError, ValueError):
+    """There is no such demo model, hub id or directory."""
+
+
+class AdaptError(TttnnError, RuntimeError):
+    """Adapting to a query failed; the weights are restored."""
+
+
+class NonFiniteLossError(AdaptError):
+    """The loss or gradient became NaN or infinite; the message names the neighbor."""
+
+
+class RestoreError(AdaptError):
+    """A parameter moved, changed shape or was written since it was captured."""
+
+
+class ClusterError(TttnnError, RuntimeError):
+    """Shards are missing and the caller did not accept a partial answer."""
+
+
+class DeviceError(TttnnError, RuntimeError):
+    """A CUDA call failed, or this build has no CUDA."""
+
+
+class MissingExtraError(TttnnError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""
