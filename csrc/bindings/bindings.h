@@ -4,3 +4,5 @@
 
 void bind_errors(pybind11::module_& module);
 void bind_build_info(pybind11::module_& module);
+void bind_pooling(pybind11::module_& module);
+void bind_hnsw(pybind11::module_& module);
