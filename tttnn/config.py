@@ -92,7 +92,7 @@ class EmbedConfig(Config):
     """How texts become vectors."""
 
     pooling: Literal["auto", "mean", "cls"] = setting(
-        "auto", "pooling of token states; auto: what the encoder's files say"
+        "auto", "how token states are pooled; auto: as the encoder's files say"
     )
     normalize: Literal["auto", "yes", "no"] = setting(
         "auto", "scale vectors to unit length; auto: what the encoder's files say"
