@@ -104,9 +104,9 @@ class Scorer:
     def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: ScoreConfig | None = None) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._config = config if config is not None else ScoreConfig()
+        self.config = config if config is not None else ScoreConfig()
         limit = model_max_length(model, tokenizer)
-        self.max_length = min(self._config.max_length or limit, limit)
+        self.max_length = min(self.config.max_length or limit, limit)
         self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def score(self, text: str, *, context: str = "") -> Score:
@@ -137,7 +137,7 @@ class Scorer:
             for window in scoring_windows(len(sequence), self.max_length, first=first):
                 count = window.end - window.first
                 extra = {"logits_to_keep": count} if self._slices_logits else {}
-                with autocast(self._config.precision, device):
+                with autocast(self.config.precision, device):
                     out = self._model(input_ids=ids[:, window.begin : window.end - 1], use_cache=False, **extra)
                 logits = out.logits[0, -count:]
                 targets = ids[0, window.first : window.end]
