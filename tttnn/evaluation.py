@@ -227,6 +227,7 @@ def evaluate(
     config: EvalConfig | None = None,
     exclude_own_text: bool = True,
     progress: Progress | None = None,
+    observe: Callable[[Document, AdaptedModel, int], None] | None = None,
     on_document: Callable[[Document, list[Line], AdaptReport], None] | None = None,
 ) -> EvalResult:
     """Measure the base and the adapted model on documents, the whole curve over neighbors in one pass.
@@ -242,6 +243,7 @@ def evaluate(
         config: protocol, lengths, and the numbers of neighbors to score after.
         exclude_own_text: leaves neighbors out whose text is the document's own, by digest.
         progress: called after each document.
+        observe: called as ``observe(document, adapted, k)`` with the base model (k = 0) and after each neighbor.
         on_document: called after each newly measured document with its lines and report.
 
     Raises:
@@ -271,7 +273,8 @@ def evaluate(
                 task = split_task(trainer.tokenizer, document.text, config)
                 lines = []
                 if task is not None:
-                    lines, report = _measured(trainer, task, position, document, digest, curve, exclude_own_text)
+                    exclude = [digest] if exclude_own_text else []
+                    lines, report = _measured(trainer, task, position, document, digest, curve, exclude, observe)
                     if on_document is not None:
                         on_document(document, lines, report)
                     if file is not None:
@@ -287,7 +290,14 @@ def evaluate(
 
 
 def _measured(
-    trainer: Trainer, task: Task, position: int, document: Document, digest: str, curve: list[int], exclude: bool
+    trainer: Trainer,
+    task: Task,
+    position: int,
+    document: Document,
+    digest: str,
+    curve: list[int],
+    exclude: list[str],
+    also: Callable[[Document, AdaptedModel, int], None] | None,
 ) -> tuple[list[Line], AdaptReport]:
     scores: dict[int, Score] = {}
     steps: dict[int, tuple[int, int]] = {}
@@ -295,12 +305,14 @@ def _measured(
 
     def observe(adapted: AdaptedModel, k: int) -> None:
         nonlocal seen
+        if also is not None:
+            also(document, adapted, k)
         seen = (k, adapted.report.steps)
         if k in curve:
             scores[k] = adapted.score(task.scored, context=task.context)
             steps[k] = (adapted.report.steps, adapted.report.tokens)
 
-    with trainer.adapt(task.query, observe=observe, exclude_digests=[digest] if exclude else []) as adapted:
+    with trainer.adapt(task.query, observe=observe, exclude_digests=exclude) as adapted:
         report = adapted.report
         k_last = seen[0] + (report.steps > seen[1])
         if k_last not in scores:
@@ -348,7 +360,9 @@ def _limited(documents: Iterable[Document | str], config: EvalConfig) -> Iterato
         groups[document.source or "documents"].append(i)
     kept: set[int] = set()
     for group in sorted(groups):
-        drawn = random.Random(f"{config.seed} {group}").sample(groups[group], min(config.limit, len(groups[group])))
+        drawn = random.Random(f"{config.sample_seed} {group}").sample(
+            groups[group], min(config.limit, len(groups[group]))
+        )
         kept.update(drawn)
     yield from (pair for pair in numbered if pair[0] in kept)
 
