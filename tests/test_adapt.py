@@ -150,9 +150,7 @@ def test_an_exception_at_any_stage_leaves_the_weights_whole(
         monkeypatch.setattr(trainer._arena, "restore", interrupted)
     expected = KeyboardInterrupt if stage == "restore" else BoomError
     with pytest.raises(expected), trainer.adapt(QUERY, observe=observe):
-        assert stage in ("block", "restore")
-        if stage == "block":
-            boom()
+        boom() if stage == "block" else None
     assert_same_state(trainer.model, before)
     monkeypatch.undo()
     for module in trainer.model.modules():
