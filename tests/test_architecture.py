@@ -17,29 +17,10 @@ from tttnn import _core
 ROOT = Path(__file__).resolve().parents[1]
 
 # A file may import only files to its left.
-ORDER = tuple(
-    [
-        "errors",
-        "config",
-        "precision",
-        "models",
-        "_core",
-        "store",
-        "passages",
-        "embed",
-        "index",
-        "datastore",
-        "selection",
-        "windows",
-        "arena",
-        "optim",
-        "score",
-        "adapt",
-        "evaluation",
-        "demo",
-        "cli",
-    ]
-)
+ORDER = [
+    *("errors", "config", "precision", "models", "_core", "store", "passages", "embed", "index", "datastore"),
+    *("selection", "windows", "arena", "optim", "score", "adapt", "evaluation", "demo", "cli"),
+]
 
 
 def imports_of(path: Path) -> set[str]:
