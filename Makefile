@@ -1,0 +1,68 @@
+# `make demo` and `make test` do all the set-up on a machine that has a C++17 compiler, Python 3.11+ with venv, and make.
+#
+#   TORCH   what to hand pip for torch, e.g. TORCH=torch==2.13.0     CORPUS  text for the demo instead of Python's own
+#   PYTHON  interpreter the environment is made with                  VENV    where the environment is
+
+PYTHON ?= python3
+TORCH ?= torch
+VENV ?= .venv
+CORPUS ?=
+BIN := $(VENV)/bin
+# Threads that spin while they wait slow every other process down.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+native := pyproject.toml CMakeLists.txt $(wildcard cmake/* csrc/core/* csrc/bindings/*)
+
+.PHONY: demo test lint sanitize bench-smoke package clean
+
+demo: $(VENV)/.demo
+	$(BIN)/tttnn demo $(if $(CORPUS),--corpus "$(CORPUS)")
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest tttnn._core --concise
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu tests/core/*.h tests/core/*.cpp)
+	$(BIN)/codespell
+
+# The core alone, without Python: its own tests under Address, UndefinedBehavior and Thread sanitizers.
+sanitize: $(VENV)/.dev
+	for kind in address,undefined thread; do \
+	  PATH="$(abspath $(BIN)):$$PATH" sh -c "cmake -S . -B build/$${kind%%,*} -G Ninja -DTTTNN_PYTHON=OFF -DTTTNN_CORE_TESTS=ON \
+	    -DTTTNN_CUDA=OFF -DTTTNN_SANITIZE=$$kind -DTTTNN_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  && cmake --build build/$${kind%%,*} && ctest --test-dir build/$${kind%%,*} --output-on-failure" || exit 1; \
+	done
+
+# Every benchmark once on small input: it must run and its answers must hold. Its times mean nothing.
+bench-smoke: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks --smoke --benchmark-disable-gc --benchmark-min-rounds=1 --benchmark-max-time=0.01 \
+	  --benchmark-warmup=off -q
+
+# A wheel built from the source distribution, in an empty environment.
+package: $(VENV)/.dev
+	rm -rf dist build/empty
+	$(BIN)/python -m build --sdist --outdir dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist dist/tttnn-*.tar.gz
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/pip install --quiet "$(TORCH)"
+	build/empty/bin/pip install --quiet dist/tttnn-*.whl
+	cd build/empty && bin/tttnn info --build && bin/tttnn --version
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)"
+
+$(VENV)/.demo: $(native) | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(native) | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist tttnn-demo

@@ -1,0 +1,428 @@
+"""The transaction: whatever happens inside, everything is put back, and no query sees another's traces."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from tttnn.datastore import Neighbor
+
+import tttnn
+from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tttnn.adapt import trained_tokens
+
+QUERY = "def quicksort("
+
+
+def adapted_state(trainer: Any, query: str = QUERY, **options: Any) -> dict[str, torch.Tensor]:
+    with trainer.adapt(query, **options):
+        return state_of(trainer.model)
+
+
+@pytest.fixture(params=["copy", "flip"])
+def restore(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_change_inside_and_are_bit_identical_after(
+    make: Any, dtype: torch.dtype, restore: str, tokenizer: Any, retriever: Any
+) -> None:
+    model = make().to(dtype)
+    before = state_of(model)
+    config = tttnn.AdaptConfig(num_neighbors=5, learning_rate=1e-3, restore=restore, precision="float32")
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
+    with trainer.adapt(QUERY) as adapted:
+        changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
+        assert len(changed) == len(list(model.named_parameters()))
+        assert adapted.report.steps == 5
+    assert_same_state(model, before)
+    trainer.verify()
+    trainer.release()
+    assert_same_state(model, before)
+
+
+def test_training_lowers_the_loss_on_what_was_trained(trainer: Any) -> None:
+    base = trainer.scorer.score(TEXTS[0]).bits_per_byte
+    with trainer.adapt(QUERY) as adapted:
+        assert adapted.bits_per_byte(TEXTS[0]) < base
+    assert trainer.scorer.score(TEXTS[0]).bits_per_byte == base
+
+
+def test_one_step_is_torch_adamw_on_one_window(tokenizer: Any, restore: str) -> None:
+    """The plain PyTorch loop of the paper, on the same neighbors."""
+    config = tttnn.AdaptConfig(
+        num_neighbors=5, max_length=64, learning_rate=1e-3, schedule="constant", precision="float32", restore=restore
+    )
+    trainer = tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, FakeRetriever(TEXTS), config)
+    ours = adapted_state(trainer)
+
+    model = tiny_gpt2().eval()
+    start = state_of(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    losses = []
+    for text in TEXTS:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        for window in ids.split(64, dim=1):
+            optimizer.zero_grad()
+            loss = model(input_ids=window, labels=window).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(float(loss))
+    for name, p in model.named_parameters():
+        update = (p - start[name]).norm()
+        assert (ours[name] - p).norm() <= 2e-4 * update + 1e-9, name
+    with trainer.adapt(QUERY) as adapted:
+        assert adapted.report.losses == pytest.approx(losses, rel=1e-4)
+
+
+def test_everything_else_is_as_before(trainer: Any) -> None:
+    model = trainer.model
+    model.train()
+    model.transformer.h[0].eval()
+    frozen = model.transformer.wpe.weight
+    frozen.requires_grad_(False)
+    grad = torch.ones_like(model.transformer.ln_f.weight)
+    model.transformer.ln_f.weight.grad = grad
+    torch.manual_seed(99)
+    rng = torch.random.get_rng_state()
+    with trainer.adapt(QUERY):
+        assert not model.training
+        torch.rand(3)
+    assert model.training
+    assert not model.transformer.h[0].training
+    assert not frozen.requires_grad
+    assert model.transformer.ln_f.weight.grad is grad
+    assert torch.equal(grad, torch.ones_like(grad))
+    assert torch.equal(torch.random.get_rng_state(), rng)
+
+
+class BoomError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["search", "tokenize", "forward", "backward", "step", "observe", "block", "restore"])
+def test_an_exception_at_any_stage_leaves_the_weights_whole(
+    trainer: Any, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state_of(trainer.model)
+
+    def boom(*_: Any, **__: Any) -> Any:
+        raise BoomError(stage)
+
+    observe = None
+    if stage == "search":
+        monkeypatch.setattr(trainer.datastore, "search", boom)
+    elif stage == "tokenize":
+        monkeypatch.setattr("tttnn.adapt.trained_tokens", boom)
+    elif stage == "forward":
+        trainer.model.transformer.h[1].register_forward_hook(boom)
+    elif stage == "backward":
+        trainer.model.transformer.ln_f.weight.register_hook(boom)
+    elif stage == "step":
+        calls = iter(range(10))
+        real = trainer._optimizer.step
+        monkeypatch.setattr(trainer._optimizer, "step", lambda rate: boom() if next(calls) == 2 else real(rate))
+    elif stage == "observe":
+
+        def observe(_: Any, k: int) -> None:
+            if k == 3:
+                boom()
+
+    elif stage == "restore":
+        calls = iter(range(10))
+        real_restore = trainer._arena.restore
+
+        def interrupted() -> None:
+            if next(calls) == 0:
+                raise KeyboardInterrupt
+            real_restore()
+
+        monkeypatch.setattr(trainer._arena, "restore", interrupted)
+    expected = KeyboardInterrupt if stage == "restore" else BoomError
+    with pytest.raises(expected), trainer.adapt(QUERY, observe=observe):
+        boom() if stage == "block" else None
+    assert_same_state(trainer.model, before)
+    monkeypatch.undo()
+    for module in trainer.model.modules():
+        module._forward_hooks.clear()
+    trainer.model.transformer.ln_f.weight._backward_hooks = None
+    assert trainer.adapt(QUERY).__enter__() is not None  # a new query is welcome
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_random_moments(trainer: Any) -> None:
+    """A timer's SIGINT falls anywhere into search, training, the block and restoring."""
+    before = state_of(trainer.model)
+    with trainer.adapt(QUERY):
+        pass
+    hit = 0
+    for i in range(150):
+        signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.0004 * i)
+        old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            with trainer.adapt(QUERY) as adapted:
+                adapted.bits_per_byte(TEXTS[0])
+        except KeyboardInterrupt:
+            hit += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, old)
+        gc.collect()
+        assert_same_state(trainer.model, before)
+    assert hit > 20, "the timer never fell into a query: this test proves nothing"
+
+
+def test_an_unfinished_generator_restores(trainer: Any) -> None:
+    before = state_of(trainer.model)
+
+    def states() -> Iterator[int]:
+        with trainer.adapt(QUERY):
+            yield 1
+            yield 2
+
+    generator = states()
+    next(generator)
+    generator.close()
+    assert_same_state(trainer.model, before)
+
+
+def test_a_second_query_inside_a_block_is_refused_and_harms_nothing(trainer: Any) -> None:
+    before = state_of(trainer.model)
+    with trainer.adapt(QUERY) as adapted:
+        inside = state_of(trainer.model)
+        with pytest.raises(tttnn.AdaptError, match="one query at a time"), trainer.adapt("another"):
+            pass
+        assert_same_state(trainer.model, inside)
+        errors: list[BaseException] = []
+
+        def other_thread() -> None:
+            try:
+                with trainer.adapt("third"):
+                    pass
+            except tttnn.AdaptError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=other_thread)
+        thread.start()
+        thread.join()
+        assert len(errors) == 1
+        adapted.bits_per_byte(TEXTS[0])
+    assert_same_state(trainer.model, before)
+    with pytest.raises(tttnn.AdaptError, match="has ended"):
+        adapted.bits_per_byte(TEXTS[0])
+
+
+def test_answers_do_not_depend_on_the_queries_before(trainer: Any) -> None:
+    other = FakeRetriever(list(reversed(TEXTS)))
+    first = adapted_state(trainer)
+    trainer.datastore, own = other, trainer.datastore
+    adapted_state(trainer, "something else")
+    trainer.datastore = own
+    second = adapted_state(trainer)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_carried_optimizer_state_does_depend_on_them_and_says_so(model: Any, tokenizer: Any, retriever: Any) -> None:
+    config = tttnn.AdaptConfig(num_neighbors=5, learning_rate=1e-3, optimizer_state="carried", precision="float32")
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
+    first, second = adapted_state(trainer), adapted_state(trainer)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    with trainer.adapt(QUERY) as adapted:
+        assert adapted.report.settings["optimizer_state"] == "carried"
+
+
+def test_a_non_finite_loss_names_the_neighbor(trainer: Any) -> None:
+    before = state_of(trainer.model)
+    calls = iter(range(100))
+
+    def poison(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        return out * float("nan") if next(calls) == 2 else out
+
+    handle = trainer.model.transformer.ln_f.register_forward_hook(poison)
+    with pytest.raises(tttnn.NonFiniteLossError, match=r"neighbor 2 \(document 2\)"), trainer.adapt(QUERY):
+        pass
+    handle.remove()
+    assert_same_state(trainer.model, before)
+
+
+def test_a_non_finite_gradient_names_the_neighbor(trainer: Any) -> None:
+    before = state_of(trainer.model)
+    calls = iter(range(100))
+    handle = trainer.model.transformer.ln_f.weight.register_hook(
+        lambda grad: grad * float("inf") if next(calls) == 1 else grad
+    )
+    with pytest.raises(tttnn.NonFiniteLossError, match=r"neighbor 1 \(document 1\)"), trainer.adapt(QUERY):
+        pass
+    handle.remove()
+    assert_same_state(trainer.model, before)
+
+
+def test_weights_changed_between_queries_are_refused_by_name(trainer: Any) -> None:
+    with torch.no_grad():
+        trainer.model.transformer.ln_f.weight.add_(1.0)
+    with pytest.raises(tttnn.RestoreError, match=r"ln_f\.weight"), trainer.adapt(QUERY):
+        pass
+
+
+def test_neighbors_can_be_given(trainer: Any) -> None:
+    with trainer.adapt(QUERY, neighbors=[Neighbor(41, 0.5, TEXTS[1]), Neighbor(7, 0.7, TEXTS[3])]) as adapted:
+        assert [neighbor.id for neighbor in adapted.report.neighbors] == [41, 7]
+    assert trainer.datastore.queries == []
+
+
+def test_fewer_neighbors_than_asked_for_are_reported(trainer: Any) -> None:
+    with trainer.adapt(QUERY, num_neighbors=50) as adapted:
+        assert (adapted.report.requested, adapted.report.found) == (50, 5)
+        assert adapted.report.stopped_by == "neighbors"
+
+
+def test_zero_neighbors_are_the_base_model(trainer: Any) -> None:
+    base = trainer.scorer.score(TEXTS[0])
+    with trainer.adapt(QUERY, num_neighbors=0) as adapted:
+        assert adapted.score(TEXTS[0]) == base
+        assert adapted.report.steps == 0
+
+
+def test_excluded_texts_are_replaced_by_the_next_nearest(trainer: Any) -> None:
+    with trainer.adapt(QUERY, num_neighbors=3, exclude_digests=[tttnn.store.text_digest(TEXTS[1])]) as adapted:
+        assert [neighbor.id for neighbor in adapted.report.neighbors] == [0, 2, 3]
+        assert adapted.report.excluded == 1
+
+
+def test_token_budget(trainer: Any) -> None:
+    trainer.config = trainer.config.with_(max_tokens=100)
+    with trainer.adapt(QUERY) as adapted:
+        assert adapted.report.stopped_by == "max_tokens"
+        assert 0 < adapted.report.tokens <= 100
+
+
+def test_deadline_stops_before_the_step_that_would_overrun(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock of our own: each look at it takes 10 ms, so the result does not depend on the machine."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    monkeypatch.setattr("tttnn.adapt.time.perf_counter", clock)
+    with trainer.adapt(QUERY, deadline_ms=1) as adapted:
+        assert adapted.report.stopped_by == "deadline"
+        assert adapted.report.steps == 0
+    started = now[0]
+    with trainer.adapt(QUERY, deadline_ms=150) as adapted:
+        assert adapted.report.stopped_by == "deadline"
+        assert 0 < adapted.report.steps < 5
+        assert now[0] - started <= 0.15 + 0.05
+
+
+def test_cancellation_from_another_thread(trainer: Any) -> None:
+    flag = threading.Event()
+    with trainer.adapt(QUERY, cancelled=flag.is_set, observe=lambda _, k: flag.set() if k == 2 else None) as adapted:
+        assert adapted.report.stopped_by == "cancelled"
+        assert len(adapted.report.neighbors) == 2
+
+
+def test_observe_sees_each_state(trainer: Any) -> None:
+    seen: list[tuple[int, float]] = []
+    with trainer.adapt(QUERY, observe=lambda a, k: seen.append((k, a.bits_per_byte(TEXTS[0])))) as adapted:
+        assert [k for k, _ in seen] == [0, 1, 2, 3, 4, 5]
+        assert seen[-1][1] == adapted.bits_per_byte(TEXTS[0])
+        assert len({value for _, value in seen}) == 6
+
+
+def test_one_token_neighbors_and_tails_are_skipped(trainer: Any) -> None:
+    neighbors = [Neighbor(0, 0.0, "x"), Neighbor(1, 0.1, ""), Neighbor(2, 0.2, "y" * 65)]
+    with trainer.adapt(QUERY, neighbors=neighbors) as adapted:
+        assert [neighbor.tokens for neighbor in adapted.report.neighbors] == [0, 0, 64]
+        assert all(math.isfinite(loss) for loss in adapted.report.losses)
+
+
+def test_schedule_divides_by_the_root_of_the_position(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    real = trainer._optimizer.step
+    monkeypatch.setattr(trainer._optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
+    trainer.config = trainer.config.with_(schedule="inverse_sqrt", learning_rate=1e-3, max_length=1024)
+    with trainer.adapt(QUERY):
+        pass
+    assert rates == pytest.approx([1e-3 / math.sqrt(i) for i in range(1, 6)])
+
+
+@pytest.mark.parametrize(("query", "error"), [("", ValueError), (None, TypeError), (3, TypeError)])
+def test_bad_queries(trainer: Any, query: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="query"):
+        trainer.adapt(query)
+
+
+def test_no_datastore_and_no_neighbors(model: Any, tokenizer: Any) -> None:
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, None)
+    with pytest.raises(ValueError, match="neighbors"), trainer.adapt(QUERY):
+        pass
+
+
+def test_generation(trainer: Any) -> None:
+    with trainer.adapt(QUERY) as adapted:
+        greedy = adapted.generate(max_new_tokens=12)
+        assert greedy == adapted.generate(max_new_tokens=12)
+        drawn = adapted.generate("once", max_new_tokens=12, temperature=1.0, seed=3)
+        assert drawn == adapted.generate("once", max_new_tokens=12, temperature=1.0, seed=3)
+        assert drawn != adapted.generate("once", max_new_tokens=12, temperature=1.0, seed=4)
+        with pytest.raises(ValueError, match="max_new_tokens"):
+            adapted.generate(max_new_tokens=0)
+        long = adapted.generate("word " * 200, max_new_tokens=4)
+        assert isinstance(long, str)
+
+
+def test_stop_strings_are_cut_off(trainer: Any) -> None:
+    whole = trainer.generate(QUERY, max_new_tokens=12)
+    assert len(whole) > 4
+    assert trainer.generate(QUERY, max_new_tokens=12, stop=[whole[3:5]]) == whole[: whole.find(whole[3:5])]
+
+
+def test_adapted_weights_can_be_saved(trainer: Any, tmp_path: Any) -> None:
+    with trainer.adapt(QUERY) as adapted:
+        adapted.save_pretrained(tmp_path / "adapted")
+        inside = adapted.score(TEXTS[0])
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapted")
+    again = tttnn.score.Scorer(loaded, trainer.tokenizer).score(TEXTS[0])
+    assert again.nats == pytest.approx(inside.nats, rel=1e-6)
+
+
+def test_report_is_json_and_names_what_was_used(trainer: Any) -> None:
+    with trainer.adapt(QUERY) as adapted:
+        pass
+    report = json.loads(json.dumps(adapted.report.to_dict()))
+    assert report["datastore"] == "fake"
+    assert report["model"] == trainer.fingerprint
+    assert {"train", "tokenize", "restore", "retrieve"} <= report["seconds"].keys()
+    assert report["settings"]["learning_rate"] == trainer.config.learning_rate
+    assert [n["digest"] for n in report["neighbors"]] == [tttnn.store.text_digest(text) for text in TEXTS]
+
+
+def test_unknown_model() -> None:
+    for name in ("/no/such/model", "no-such-model-on-any-hub"):
+        with pytest.raises(tttnn.UnknownModelError, match="no"):
+            tttnn.TestTimeTrainer.load(name, None)
+
+
+def test_tokens_of_a_long_neighbor_begin_at_its_passage(tokenizer: Any) -> None:
+    text = "ä" * 1000 + "HERE" + "b" * 5000
+    begin = 2000  # bytes
+    tokens = trained_tokens(tokenizer, Neighbor(0, 0.0, text, span=(begin, begin + 100)), 64)
+    assert tokenizer.decode(tokens) == "HERE" + "b" * 60
+    tokens = trained_tokens(tokenizer, Neighbor(0, 0.0, text, span=(len(text.encode()) - 10, len(text.encode()))), 64)
+    assert tokenizer.decode(tokens) == "b" * 64
+    assert len(trained_tokens(tokenizer, Neighbor(0, 0.0, text), None)) == len(text.encode())
+    assert len(trained_tokens(tokenizer, Neighbor(0, 0.0, text), 100)) == 100

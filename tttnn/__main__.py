@@ -1,0 +1,5 @@
+"""``python -m tttnn`` is the command ``tttnn``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,590 @@
+"""The transaction around one query: retrieve, train on each neighbor, hand out the adapted model, put it all back.
+
+Knows models, neighbors and clocks. Does not know HTTP, files, or metrics over sets of documents. This is the only file
+that may assume that adapted weights live in `trainer.model`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from . import models
+from .arena import WeightArena
+from .config import AdaptConfig, ScoreConfig
+from .datastore import Neighbor
+from .errors import AdaptError, NonFiniteLossError
+from .optim import build_optimizer
+from .precision import autocast, resolved
+from .score import Score, Scorer, token_ids
+from .windows import training_windows
+
+StoppedBy = Literal["neighbors", "deadline", "max_tokens", "cancelled"]
+
+
+class Retriever(Protocol):
+    """Anything that finds neighbors: a datastore, a cluster, a fake."""
+
+    def search(self, query: str, k: int) -> list[Neighbor]:
+        """Return at most `k` documents, nearest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNeighbor:
+    """What one neighbor contributed. `losses` are in nats per token, each measured before its step."""
+
+    id: int
+    distance: float
+    source: str | None
+    digest: str
+    span: tuple[int, int] | None
+    tokens: int
+    losses: list[float]
+
+
+@dataclass(slots=True)
+class AdaptReport:
+    """What adapting to one query did and cost.
+
+    `seconds` has one entry per stage: embed, search and read where the retriever says so (else retrieve), tokenize,
+    train, observe, restore. `stopped_by` is "neighbors" when all of them were trained on.
+    """
+
+    query_digest: str
+    requested: int
+    found: int = 0
+    excluded: int = 0
+    neighbors: list[TrainedNeighbor] = field(default_factory=list)
+    steps: int = 0
+    tokens: int = 0
+    bytes_moved: int = 0
+    stopped_by: StoppedBy = "neighbors"
+    query_truncated: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
+    model: str = ""
+    datastore: str | None = None
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss before each step, in the order of the steps."""
+        return [loss for neighbor in self.neighbors for loss in neighbor.losses]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+
+class AdaptedModel:
+    """The model while it is adapted to one query. Usable only inside its `with` block."""
+
+    def __init__(self, trainer: TestTimeTrainer, query: str, report: AdaptReport) -> None:
+        self.query = query
+        self.report = report
+        self._trainer = trainer
+        self._open = True
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The adapted model itself."""
+        self._check_open()
+        return self._trainer.model
+
+    def score(self, text: str, *, context: str = "") -> Score:
+        """Score a text under the adapted weights; see `Scorer.score`."""
+        self._check_open()
+        return self._trainer.scorer.score(text, context=context)
+
+    def bits_per_byte(self, text: str, *, context: str = "") -> float:
+        """Return the bits per UTF-8 byte of a text under the adapted weights; NaN for an empty text."""
+        return self.score(text, context=context).bits_per_byte
+
+    def generate(self, prompt: str | None = None, *, max_new_tokens: int = 64, **options: Any) -> str:
+        """Continue a prompt under the adapted weights; see `TestTimeTrainer.generate`. None: the query."""
+        self._check_open()
+        return self._trainer.generate(
+            self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
+        )
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the adapted weights and the tokenizer as a directory that transformers loads."""
+        self._check_open()
+        # All parameters are views of one block: without a copy each would count as shared with all the others.
+        copies = {name: tensor.detach().clone() for name, tensor in self._trainer.model.state_dict().items()}
+        self._trainer.model.save_pretrained(path, state_dict=copies)
+        self._trainer.tokenizer.save_pretrained(path)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise AdaptError("adapted model must be used inside its `with trainer.adapt(...)` block; it has ended")
+
+
+Observer = Callable[[AdaptedModel, int], None]
+"""Called as ``observe(adapted, k)`` before training (k = 0) and after each neighbor (k = 1, 2, ...)."""
+
+
+class TestTimeTrainer:
+    """Trains a causal language model on the neighbors of a query, for the length of a `with` block.
+
+    The trainer owns the model's weights from creation until `release`: they live in one block, and a change from
+    outside is refused by name at the next query. One query at a time; a second one while a block is open is an
+    AdaptError.
+
+    Example:
+        >>> trainer = TestTimeTrainer.load("smollm2-135m", datastore)  # doctest: +SKIP
+        >>> with trainer.adapt("def quicksort(") as adapted:  # doctest: +SKIP
+        ...     print(adapted.generate(max_new_tokens=64))
+    """
+
+    __test__ = False  # the name starts like a test class of pytest
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        datastore: Retriever | None,
+        config: AdaptConfig | None = None,
+        *,
+        score: ScoreConfig | None = None,
+    ) -> None:
+        """Take over a loaded model.
+
+        Args:
+            model: a transformers causal language model, on one device, not quantised.
+            tokenizer: its tokenizer.
+            datastore: where neighbors come from; None: every call of `adapt` brings its own.
+            config: how to train.
+            score: how to score.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.datastore = datastore
+        self.config = config if config is not None else AdaptConfig()
+        self.scorer = Scorer(model, tokenizer, score)
+        self._arena = WeightArena(model, restore=self.config.restore)
+        self._optimizer = build_optimizer(self._arena, self.config)
+        self._device = next(model.parameters()).device
+        self._open: dict[str, object] = {}  # "query": token of the transaction that is open
+        self._seconds_per_token: float | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str | os.PathLike[str],
+        datastore: Retriever | None,
+        config: AdaptConfig | None = None,
+        *,
+        score: ScoreConfig | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Load a model by demo name, hub id or directory.
+
+        Args:
+            name: for example ``smollm2-135m``, ``gpt2`` or ``path/to/model``.
+            datastore: where neighbors come from.
+            config: how to train.
+            score: how to score.
+            device: a torch device.
+            dtype: type of the weights; float32 unless memory forbids it.
+            threads: torch's threads on the CPU; None leaves them as they are.
+            cache_dir: where demo models are kept.
+
+        Raises:
+            UnknownModelError: there is no such model in reach.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        place = models.resolve(name, cache_dir=cache_dir)
+        with models.loading(name):
+            tokenizer = AutoTokenizer.from_pretrained(place)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+        return cls(model.to(device), tokenizer, datastore, config, score=score)
+
+    def adapt(
+        self,
+        query: str,
+        *,
+        neighbors: Sequence[Neighbor] | None = None,
+        num_neighbors: int | None = None,
+        deadline_ms: float | None = None,
+        exclude_digests: Collection[str] = (),
+        observe: Observer | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Adaptation:
+        """Return a context manager that yields the model adapted to `query`.
+
+        However the block ends, every parameter and buffer is then bit for bit what it was before, and train/eval mode,
+        `requires_grad`, gradients and torch's random state are as before.
+
+        Args:
+            query: a text that is not empty.
+            neighbors: trains on these, in this order, and does not search.
+            num_neighbors: instead of the configuration's.
+            deadline_ms: milliseconds from the entry of the block; training stops before the step that would overrun.
+            exclude_digests: neighbors with such a text are left out; see `store.text_digest`.
+            observe: called between neighbors with the model in its present state.
+            cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
+
+        Raises:
+            ValueError: the query is empty.
+            AdaptError: another query's block is open.
+            RestoreError: a parameter was moved, replaced or written since the last query.
+            NonFiniteLossError: a loss or gradient is not finite; names the neighbor.
+        """
+        if not isinstance(query, str):
+            raise TypeError(f"query must be a str, got {type(query).__name__}")
+        if not query:
+            raise ValueError("query must not be empty, got ''")
+        changes: dict[str, Any] = {}
+        if num_neighbors is not None:
+            changes["num_neighbors"] = num_neighbors
+        if deadline_ms is not None:
+            changes["deadline_ms"] = deadline_ms
+        return Adaptation(
+            self, query, self.config.with_(**changes), neighbors, frozenset(exclude_digests), observe, cancelled
+        )
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+    ) -> str:
+        """Continue a prompt with the weights as they are now.
+
+        Args:
+            prompt: the text before.
+            max_new_tokens: at most this many tokens.
+            temperature: 0 takes the likeliest token each time; above it, tokens are drawn.
+            top_p: draws only among the likeliest tokens that hold this much probability together.
+            stop: strings that end the text; they are cut off.
+            seed: seed of the draw; None: the configuration's.
+
+        Returns:
+            The continuation alone.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        ids = token_ids(self.tokenizer, prompt)
+        if not ids:
+            raise ValueError("prompt must not be empty, got ''")
+        ids = ids[-max(1, self.scorer.max_length - max_new_tokens) :]
+        inputs = torch.tensor([ids], device=self._device)
+        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if temperature > 0:
+            torch.manual_seed(self.config.seed if seed is None else seed)
+            options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        if stop:
+            options |= {"stop_strings": list(stop), "tokenizer": self.tokenizer}
+        pad = self.tokenizer.pad_token_id
+        training = self.model.training
+        self.model.eval()
+        try:
+            out = self.model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad if pad is not None else self.tokenizer.eos_token_id,
+                **options,
+            )
+        finally:
+            self.model.train(training)
+        text = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
+        ends = [text.find(string) for string in stop if string in text]
+        return text[: min(ends)] if ends else text
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the weights taken over at creation."""
+        return self._arena.digest()
+
+    def verify(self) -> None:
+        """Prove that the weights are those taken over at creation; a RestoreError otherwise."""
+        self._arena.check()
+        self._arena.verify()
+
+    def release(self) -> None:
+        """Give the model back as an ordinary one; the trainer cannot be used afterwards."""
+        self._arena.release()
+
+
+class Adaptation:
+    """One query's transaction; made by `TestTimeTrainer.adapt`, entered once."""
+
+    def __init__(
+        self,
+        trainer: TestTimeTrainer,
+        query: str,
+        config: AdaptConfig,
+        neighbors: Sequence[Neighbor] | None,
+        exclude_digests: frozenset[str],
+        observe: Observer | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self._trainer = trainer
+        self._config = config
+        self._given = neighbors
+        self._exclude = exclude_digests
+        self._observe = observe
+        self._cancelled = cancelled
+        self._before: _ModelState | None = None
+        self._token = object()
+        self._deadline = math.inf
+        report = AdaptReport(
+            query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
+            requested=len(neighbors) if neighbors is not None else config.num_neighbors,
+            settings=config.to_dict(),
+            precision=resolved(config.precision, trainer._device),
+            model=trainer.fingerprint,
+            datastore=getattr(trainer.datastore, "id", None) if neighbors is None else None,
+            threads=torch.get_num_threads(),
+            versions=_versions(),
+        )
+        self._adapted = AdaptedModel(trainer, query, report)
+
+    def __enter__(self) -> AdaptedModel:
+        started = time.perf_counter()
+        try:
+            # One C call, so that a Ctrl-C finds the transaction either open, and ends it, or not begun.
+            if self._trainer._open.setdefault("query", self._token) is not self._token:
+                raise AdaptError("trainer must adapt to one query at a time; the block of another one is still open")
+            if self._config.deadline_ms is not None:
+                self._deadline = started + self._config.deadline_ms / 1000
+            neighbors = self._retrieve()
+            self._before = _ModelState(self._trainer.model)
+            self._trainer._arena.begin()
+            self._train(neighbors)
+        except BaseException:
+            self._restore()
+            raise
+        return self._adapted
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def __del__(self) -> None:
+        # Still open here only where an interrupt hit the first instruction of __exit__.
+        self._restore()
+
+    def _restore(self) -> None:
+        interrupt: KeyboardInterrupt | None = None
+        while self._trainer._open.get("query") is self._token:
+            # Every step can be repeated: a Ctrl-C in the middle starts over, and is raised when all is done.
+            try:
+                started = time.perf_counter()
+                self._adapted._open = False
+                self._trainer._arena.restore()
+                if self._before is not None:
+                    self._before.put_back()
+                self._adapted.report.seconds["restore"] = time.perf_counter() - started
+                self._trainer._open.clear()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _retrieve(self) -> list[Neighbor]:
+        report, k = self._adapted.report, self._config.num_neighbors
+        if self._given is not None:
+            found = list(self._given)
+        elif k == 0:
+            found = []
+        else:
+            if self._trainer.datastore is None:
+                raise ValueError("adapt must be given neighbors, because the trainer has no datastore")
+            started = time.perf_counter()
+            # Each excluded text can take one place among the nearest.
+            found = self._trainer.datastore.search(self._adapted.query, k + len(self._exclude))
+            taken = time.perf_counter() - started
+            report.seconds.update(getattr(found, "seconds", None) or {"retrieve": taken})
+            report.query_truncated = bool(getattr(found, "query_truncated", False))
+        kept = [neighbor for neighbor in found if neighbor.digest not in self._exclude]
+        report.excluded = len(found) - len(kept)
+        if self._given is None:
+            kept = kept[:k]
+        report.found = len(kept)
+        return kept
+
+    def _train(self, neighbors: list[Neighbor]) -> None:
+        trainer, config, report = self._trainer, self._config, self._adapted.report
+        torch.manual_seed(config.seed)
+        trainer.model.eval()  # dropout off
+        if config.optimizer_state == "fresh":
+            trainer._optimizer.reset()
+        report.seconds |= {"tokenize": 0.0, "train": 0.0}
+        self._observed(0)
+        for i, neighbor in enumerate(neighbors):
+            started = time.perf_counter()
+            tokens = trained_tokens(trainer.tokenizer, neighbor, config.max_neighbor_tokens)
+            tokenized = time.perf_counter()
+            report.seconds["tokenize"] += tokenized - started
+            rate = config.learning_rate
+            if config.schedule == "inverse_sqrt":
+                rate /= math.sqrt(i + 1)
+            losses: list[float] = []
+            trained = 0
+            stopped: StoppedBy | None = None
+            for window in training_windows(len(tokens), config.max_length):
+                stopped = self._why_stop(window.end - window.begin)
+                if stopped is not None:
+                    break
+                losses.append(self._step(tokens[window.begin : window.end], rate, i, neighbor))
+                trained += window.end - window.begin
+            report.seconds["train"] += time.perf_counter() - tokenized
+            if losses or stopped is None:
+                report.neighbors.append(
+                    TrainedNeighbor(
+                        neighbor.id,
+                        neighbor.distance,
+                        neighbor.source,
+                        neighbor.digest,
+                        neighbor.span,
+                        trained,
+                        losses,
+                    )
+                )
+            if stopped is not None:
+                report.stopped_by = stopped
+                return
+            self._observed(i + 1)
+
+    def _observed(self, k: int) -> None:
+        if self._observe is not None:
+            seconds = self._adapted.report.seconds
+            started = time.perf_counter()
+            self._observe(self._adapted, k)
+            seconds["observe"] = seconds.get("observe", 0.0) + time.perf_counter() - started
+
+    def _why_stop(self, tokens: int) -> StoppedBy | None:
+        if self._cancelled is not None and self._cancelled():
+            return "cancelled"
+        limit = self._config.max_tokens
+        if limit is not None and self._adapted.report.tokens + tokens > limit:
+            return "max_tokens"
+        predicted = (self._trainer._seconds_per_token or 0.0) * tokens
+        if time.perf_counter() + predicted >= self._deadline:
+            return "deadline"
+        return None
+
+    def _step(self, tokens: list[int], rate: float, position: int, neighbor: Neighbor) -> float:
+        trainer, report = self._trainer, self._adapted.report
+        started = time.perf_counter()
+        ids = torch.tensor([tokens], device=trainer._device)
+        with torch.enable_grad():
+            with autocast(self._config.precision, trainer._device):
+                logits = trainer.model(input_ids=ids[:, :-1], use_cache=False).logits
+            loss = cross_entropy(logits[0].float(), ids[0, 1:])
+            value = float(loss)
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"loss of neighbor {position} (document {neighbor.id}) must be finite, got {value} at step "
+                    f"{report.steps}. The weights are restored; leave the document out or lower the learning rate."
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            stats = trainer._optimizer.step(rate)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"gradient of neighbor {position} (document {neighbor.id}) at step {report.steps}: {error}"
+            ) from error
+        report.steps += 1
+        report.tokens += len(tokens)
+        report.bytes_moved += stats.bytes_moved
+        taken = (time.perf_counter() - started) / len(tokens)
+        known = trainer._seconds_per_token
+        # Quick to believe that steps got slower, slow to believe that they got faster: a deadline must hold.
+        trainer._seconds_per_token = taken if known is None or taken > known else 0.8 * known + 0.2 * taken
+        return value
+
+
+class _ModelState:
+    """What else of a model a query changes: gradients, modes, flags, and torch's random state."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._modes = [(module, module.training) for module in model.modules()]
+        self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+        self._cpu_rng = torch.random.get_rng_state()
+        self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        for parameter, _, _ in self._parameters:
+            parameter.grad = None
+
+    def put_back(self) -> None:
+        for module, training in self._modes:
+            module.training = training
+        for parameter, requires_grad, grad in self._parameters:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+        torch.random.set_rng_state(self._cpu_rng)
+        if self._cuda_rng is not None:
+            torch.cuda.set_rng_state_all(self._cuda_rng)
+
+
+def trained_tokens(tokenizer: Any, neighbor: Neighbor, limit: int | None) -> list[int]:
+    """Return the tokens of a neighbor to train on: at most `limit`, beginning where its nearest passage begins.
+
+    Where fewer than `limit` tokens follow, tokens before the passage fill the rest. Only as much of a long document is
+    tokenized as is needed.
+    """
+    if limit is None:
+        return token_ids(tokenizer, neighbor.text)
+    begin = 0
+    if neighbor.span is not None and neighbor.span[0] > 0:
+        begin = len(neighbor.text.encode("utf-8")[: neighbor.span[0]].decode("utf-8", "ignore"))
+    after, whole = _first_tokens(tokenizer, neighbor.text[begin:], limit)
+    if len(after) == limit or not whole or begin == 0:
+        return after
+    missing = limit - len(after)
+    # A little more than is needed: the first token of the piece may be a fragment.
+    before = token_ids(tokenizer, neighbor.text[max(0, begin - 16 * missing) : begin])
+    return before[-missing:] + after
+
+
+def _first_tokens(tokenizer: Any, text: str, limit: int) -> tuple[list[int], bool]:
+    """Return the first `limit` tokens of a text, and whether the text ended before."""
+    characters = 8 * limit
+    while True:
+        tokens = token_ids(tokenizer, text[:characters])
+        # The last token of a piece may change when the text goes on, so one more than the limit is wanted.
+        if characters >= len(text) or len(tokens) > limit:
+            return tokens[:limit], characters >= len(text) and len(tokens) <= limit
+        characters *= 4
+
+
+def _versions() -> dict[str, str]:
+    import transformers
+
+    from . import __version__
+
+    return {
+        "tttnn": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,694 @@
+"""The command line: flags -> settings, one call, print. Results go to standard output, all else to standard error.
+
+Exit codes: 0 done; 1 failed; 2 a wrong argument, setting or file name; 3 a damaged file; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read when torch is imported: threads that spin while they wait slow every other process down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import dataclasses
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from . import __version__, models
+from .config import (
+    PRESETS,
+    AdaptConfig,
+    Config,
+    DatastoreConfig,
+    EmbedConfig,
+    EvalConfig,
+    IndexConfig,
+    ScoreConfig,
+    StoreConfig,
+)
+from .errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
+
+FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
+
+_C = TypeVar("_C", bound=Config)
+_Command = Callable[..., Any]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags from settings
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _OrNone(click.ParamType):
+    """A number, or the word none."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+        self.name = {int: "integer", float: "number"}[kind]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or value == "none":
+            return "none"
+        try:
+            return self._kind(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a {self.name} nor none", param, ctx)
+
+
+class _Numbers(click.ParamType):
+    """Whole numbers with commas between."""
+
+    name = "integers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers like 0,5,20", param, ctx)
+
+
+def _flag_type(hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
+    if get_origin(hint) is tuple:
+        return _Numbers()
+    kinds = get_args(hint) or (hint,)
+    number = next(kind for kind in kinds if kind in (int, float))
+    return _OrNone(number) if type(None) in kinds else number
+
+
+def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Callable[[_Command], _Command]:
+    """Give a command one flag per field of `cls`; it receives a function that applies the flags given to a base."""
+    names = {field.name: f"{prefix}{field.name}" for field in dataclasses.fields(cls)}
+
+    def decorate(command: _Command) -> _Command:
+        def wrapped(**arguments: Any) -> Any:
+            given = {field: arguments.pop(f"flag_{flag}") for field, flag in names.items()}
+            given = {field: None if v == "none" else v for field, v in given.items() if v is not None}
+            return command(**arguments, **{keyword: given})
+
+        wrapped.__doc__ = command.__doc__
+        wrapped.__name__ = command.__name__
+        wrapped.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
+        hints = get_type_hints(cls)
+        for field in reversed(dataclasses.fields(cls)):
+            default = "none" if field.default is None else field.default
+            if isinstance(default, tuple):
+                default = ",".join(map(str, default))
+            click.option(
+                "--" + names[field.name].replace("_", "-"),
+                f"flag_{names[field.name]}",
+                type=_flag_type(hints[field.name]),
+                default=None,
+                help=f"{field.metadata['help']}  [default: {default}]",
+            )(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _load_config_file(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Take defaults for flags from a TOML file: ``learning_rate = 1e-4``, at the top or under a command's name."""
+    if value is None:
+        return None
+    try:
+        table = tomllib.loads(Path(value).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{value}: {error}") from error
+    name = context.info_name or ""
+    flat = {key: v for key, v in table.items() if not isinstance(v, dict)} | table.get(name, {})
+    known = {parameter.name for parameter in context.command.params}
+    defaults: dict[str, Any] = {}
+    for key, setting in flat.items():
+        key = key.replace("-", "_")
+        place = f"flag_{key}" if f"flag_{key}" in known else key
+        if place in known:
+            defaults[place] = setting
+        elif key in table.get(name, {}):
+            raise click.BadParameter(f"{value}: {key} is not a flag of tttnn {name}")
+    context.default_map = defaults
+    return value
+
+
+_config_file = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config_file,
+    help="TOML file with defaults for these flags.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_cache = click.option(
+    "--cache-dir",
+    envvar="TTTNN_CACHE",
+    type=click.Path(file_okay=False),
+    help="Folder of demo models  [env: TTTNN_CACHE]",
+)
+_embedder = click.option("--embedder", default="minilm-l6", show_default=True, help="Demo name, hub id or directory.")
+_model = click.option("--model", default="smollm2-135m", show_default=True, help="Demo name, hub id or directory.")
+_threads = click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores unless given.")
+_preset = click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is shown
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Bars:
+    """Progress bars on standard error; nothing where that is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show how far a stage is: a `config.Progress`."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def tell(self, sentence: str) -> None:
+        """Say something on standard error, terminal or not."""
+        self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _print_pairs(value: dict[str, Any], indent: str = "") -> None:
+    width = max((len(key) for key in value), default=0)
+    for key, item in value.items():
+        if isinstance(item, dict):
+            click.echo(f"{indent}{key}")
+            _print_pairs(item, indent + "  ")
+        elif isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
+            for i, entry in enumerate(item):
+                click.echo(f"{indent}{key} {i}")
+                _print_pairs(entry, indent + "  ")
+        else:
+            click.echo(f"{indent}{key:<{width}}  {item}")
+
+
+def _excerpt(text: str, length: int = 160) -> str:
+    line = " ".join(text[: 4 * length].split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tttnn")
+def cli() -> None:
+    """Test-time training on nearest neighbors.
+
+    \b
+    Examples:
+      tttnn demo
+      tttnn build train.jsonl.zst pile-00
+      tttnn search pile-00 "def quicksort(" -k 3
+      tttnn generate pile-00 "def quicksort(" --model smollm2-135m
+      tttnn eval pile-00 test.jsonl --out results.jsonl
+    """
+
+
+@cli.command()
+@click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("datastore", type=click.Path())
+@_embedder
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists the bad lines of a JSONL corpus.")
+@settings_flags(DatastoreConfig, "datastore_flags")
+@settings_flags(IndexConfig, "index_flags")
+@settings_flags(EmbedConfig, "embed_flags", prefix="embed_")
+@settings_flags(StoreConfig, "store_flags", prefix="store_")
+@_threads
+@_cache
+@_config_file
+@_json
+def build(
+    corpus: tuple[str, ...],
+    datastore: str,
+    embedder: str,
+    rejects: str | None,
+    datastore_flags: dict[str, Any],
+    index_flags: dict[str, Any],
+    embed_flags: dict[str, Any],
+    store_flags: dict[str, Any],
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Build DATASTORE from CORPUS: .jsonl, .jsonl.zst, text files or folders of text.
+
+    A build that was interrupted continues where it was.
+
+    \b
+    Examples:
+      tttnn build train.jsonl.zst pile-00
+      tttnn build src/ docs/ my-code --unit passage
+    """
+    from .datastore import Datastore
+    from .store import iter_corpora
+
+    _quiet_transformers()
+    with Bars() as bars:
+        bad: list[tuple[str, int, str]] = []
+        documents = iter_corpora(
+            corpus, rejects=rejects, on_reject=lambda path, line, reason: bad.append((path, line, reason))
+        )
+        made = Datastore.build(
+            datastore,
+            documents,
+            _load_embedder(embedder, EmbedConfig(**embed_flags), threads, cache_dir, bars),
+            config=DatastoreConfig(**datastore_flags),
+            index=IndexConfig(**index_flags),
+            store=StoreConfig(**store_flags),
+            progress=bars,
+        )
+        seen = dict.fromkeys(bad)  # a corpus may be read more than once
+        for path, line, reason in list(seen)[:20]:
+            bars.tell(f"{path}:{line}: left out: {reason}")
+        if len(seen) > 20:
+            bars.tell(f"... and {len(seen) - 20} more bad lines; --rejects FILE lists them all")
+    info = made.info() | {"rejected_lines": len(seen)}
+    if as_json:
+        _print_json(info)
+    else:
+        _print_pairs(info)
+
+
+@cli.command()
+@click.argument("datastore", required=False, type=click.Path())
+@click.option("--build", "about_build", is_flag=True, help="Describe this installation instead.")
+@_json
+def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
+    """Describe DATASTORE, or this installation.
+
+    \b
+    Examples:
+      tttnn info pile-00
+      tttnn info --build --json
+    """
+    if about_build == (datastore is not None):
+        raise click.UsageError("info takes either a DATASTORE or --build")
+    if datastore is None:
+        described = _build_info()
+    else:
+        from .datastore import Datastore
+
+        described = Datastore.open(datastore).info()
+    if as_json:
+        _print_json(described)
+    else:
+        _print_pairs(described)
+
+
+def _build_info() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from ._core import build_info
+
+    described: dict[str, Any] = build_info()
+    described["python"] = platform.python_version()
+    described["platform"] = platform.platform()
+    for package in ("torch", "transformers", "numpy", "zstandard"):
+        try:
+            described[package] = version(package)
+        except PackageNotFoundError:
+            described[package] = "not installed"
+    return described
+
+
+@cli.command()
+@click.argument("datastore", type=click.Path(exists=True))
+@click.option("--quick", is_flag=True, help="Check sizes, tables and the manifest; do not read every byte.")
+@_json
+def verify(datastore: str, quick: bool, as_json: bool) -> None:
+    """Read DATASTORE (or a single text store) and compare it with its checksums.
+
+    Exit code 3 and a message that names the file when something is damaged.
+
+    \b
+    Examples:
+      tttnn verify pile-00
+      tttnn verify pile-00 --quick
+    """
+    from .datastore import Datastore
+    from .store import TextStore
+
+    with Bars() as bars:
+        if Path(datastore).is_dir():
+            opened = Datastore.open(datastore)
+            opened.verify(full=not quick, progress=bars)
+            documents = len(opened)
+        else:
+            with TextStore.open(datastore) as store:
+                store.verify(full=not quick, progress=bars)
+                documents = len(store)
+    if as_json:
+        _print_json({"ok": True, "documents": documents, "full": not quick})
+    else:
+        click.echo(f"{datastore}: {documents} documents, no damage found")
+
+
+@cli.command()
+@click.argument("datastore", type=click.Path())
+@click.argument("query")
+@click.option("-k", default=10, show_default=True, help="Neighbors to show.")
+@click.option("--ef", type=int, help="Width of the search in the graph.")
+@click.option("--embedder", help="Instead of the one the datastore was built with.")
+@_threads
+@_cache
+@_json
+def search(
+    datastore: str,
+    query: str,
+    k: int,
+    ef: int | None,
+    embedder: str | None,
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Print the K nearest documents of QUERY, nearest first.
+
+    \b
+    Examples:
+      tttnn search pile-00 "def quicksort(" -k 3
+      tttnn search pile-00 "$(cat query.txt)" --json
+    """
+    _quiet_transformers()
+    with Bars() as bars:
+        opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
+        found = opened.search(query, k, ef=ef)
+    if found.query_truncated:
+        bars.tell("the query is longer than the embedder reads: its end was not searched with")
+    if len(found) < k:
+        bars.tell(f"{len(found)} neighbors, fewer than the {k} asked for: the datastore has no more")
+    if as_json:
+        rows = [
+            {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
+            for n in found
+        ]
+        _print_json(rows)
+        return
+    for neighbor in found:
+        name = neighbor.source or neighbor.meta.get("path") or ""
+        click.echo(f"{neighbor.distance:8.4f}  {neighbor.id:>8}  {name}")
+        click.echo(f"          {_excerpt(neighbor.text)}")
+
+
+@cli.command()
+@click.argument("datastore", type=click.Path())
+@click.argument("query")
+@_model
+@_preset
+@settings_flags(AdaptConfig, "adapt_flags")
+@click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest continuation.")
+@click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token each time.")
+@click.option("--base/--no-base", default=True, show_default=True, help="Show the base model's continuation too.")
+@click.option("--embedder", help="Instead of the one the datastore was built with.")
+@_threads
+@_cache
+@_config_file
+@_json
+def generate(
+    datastore: str,
+    query: str,
+    model: str,
+    preset: str,
+    adapt_flags: dict[str, Any],
+    max_new_tokens: int,
+    temperature: float,
+    base: bool,
+    embedder: str | None,
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Adapt the model to QUERY's neighbors in DATASTORE and continue QUERY.
+
+    \b
+    Examples:
+      tttnn generate pile-00 "def quicksort(" --model smollm2-135m --num-neighbors 20
+      tttnn generate pile-00 "def quicksort(" --deadline-ms 2000 --json
+    """
+    _quiet_transformers()
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    with Bars() as bars:
+        config = PRESETS[preset].with_(**adapt_flags)
+        opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
+        trainer = _load_trainer(model, opened, config, None, threads, cache_dir, bars)
+        before = trainer.generate(query, **options) if base else None
+        with trainer.adapt(query, observe=lambda _, k: bars("adapt", k, config.num_neighbors)) as adapted:
+            after = adapted.generate(**options)
+            report = adapted.report
+    if as_json:
+        _print_json({"query": query, "base": before, "adapted": after, "report": report.to_dict()})
+        return
+    if before is not None:
+        click.echo(f"--- base\n{before}\n--- adapted to {len(report.neighbors)} neighbors")
+    click.echo(after)
+    bars.tell(_stages(report.seconds))
+
+
+@cli.command("eval")
+@click.argument("datastore", type=click.Path())
+@click.argument("docs", type=click.Path(exists=True))
+@_model
+@_preset
+@settings_flags(AdaptConfig, "adapt_flags")
+@settings_flags(EvalConfig, "eval_flags", prefix="")
+@settings_flags(ScoreConfig, "score_flags", prefix="score_")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="File of result lines; continued if there.")
+@click.option("--embedder", help="Instead of the one the datastore was built with.")
+@_threads
+@_cache
+@_config_file
+@_json
+def eval_(
+    datastore: str,
+    docs: str,
+    model: str,
+    preset: str,
+    adapt_flags: dict[str, Any],
+    eval_flags: dict[str, Any],
+    score_flags: dict[str, Any],
+    out: str,
+    embedder: str | None,
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the base and the adapted model on DOCS in bits per byte.
+
+    One JSON line per document and number of neighbors goes to --out. Started again after an interruption, it measures
+    only what is missing.
+
+    \b
+    Examples:
+      tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
+      tttnn eval pile-00 val.jsonl.zst --limit 4 --curve 0,1,5,10,20 --out val.jsonl
+    """
+    from .evaluation import evaluate
+    from .store import iter_corpus
+
+    _quiet_transformers()
+    with Bars() as bars:
+        config = PRESETS[preset].with_(**adapt_flags)
+        measured = EvalConfig(**eval_flags)
+        opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
+        trainer = _load_trainer(model, opened, config, ScoreConfig(**score_flags), threads, cache_dir, bars)
+        result = evaluate(trainer, iter_corpus(docs), out=out, config=measured, progress=bars)
+    summary = result.summary()
+    if as_json:
+        _print_json(summary.to_dict())
+    else:
+        click.echo(str(summary))
+
+
+@cli.command()
+@click.option("--corpus", type=click.Path(exists=True), help="Folder, .jsonl or .jsonl.zst; else Python's own library.")
+@click.option(
+    "--out", default="tttnn-demo", show_default=True, type=click.Path(file_okay=False), help="Where files go."
+)
+@click.option("--sample-seed", default=0, show_default=True, help="Draws the held-out documents and the sample.")
+@settings_flags(AdaptConfig, "adapt_flags")
+@_cache
+@_config_file
+@_json
+def demo(
+    corpus: str | None, out: str, sample_seed: int, adapt_flags: dict[str, Any], cache_dir: str | None, as_json: bool
+) -> None:
+    """Run test-time training on real text and show what it gains.
+
+    \b
+    Examples:
+      tttnn demo
+      tttnn demo --corpus my-code/ --sample-seed 3
+    """
+    from .demo import run_demo
+
+    _quiet_transformers()
+    with Bars() as bars:
+        result = run_demo(
+            out,
+            corpus=corpus,
+            seed=sample_seed,
+            config=AdaptConfig(**adapt_flags),
+            cache_dir=cache_dir,
+            progress=bars,
+            tell=bars.tell,
+        )
+    described = result.to_dict()
+    if as_json:
+        _print_json(described)
+        return
+    console = Console()
+    assert result.summary is not None
+    ks = [row.k for row in result.summary.rows if row.group == "all"]
+    table = Table(
+        title=f"bits per byte of the second half of {len(result.documents)} held-out documents (seed {result.seed})",
+        box=box.SIMPLE,
+    )
+    table.add_column("document")
+    for k in ks:
+        table.add_column("base" if k == 0 else f"{k} nn", justify="right")
+    table.add_column("ratio", justify="right")
+    for document in result.documents:
+        values = list(document.curve.values())
+        table.add_row(document.name, *(f"{v:.3f}" for v in values), f"{values[-1] / values[0]:.3f}")
+    table.add_section()
+    total = result.summary.total()
+    values = [row.bits_per_byte for row in result.summary.rows if row.group == "all"]
+    table.add_row("total", *(f"{v:.3f}" for v in values), f"{total.ratio.value:.3f}", style="bold")
+    console.print(table)
+    console.print(f"corpus: {result.corpus}, {result.windows} windows of 512 tokens, {result.num_bytes:,} bytes\n")
+    for document in result.documents:
+        names: dict[str, int] = {}
+        for name, _ in document.neighbors:
+            names[name] = names.get(name, 0) + 1
+        used = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
+        console.print(Text.assemble((document.name, "bold"), " trained on ", used))
+    console.print("\n[bold]The end of a prompt[/], continued before and after:")
+    for label, text in (("prompt", result.prompt), ("before", result.before), ("after", result.after)):
+        console.print(Text.assemble((f"--- {label}\n", "bold"), text))
+    console.print(f"\ncurve over neighbors: {result.plot}")
+    console.print(f"seed {result.seed}; seconds: {_stages(result.seconds)}", highlight=False)
+
+
+def _stages(seconds: dict[str, float]) -> str:
+    parts = [f"{stage} {value:.2f}" if value < 10 else f"{stage} {value:.0f}" for stage, value in seconds.items()]
+    return ", ".join(parts)
+
+
+def _load_embedder(
+    name: str, config: EmbedConfig | None, threads: int | None, cache_dir: str | None, bars: Bars
+) -> Any:
+    from .embed import Embedder
+
+    models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+    return Embedder.load(name, config, threads=threads, cache_dir=cache_dir)
+
+
+def _open_datastore(path: str, embedder: str | None, threads: int | None, cache_dir: str | None, bars: Bars) -> Any:
+    from .datastore import Datastore
+
+    opened = Datastore.open(path)
+    name, config = opened.embedder_name, opened.embed_config
+    return Datastore.open(path, _load_embedder(embedder or name, config, threads, cache_dir, bars))
+
+
+def _load_trainer(
+    name: str,
+    datastore: Any,
+    config: AdaptConfig,
+    score: ScoreConfig | None,
+    threads: int | None,
+    cache_dir: str | None,
+    bars: Bars,
+) -> Any:
+    from .adapt import TestTimeTrainer
+
+    models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+    return TestTimeTrainer.load(name, datastore, config, score=score, threads=threads, cache_dir=cache_dir)
+
+
+def main() -> None:
+    """Run the command line, turning errors into one sentence and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone; so that Python's own flush at exit does not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except (StoreCorruptError, StoreVersionError, IndexCorruptError) as error:
+        click.echo(f"tttnn: {error}", err=True)
+        sys.exit(DAMAGED)
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        click.echo(f"tttnn: {error}", err=True)
+        sys.exit(USAGE)
+    except (TttnnError, OSError) as error:
+        click.echo(f"tttnn: {error}", err=True)
+        sys.exit(FAILED)
