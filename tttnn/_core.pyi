@@ -1,5 +1,124 @@
 """Types of the extension. Written by hand; stubtest compares it with the module."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 def build_info() -> dict[str, Any]: ...
+
+class StoreReader:
+    def __init__(self, path: str, pread: bool = False) -> None: ...
+    def __len__(self) -> int: ...
+    def read_text(self, document: int) -> str: ...
+    def read_texts(self, documents: npt.NDArray[np.int64], threads: int = 0) -> list[str]: ...
+    def read_bytes(self, documents: npt.NDArray[np.int64], threads: int = 0) -> list[bytes]: ...
+    def read_metas(self, documents: npt.NDArray[np.int64]) -> list[bytes]: ...
+    def sources(self) -> list[str]: ...
+    def source_codes(self) -> npt.NDArray[np.int32]: ...
+    def dictionary(self) -> bytes: ...
+    def info(self) -> dict[str, Any]: ...
+    def verify(self, full: bool = True, progress: Callable[[int, int], None] | None = None) -> None: ...
+
+class StoreWriter:
+    def __init__(
+        self,
+        path: str,
+        level: int,
+        dictionary_bytes: int,
+        threads: int,
+        resume: bool,
+        commit_bytes: int,
+        dictionary: bytes,
+    ) -> None: ...
+    def append(self, text: str, meta: bytes, source: str) -> int: ...
+    def finish(self) -> dict[str, Any]: ...
+    def abandon(self) -> None: ...
+    @property
+    def documents(self) -> int: ...
+    @property
+    def committed(self) -> int: ...
+
+def train_dictionary(texts: list[str], dictionary_bytes: int, level: int) -> bytes: ...
+
+def pool(
+    hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    mask: npt.NDArray[np.uint8] | None,
+    rows: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float32],
+    *,
+    pooling: str,
+    normalize: bool,
+    threads: int = 0,
+    level: str = "auto",
+) -> int: ...
+def pool_reference(
+    hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    mask: npt.NDArray[np.uint8] | None,
+    rows: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float32],
+    *,
+    pooling: str,
+    normalize: bool,
+) -> None: ...
+def pool_cuda(
+    hidden: int,
+    *,
+    bfloat16: bool,
+    batch: int,
+    tokens: int,
+    dim: int,
+    mask: int,
+    rows: int,
+    out: int,
+    bad: int,
+    pooling: str,
+    normalize: bool,
+    stream: int,
+) -> None: ...
+
+class HnswBuilder:
+    def __init__(
+        self, *, dim: int, metric: str, capacity: int, M: int, ef_construction: int, seed: int
+    ) -> None: ...
+    def add(self, vectors: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> None: ...
+    def save(self, path: str) -> None: ...
+
+class HnswIndex:
+    def __init__(
+        self,
+        bytes: npt.NDArray[np.uint8],
+        copies: npt.NDArray[np.int64],
+        *,
+        dim: int,
+        metric: str,
+        ids: int,
+        name: str,
+    ) -> None: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def node_ids(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]: ...
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        ef: int,
+        allowed: npt.NDArray[np.uint8] | None = None,
+        method: str = "auto",
+        threads: int = 0,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]: ...
+
+def scan(
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    k: int,
+    *,
+    metric: str,
+    allowed: npt.NDArray[np.uint8] | None = None,
+    threads: int = 0,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]: ...

@@ -6,3 +6,4 @@ void bind_errors(pybind11::module_& module);
 void bind_build_info(pybind11::module_& module);
 void bind_pooling(pybind11::module_& module);
 void bind_hnsw(pybind11::module_& module);
+void bind_store(pybind11::module_& module);

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   bind_build_info(module);
   bind_pooling(module);
   bind_hnsw(module);
+  bind_store(module);
 }
