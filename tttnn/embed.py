@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -170,7 +170,7 @@ class Embedder:
         texts: Sequence[str],
         *,
         progress: Progress | None = None,
-        first: int = 0,
+        name_of: Callable[[int], str] = "document {}".format,
         report: EmbedReport | None = None,
     ) -> NDArray[np.float32]:
         """Embed texts; an empty one as a single space.
@@ -180,7 +180,7 @@ class Embedder:
         Args:
             texts: n texts. Only the first `max_length` tokens of each are read.
             progress: Called with the stage "embed", texts done and n.
-            first: Number of the first text, for messages.
+            name_of: Names a text by its position, for messages.
             report: Counts are added to it.
 
         Returns:
@@ -209,7 +209,7 @@ class Embedder:
                 report.empty += tokenized.empty
                 for batch in token_batches([len(ids) for ids in tokenized.ids], self.config.batch_tokens):
                     rows = np.array(batch, np.int64)
-                    self._embed_batch([tokenized.ids[j] for j in batch], rows + start, out, first, report)
+                    self._embed_batch([tokenized.ids[j] for j in batch], rows + start, out, name_of, report)
                 if progress is not None:
                     progress("embed", start + len(groups[i]), len(texts))
         return out
@@ -224,7 +224,12 @@ class Embedder:
         return self.max_length - self._tokens.special
 
     def _embed_batch(
-        self, ids: list[list[int]], rows: NDArray[np.int64], out: NDArray[np.float32], first: int, report: EmbedReport
+        self,
+        ids: list[list[int]],
+        rows: NDArray[np.int64],
+        out: NDArray[np.float32],
+        name_of: Callable[[int], str],
+        report: EmbedReport,
     ) -> None:
         report.tokens += sum(map(len, ids))
         report.padded_tokens += len(ids) * max(map(len, ids))
@@ -236,7 +241,7 @@ class Embedder:
         report.add_seconds("pool", time.perf_counter() - encoded)
         if bad >= 0:
             raise EmbeddingError(
-                f"document {first + int(rows[bad])}: its embedding must be finite, got NaN or infinity in "
+                f"{name_of(int(rows[bad]))}: its embedding must be finite, got NaN or infinity in "
                 f"{self.precision}. Use precision float32 or another encoder."
             )
 
@@ -496,7 +501,9 @@ def _read_files(directory: Path) -> _Files:
 
 def _pooling_of(path: Path) -> str:
     fields = json.loads(path.read_text())
-    modes = [name.removeprefix("pooling_mode_") for name, on in fields.items() if name.startswith("pooling_mode_") and on]
+    modes = [
+        name.removeprefix("pooling_mode_") for name, on in fields.items() if name.startswith("pooling_mode_") and on
+    ]
     if isinstance(fields.get("pooling_mode"), str):
         modes = [fields["pooling_mode"]]
     names = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
@@ -508,8 +515,9 @@ def _pooling_of(path: Path) -> str:
 def _max_length(model: Any, tokenizer: Any, config: EmbedConfig, files: _Files) -> int:
     positions = getattr(model.config, "max_position_embeddings", None)
     embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    if positions and getattr(embeddings, "padding_idx", None) is not None:
-        positions -= embeddings.padding_idx + 1  # RoBERTa counts positions from there
+    unused = getattr(embeddings, "padding_idx", None)
+    if positions and unused is not None:
+        positions -= unused + 1  # RoBERTa counts positions from there
     if config.max_length is not None:
         if positions and config.max_length > positions:
             raise ConfigError(f"max_length must be at most {positions} (the encoder's limit), got {config.max_length}")

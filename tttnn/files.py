@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import IndexCorruptError
 
-Check = Callable[[int], None]
-"""Called with bytes read so far; it may raise to stop."""
-
 _PIECE = 1 << 22
+_REMEDY = "Restore the file or rebuild the datastore."
 
 
 def sync_directory(path: Path) -> None:
@@ -41,7 +38,7 @@ def write_file(path: Path, content: bytes) -> None:
     finish_file(partial, path)
 
 
-def describe_file(path: Path, *, read: Check | None = None) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     """Return a file's size in bytes and the sha256 of its content."""
     digest = hashlib.sha256()
     size = 0
@@ -49,8 +46,6 @@ def describe_file(path: Path, *, read: Check | None = None) -> dict[str, Any]:
         while piece := file.read(_PIECE):
             digest.update(piece)
             size += len(piece)
-            if read is not None:
-                read(size)
     return {"size": size, "sha256": digest.hexdigest()}
 
 
@@ -66,15 +61,9 @@ def check_file(path: Path, expected: dict[str, Any], *, content: Any = None, err
     size = path.stat().st_size
     if size != expected["size"]:
         raise error(f"{path}: holds {size} bytes, expected {expected['size']}. {_REMEDY}")
-    if content is None:
-        digest = describe_file(path)["sha256"]
-    else:
-        digest = hashlib.sha256(content).hexdigest()
+    digest = describe_file(path)["sha256"] if content is None else hashlib.sha256(content).hexdigest()
     if digest != expected["sha256"]:
         raise error(f"{path}: its sha256 is {digest[:16]}, expected {expected['sha256'][:16]}. {_REMEDY}")
-
-
-_REMEDY = "Restore the file or rebuild the datastore."
 
 
 def digest_of(value: Any) -> str:
