@@ -175,6 +175,8 @@ class TestTimeTrainer:
         self.config = config if config is not None else AdaptConfig()
         self.scorer = Scorer(model, tokenizer, score)
         self._arena = WeightArena(model, restore=self.config.restore)
+        self.fingerprint = self._arena.digest()
+        """Digest of the weights taken over."""
         self._optimizer = build_optimizer(self._arena, self.config)
         self._device = next(model.parameters()).device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
@@ -317,11 +319,6 @@ class TestTimeTrainer:
         text = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
         ends = [text.find(string) for string in stop if string in text]
         return text[: min(ends)] if ends else text
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the weights taken over at creation."""
-        return self._arena.digest()
 
     def verify(self) -> None:
         """Prove that the weights are those taken over at creation; a RestoreError otherwise."""
