@@ -4,3 +4,4 @@
 
 void bind_errors(pybind11::module_& module);
 void bind_build_info(pybind11::module_& module);
+void bind_store(pybind11::module_& module);

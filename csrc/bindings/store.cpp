@@ -1,0 +1,275 @@
+// The text store: _core.StoreReader and _core.StoreWriter. Texts are UTF-8 in the file and str in Python.
+#include <codec.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+#include <store_reader.h>
+#include <store_writer.h>
+
+#include <memory>
+#include <vector>
+
+#include "bindings.h"
+#include "error.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using tttnn::StoreReader;
+using tttnn::StoreWriter;
+using tttnn::TextPlace;
+using Ids = py::array_t<std::int64_t, py::array::c_style>;
+
+// A text of 0 or 1 characters is shared by the interpreter and must not be written into.
+bool decodes_in_place(const TextPlace& place) { return place.ascii && place.text_size > 1; }
+
+py::object new_ascii(std::uint64_t size) {
+  PyObject* text = PyUnicode_New(static_cast<Py_ssize_t>(size), 127);
+  if (text == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(text);
+}
+
+py::object decode_utf8(const StoreReader& reader, const TextPlace& place, const char* bytes) {
+  PyObject* text = PyUnicode_DecodeUTF8(bytes, static_cast<Py_ssize_t>(place.text_size), nullptr);
+  if (text == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw py::error_already_set();
+    PyErr_Clear();
+    throw tttnn::Error(tttnn::ErrorCode::kStoreCorrupt, reader.path() + ": document " + std::to_string(place.document) +
+                                                            " at byte " + std::to_string(place.offset) +
+                                                            " is not UTF-8. Restore the file or rebuild it.");
+  }
+  return py::reinterpret_steal<py::object>(text);
+}
+
+py::object read_text(const StoreReader& reader, std::uint64_t document) {
+  TextPlace place;
+  {
+    // Safe: the caller holds a reference to the reader, and locate() touches no Python object.
+    py::gil_scoped_release release;
+    place = reader.locate(document);
+  }
+  if (decodes_in_place(place)) {
+    py::object text = new_ascii(place.text_size);
+    void* bytes = PyUnicode_DATA(text.ptr());
+    // Safe: nobody else has seen the new str, so nobody reads it while it is filled.
+    py::gil_scoped_release release;
+    reader.read(place, bytes);
+    return text;
+  }
+  const std::unique_ptr<char[]> bytes(new char[static_cast<std::size_t>(place.text_size) + 1]);
+  {
+    // Safe: only memory owned by this call is written.
+    py::gil_scoped_release release;
+    reader.read(place, bytes.get());
+  }
+  return decode_utf8(reader, place, bytes.get());
+}
+
+py::list read_texts(const StoreReader& reader, const Ids& documents, int threads) {
+  const std::size_t count = static_cast<std::size_t>(documents.size());
+  const std::int64_t* ids = documents.data();
+  std::vector<TextPlace> places(count);
+  {
+    // Safe: the array is kept alive by the caller's reference; only C++ memory is written.
+    py::gil_scoped_release release;
+    reader.locate(ids, count, places.data());
+  }
+  py::list texts(count);
+  std::vector<std::unique_ptr<char[]>> buffers(count);
+  std::vector<void*> targets(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (decodes_in_place(places[i])) {
+      py::object text = new_ascii(places[i].text_size);
+      targets[i] = PyUnicode_DATA(text.ptr());
+      PyList_SET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i), text.release().ptr());
+    } else {
+      buffers[i].reset(new char[static_cast<std::size_t>(places[i].text_size) + 1]);
+      targets[i] = buffers[i].get();
+    }
+  }
+  {
+    // Safe: the str objects are new and only in a list that nobody else has seen; each is filled by one thread.
+    py::gil_scoped_release release;
+    reader.read(places.data(), targets.data(), count, threads);
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    if (buffers[i] == nullptr) continue;
+    py::object text = decode_utf8(reader, places[i], buffers[i].get());
+    buffers[i].reset();
+    PyList_SET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i), text.release().ptr());
+  }
+  return texts;
+}
+
+py::list read_bytes(const StoreReader& reader, const Ids& documents, int threads) {
+  const std::size_t count = static_cast<std::size_t>(documents.size());
+  const std::int64_t* ids = documents.data();
+  std::vector<TextPlace> places(count);
+  {
+    // Safe: as in read_texts.
+    py::gil_scoped_release release;
+    reader.locate(ids, count, places.data());
+  }
+  py::list texts(count);
+  std::vector<void*> targets(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    PyObject* bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(places[i].text_size));
+    if (bytes == nullptr) throw py::error_already_set();
+    targets[i] = PyBytes_AS_STRING(bytes);
+    PyList_SET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i), bytes);
+    // bytes of length 0 and 1 are shared by the interpreter; length 1 is made anew by FromStringAndSize(NULL, 1).
+  }
+  {
+    // Safe: as in read_texts; a text of 0 bytes is not written to.
+    py::gil_scoped_release release;
+    reader.read(places.data(), targets.data(), count, threads);
+  }
+  return texts;
+}
+
+py::list read_metas(const StoreReader& reader, const Ids& documents) {
+  std::vector<std::string> metas;
+  {
+    // Safe: as in read_texts.
+    py::gil_scoped_release release;
+    metas = reader.metas(documents.data(), static_cast<std::size_t>(documents.size()));
+  }
+  py::list result(metas.size());
+  for (std::size_t i = 0; i < metas.size(); ++i) result[i] = py::bytes(metas[i]);
+  return result;
+}
+
+py::array_t<std::int32_t> source_codes(const StoreReader& reader) {
+  py::array_t<std::int32_t> codes(static_cast<py::ssize_t>(reader.size()));
+  std::int32_t* data = codes.mutable_data();
+  // Safe: the array is new and nobody else has seen it.
+  py::gil_scoped_release release;
+  reader.source_codes(data);
+  return codes;
+}
+
+py::dict info(const StoreReader& reader) {
+  const tttnn::Footer& footer = reader.footer();
+  py::dict result;
+  result["format"] = std::to_string(tttnn::kFormatMajor) + "." + std::to_string(tttnn::kFormatMinor);
+  result["store_id"] = tttnn::hex(footer.store_id);
+  result["documents"] = footer.documents;
+  result["file_bytes"] = footer.file_size;
+  result["text_bytes"] = footer.text_bytes;
+  result["meta_bytes"] = footer.meta_bytes;
+  result["largest_document"] = footer.largest_document;
+  result["ascii_documents"] = footer.ascii_documents;
+  result["level"] = reader.header().level;
+  result["dictionary_bytes"] = reader.header().dictionary_size;
+  result["index_bytes"] = footer.index_pages * tttnn::kPageBytes;
+  return result;
+}
+
+void verify(const StoreReader& reader, bool full, const py::object& progress) {
+  tttnn::StoreProgress report;
+  if (!progress.is_none()) {
+    report = [&progress](std::uint64_t done, std::uint64_t total) {
+      py::gil_scoped_acquire acquire;
+      progress(done, total);
+    };
+  }
+  // Safe: progress is kept alive by the caller and called with the GIL taken back.
+  py::gil_scoped_release release;
+  reader.verify(full, report);
+}
+
+void bind_reader(py::module_& module) {
+  py::class_<StoreReader, std::shared_ptr<StoreReader>>(module, "StoreReader")
+      .def(py::init([](const std::string& path, bool pread) {
+             // Safe: no Python object is touched.
+             py::gil_scoped_release release;
+             return std::make_shared<StoreReader>(path, pread ? tttnn::FileAccess::kPread : tttnn::FileAccess::kMmap);
+           }),
+           py::arg("path"), py::arg("pread") = false)
+      .def("__len__", &StoreReader::size)
+      .def("read_text", &read_text, py::arg("document"))
+      .def("read_texts", &read_texts, py::arg("documents"), py::arg("threads") = 0)
+      .def("read_bytes", &read_bytes, py::arg("documents"), py::arg("threads") = 0)
+      .def("read_metas", &read_metas, py::arg("documents"))
+      .def("sources", [](const StoreReader& reader) { return reader.sources(); })
+      .def("source_codes", &source_codes)
+      .def("dictionary", [](const StoreReader& reader) { return py::bytes(reader.dictionary()); })
+      .def("info", &info)
+      .def("verify", &verify, py::arg("full") = true, py::arg("progress") = py::none());
+}
+
+// Valid as long as `text`. Throws UnicodeEncodeError for a lone surrogate.
+std::string_view utf8(const py::str& text) {
+  Py_ssize_t size = 0;
+  const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+  if (bytes == nullptr) throw py::error_already_set();
+  return {bytes, static_cast<std::size_t>(size)};
+}
+
+void bind_writer(py::module_& module) {
+  py::class_<StoreWriter>(module, "StoreWriter")
+      .def(py::init([](const std::string& path, int level, std::size_t dictionary_bytes, int threads, bool resume,
+                       std::uint64_t commit_bytes, const std::string& dictionary) {
+             tttnn::WriterOptions options;
+             options.level = level;
+             options.dictionary_bytes = dictionary_bytes;
+             options.threads = threads;
+             options.resume = resume;
+             options.commit_bytes = commit_bytes;
+             options.dictionary = dictionary;
+             // Safe: no Python object is touched.
+             py::gil_scoped_release release;
+             return std::make_unique<StoreWriter>(path, options);
+           }),
+           py::arg("path"), py::arg("level"), py::arg("dictionary_bytes"), py::arg("threads"), py::arg("resume"),
+           py::arg("commit_bytes"), py::arg("dictionary"))
+      .def(
+          "append",
+          [](StoreWriter& writer, const py::str& text, const py::bytes& meta, const py::str& source) {
+            const std::string_view text_bytes = utf8(text);
+            const std::string_view source_bytes = utf8(source);
+            const std::string_view meta_bytes = meta;
+            // Safe: the caller holds text, meta and source while their bytes are copied; a writer has one caller.
+            py::gil_scoped_release release;
+            return writer.append(text_bytes, meta_bytes, source_bytes);
+          },
+          py::arg("text"), py::arg("meta"), py::arg("source"))
+      .def("finish",
+           [](StoreWriter& writer) {
+             tttnn::StoreSummary summary;
+             {
+               // Safe: no Python object is touched.
+               py::gil_scoped_release release;
+               summary = writer.finish();
+             }
+             py::dict result;
+             result["documents"] = summary.documents;
+             result["text_bytes"] = summary.text_bytes;
+             result["file_bytes"] = summary.file_bytes;
+             result["store_id"] = tttnn::hex(summary.store_id);
+             return result;
+           })
+      // Safe to release: no Python object is touched.
+      .def("abandon", &StoreWriter::abandon, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("documents", &StoreWriter::documents)
+      .def_property_readonly("committed", &StoreWriter::committed);
+}
+
+}  // namespace
+
+void bind_store(py::module_& module) {
+  bind_reader(module);
+  bind_writer(module);
+  module.def(
+      "train_dictionary",
+      [](const std::vector<std::string>& texts, std::size_t dictionary_bytes, int level) {
+        std::string dictionary;
+        {
+          // Safe: the texts were copied into C++ strings.
+          py::gil_scoped_release release;
+          dictionary = tttnn::dictionary_for({texts.begin(), texts.end()}, dictionary_bytes, level);
+        }
+        return py::bytes(dictionary);
+      },
+      py::arg("texts"), py::arg("dictionary_bytes"), py::arg("level"));
+}

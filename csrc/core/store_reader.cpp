@@ -1,0 +1,324 @@
+#include "store_reader.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <new>
+#include <numeric>
+
+#include "error.h"
+#include "parallel.h"
+
+namespace tttnn {
+
+namespace {
+
+constexpr char kRemedy[] = ". Restore the file or rebuild it.";
+// A batch below this many bytes of text is decoded by its caller: waking a thread costs more than it saves.
+constexpr std::uint64_t kParallelBytes = 128u << 10;
+// Groups that verify() reads between two calls of its progress function.
+constexpr std::uint64_t kVerifyWave = 64;
+
+Scratch& scratch_of_thread() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+Scratch& index_scratch_of_thread() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+}  // namespace
+
+StoreReader::StoreReader(const std::string& path, FileAccess access) : file_(path, access) {
+  if (file_.size() < kHeaderBytes + kFooterBytes) {
+    corrupt("is not a tttnn text store: " + std::to_string(file_.size()) + " bytes found, expected at least " +
+            std::to_string(kHeaderBytes + kFooterBytes));
+  }
+  Scratch scratch;
+  try {
+    const unsigned char* bytes = file_.view(0, kHeaderBytes, scratch);
+    header_ = decode_header(bytes, file_.size());
+    const std::uint64_t checksum = header_checksum(bytes);
+    bytes = file_.view(file_.size() - kFooterBytes, kFooterBytes, scratch);
+    footer_ = decode_footer(bytes, header_, checksum, file_.size());
+    bytes = file_.view(footer_.sources_offset, static_cast<std::size_t>(footer_.sources_size), scratch);
+    sources_ = decode_sources(bytes, static_cast<std::size_t>(footer_.sources_size));
+    decompressor_ = std::make_unique<Decompressor>(dictionary());
+  } catch (const FormatFault& fault) {
+    if (fault.newer) {
+      throw Error(ErrorCode::kStoreVersion, file_.path() + ": " + fault.what + ". Upgrade tttnn to read it.");
+    }
+    corrupt(fault.what);
+  } catch (const FrameFault& fault) {
+    corrupt("dictionary at byte " + std::to_string(header_.dictionary_offset) + ": " + fault.what);
+  }
+  static_assert(sizeof(std::atomic<unsigned char>) == 1, "calloc gives cleared atomics");
+  void* flags = std::calloc(static_cast<std::size_t>(footer_.index_pages) + 1, 1);
+  if (flags == nullptr) throw std::bad_alloc();
+  page_checked_ = {static_cast<std::atomic<unsigned char>*>(flags), std::free};
+}
+
+void StoreReader::corrupt(const std::string& what) const {
+  throw Error(ErrorCode::kStoreCorrupt, file_.path() + ": " + what + kRemedy);
+}
+
+void StoreReader::corrupt_document(std::uint64_t document, std::uint64_t offset, const std::string& what) const {
+  corrupt("document " + std::to_string(document) + " at byte " + std::to_string(offset) + " " + what);
+}
+
+void StoreReader::require(std::uint64_t document) const {
+  if (document < footer_.documents) return;
+  throw Error(ErrorCode::kOutOfRange, "document id must be between 0 and " + std::to_string(footer_.documents) +
+                                          " (not included), got " +
+                                          std::to_string(static_cast<std::int64_t>(document)));
+}
+
+std::string StoreReader::dictionary() const {
+  if (header_.dictionary_size == 0) return {};
+  Scratch scratch;
+  const auto size = static_cast<std::size_t>(header_.dictionary_size);
+  const unsigned char* bytes = file_.view(header_.dictionary_offset, size, scratch);
+  if (checksum64(bytes, size) != header_.dictionary_checksum) {
+    throw FormatFault{"dictionary at byte " + std::to_string(header_.dictionary_offset) + " fails its checksum"};
+  }
+  return std::string(reinterpret_cast<const char*>(bytes), size);
+}
+
+IndexPage StoreReader::page(std::uint64_t number, Scratch& scratch) const {
+  const std::uint64_t offset = footer_.index_offset + number * kPageBytes;
+  const IndexPage page(file_.view(offset, kPageBytes, scratch));
+  // A page read with pread is a fresh copy each time, and is checked each time.
+  std::atomic<unsigned char>& checked = page_checked_[static_cast<std::size_t>(number)];
+  if (file_.access() == FileAccess::kMmap && checked.load(std::memory_order_relaxed) != 0) return page;
+  if (!page.intact(footer_.store_id, number)) {
+    corrupt("index page " + std::to_string(number) + " at byte " + std::to_string(offset) + " (documents " +
+            std::to_string(number * kPageDocuments) + " to " +
+            std::to_string(std::min(footer_.documents, (number + 1) * kPageDocuments) - 1) + ") fails its checksum");
+  }
+  checked.store(1, std::memory_order_relaxed);
+  return page;
+}
+
+std::uint64_t StoreReader::group_base(const IndexPage& page, std::uint64_t group) const {
+  const std::uint64_t base = page.base(static_cast<std::size_t>(group % kPageGroups));
+  if (base < footer_.data_begin || base >= footer_.data_end) {
+    corrupt("group " + std::to_string(group) + " is said to begin at byte " + std::to_string(base) +
+            ", expected between " + std::to_string(footer_.data_begin) + " and " + std::to_string(footer_.data_end));
+  }
+  return base;
+}
+
+StoreReader::Place StoreReader::place(std::uint64_t document) const {
+  const std::uint64_t group = document / kGroupDocuments;
+  const std::size_t in_group = static_cast<std::size_t>(document % kGroupDocuments);
+  const std::uint64_t number = group / kPageGroups;
+  const IndexPage table = page(number, index_scratch_of_thread());
+  const std::size_t slot = static_cast<std::size_t>(document - number * kPageDocuments);
+  const std::uint64_t offset = group_base(table, group) + table.frame_bytes(slot - in_group, slot);
+  const std::uint32_t size = table.frame_size(slot);
+  if (offset > footer_.data_end || size > footer_.data_end - offset) {
+    corrupt_document(document, offset,
+                     "is said to have " + std::to_string(size) + " bytes, beyond the last text's end at byte " +
+                         std::to_string(footer_.data_end));
+  }
+  return {offset, size, (table.ascii(static_cast<std::size_t>(group % kPageGroups)) >> in_group & 1) != 0};
+}
+
+void StoreReader::measure(TextPlace& where) const {
+  // The longest header of a frame is 18 bytes.
+  const std::size_t head = std::min<std::size_t>(where.frame_size, 18);
+  const unsigned char* bytes = file_.view(where.offset, head, scratch_of_thread());
+  try {
+    where.text_size = Decompressor::content_size(bytes, head, footer_.largest_document);
+  } catch (const FrameFault& fault) {
+    corrupt_document(where.document, where.offset, fault.what);
+  }
+}
+
+TextPlace StoreReader::locate(std::uint64_t document) const {
+  require(document);
+  const Place found = place(document);
+  TextPlace where{document, found.offset, found.frame_size, found.ascii, 0};
+  measure(where);
+  return where;
+}
+
+void StoreReader::locate(const std::int64_t* documents, std::size_t count, TextPlace* places) const {
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto document = static_cast<std::uint64_t>(documents[i]);
+    require(document);
+    const Place found = place(document);
+    places[i] = {document, found.offset, found.frame_size, found.ascii, 0};
+  }
+  for (std::size_t i = 0; i < count; ++i) measure(places[i]);
+}
+
+void StoreReader::read(const TextPlace& where, void* text) const {
+  const unsigned char* frame = file_.view(where.offset, where.frame_size, scratch_of_thread());
+  try {
+    decompressor_->decode(frame, where.frame_size, text, static_cast<std::size_t>(where.text_size));
+  } catch (const FrameFault& fault) {
+    corrupt_document(where.document, where.offset, fault.what);
+  }
+  if (where.ascii && !all_ascii(text, static_cast<std::size_t>(where.text_size))) {
+    corrupt_document(where.document, where.offset, "has bytes above 127, but its table says it has none");
+  }
+}
+
+void StoreReader::read(const TextPlace* places, void* const* texts, std::size_t count, int threads) const {
+  std::uint64_t bytes = 0;
+  for (std::size_t i = 0; i < count; ++i) bytes += places[i].text_size;
+  if (threads == 1 || bytes < kParallelBytes || count < 2) {
+    for (std::size_t i = 0; i < count; ++i) read(places[i], texts[i]);
+    return;
+  }
+  shared_pool().run(count, [&](std::size_t i) { read(places[i], texts[i]); }, threads);
+}
+
+GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::string& packed) const {
+  const IndexPage table = page(number / kPageGroups, index_scratch_of_thread());
+  const std::uint64_t first = number * kGroupDocuments;
+  const std::size_t count =
+      static_cast<std::size_t>(std::min<std::uint64_t>(kGroupDocuments, footer_.documents - first));
+  const std::size_t slot = static_cast<std::size_t>(number % kPageGroups) * kGroupDocuments;
+  const std::uint64_t base = group_base(table, number);
+  const std::uint64_t offset = base + table.frame_bytes(slot, slot + count);
+  const std::string place = "group record of documents " + std::to_string(first) + " to " +
+                            std::to_string(first + count - 1) + " at byte " + std::to_string(offset);
+  try {
+    if (offset > footer_.data_end || footer_.data_end - offset < kGroupFixedBytes) {
+      throw FormatFault{"lies beyond the last text"};
+    }
+    const std::size_t size = group_record_size(file_.view(offset, 16, scratch));
+    if (size > footer_.data_end - offset) throw FormatFault{"reaches beyond the last text"};
+    GroupRecord record = decode_group(file_.view(offset, size, scratch), size);
+    if (record.first_document != first || record.base != base || record.frame_sizes.size() != count) {
+      throw FormatFault{"describes other documents"};
+    }
+    packed.clear();
+    if (record.meta_raw_size > 0) {
+      const unsigned char* frame = reinterpret_cast<const unsigned char*>(record.meta_frame.data());
+      if (Decompressor::content_size(frame, record.meta_frame.size(), record.meta_raw_size) != record.meta_raw_size) {
+        throw FormatFault{"holds metadata of another size than it says"};
+      }
+      packed.resize(static_cast<std::size_t>(record.meta_raw_size));
+      plain_.decode(frame, record.meta_frame.size(), &packed[0], packed.size());
+    }
+    return record;
+  } catch (const FormatFault& fault) {
+    corrupt(place + ": " + fault.what);
+  } catch (const FrameFault& fault) {
+    corrupt(place + ": its metadata " + fault.what);
+  }
+}
+
+std::string StoreReader::meta(std::uint64_t document) const {
+  const auto id = static_cast<std::int64_t>(document);
+  return metas(&id, 1)[0];
+}
+
+std::vector<std::string> StoreReader::metas(const std::int64_t* documents, std::size_t count) const {
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  for (std::size_t i = 0; i < count; ++i) require(static_cast<std::uint64_t>(documents[i]));
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return documents[a] < documents[b]; });
+  std::vector<std::string> result(count);
+  Scratch scratch;
+  std::string packed;
+  std::vector<std::string_view> metas;
+  std::uint64_t current = std::numeric_limits<std::uint64_t>::max();
+  for (const std::size_t i : order) {
+    const auto document = static_cast<std::uint64_t>(documents[i]);
+    if (document / kGroupDocuments != current) {
+      current = document / kGroupDocuments;
+      const GroupRecord record = group(current, scratch, packed);
+      try {
+        metas = record.meta_raw_size > 0 ? unpack_metas(packed, record.frame_sizes.size())
+                                         : std::vector<std::string_view>(record.frame_sizes.size());
+      } catch (const FormatFault& fault) {
+        corrupt("metadata of the documents from " + std::to_string(record.first_document) + ": " + fault.what);
+      }
+    }
+    result[i] = std::string(metas[static_cast<std::size_t>(document % kGroupDocuments)]);
+  }
+  return result;
+}
+
+void StoreReader::source_codes(std::int32_t* codes) const {
+  for (std::uint64_t number = 0; number < footer_.index_pages; ++number) {
+    const IndexPage table = page(number, index_scratch_of_thread());
+    const std::uint64_t first = number * kPageDocuments;
+    const std::size_t count =
+        static_cast<std::size_t>(std::min<std::uint64_t>(kPageDocuments, footer_.documents - first));
+    for (std::size_t slot = 0; slot < count; ++slot) {
+      const std::uint16_t code = table.source(slot);
+      if (code != kNoSource && code >= sources_.size()) {
+        corrupt("document " + std::to_string(first + slot) + " has source " + std::to_string(code) +
+                ", expected below " + std::to_string(sources_.size()));
+      }
+      codes[first + slot] = code == kNoSource ? -1 : static_cast<std::int32_t>(code);
+    }
+  }
+}
+
+void StoreReader::read_group(std::uint64_t number, std::vector<ContentDigest>& states) const {
+  Scratch scratch;
+  std::string packed;
+  const GroupRecord record = group(number, scratch, packed);
+  ContentHasher hasher(number == 0 ? ContentDigest() : states[static_cast<std::size_t>(number) - 1]);
+  std::vector<std::string_view> metas(record.frame_sizes.size());
+  try {
+    if (record.meta_raw_size > 0) metas = unpack_metas(packed, record.frame_sizes.size());
+  } catch (const FormatFault& fault) {
+    corrupt("metadata of the documents from " + std::to_string(record.first_document) + ": " + fault.what);
+  }
+  std::string text;
+  for (std::size_t i = 0; i < record.frame_sizes.size(); ++i) {
+    const std::uint64_t document = record.first_document + i;
+    const TextPlace where = locate(document);
+    if (where.frame_size != record.frame_sizes[i] || where.ascii != ((record.ascii >> i & 1) != 0)) {
+      corrupt_document(document, where.offset, "is described differently by its index page and its group record");
+    }
+    text.resize(static_cast<std::size_t>(where.text_size));
+    read(where, &text[0]);
+    const std::uint16_t source = record.sources[i];
+    hasher.add(text.size(), digest_of(text), metas[i],
+               source < sources_.size() ? std::string_view(sources_[source]) : std::string_view());
+  }
+  if (hasher.end_group() != record.digest) {
+    corrupt("documents " + std::to_string(record.first_document) + " to " +
+            std::to_string(record.first_document + record.frame_sizes.size() - 1) +
+            " do not match the digest in their group record");
+  }
+}
+
+void StoreReader::verify(bool full, const StoreProgress& progress) const {
+  std::vector<std::int32_t> codes(static_cast<std::size_t>(footer_.documents));
+  source_codes(codes.data());
+  for (std::uint64_t document = 0; document < footer_.documents; document += kGroupDocuments) place(document);
+  if (!full) {
+    if (progress) progress(footer_.documents, footer_.documents);
+    return;
+  }
+  const std::uint64_t groups = (footer_.documents + kGroupDocuments - 1) / kGroupDocuments;
+  // The digest is a chain: each group's record holds the state after it, so groups are checked independently and the
+  // last state must be the store id.
+  std::vector<ContentDigest> states(static_cast<std::size_t>(groups));
+  Scratch scratch;
+  std::string packed;
+  for (std::uint64_t begin = 0; begin < groups; begin += kVerifyWave) {
+    const std::uint64_t end = std::min(groups, begin + kVerifyWave);
+    for (std::uint64_t number = begin; number < end; ++number) {
+      states[static_cast<std::size_t>(number)] = group(number, scratch, packed).digest;
+    }
+    shared_pool().run(static_cast<std::size_t>(end - begin), [&](std::size_t i) { read_group(begin + i, states); });
+    if (progress) progress(std::min(footer_.documents, end * kGroupDocuments), footer_.documents);
+  }
+  if (groups > 0 && states.back() != footer_.store_id) {
+    corrupt("store id " + hex(footer_.store_id) + " found, expected " + hex(states.back()) + " from its documents");
+  }
+}
+
+}  // namespace tttnn

@@ -1,0 +1,99 @@
+// Reads a text store.
+//
+// open checks header, dictionary, table of sources and footer, and costs the same for any number of documents. An index
+// page is checked when it is first needed, a text by its frame's checksum whenever it is read, metadata by their group
+// record's. Damage is kStoreCorrupt and names file, document and byte.
+//
+// Immutable after construction: any number of threads may call any method at once. Works in a forked child.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "codec.h"
+#include "mapped_file.h"
+#include "store_format.h"
+
+namespace tttnn {
+
+// Where a text lies and how long it is.
+struct TextPlace {
+  std::uint64_t document = 0;
+  std::uint64_t offset = 0;  // of its frame
+  std::uint32_t frame_size = 0;
+  bool ascii = false;           // every byte below 0x80; checked again when the text is read
+  std::uint64_t text_size = 0;  // in bytes
+};
+
+// Called with documents done and in all, on the calling thread.
+using StoreProgress = std::function<void(std::uint64_t, std::uint64_t)>;
+
+class StoreReader {
+ public:
+  StoreReader(const std::string& path, FileAccess access);
+  StoreReader(const StoreReader&) = delete;
+  StoreReader& operator=(const StoreReader&) = delete;
+
+  const std::string& path() const noexcept { return file_.path(); }
+  const Header& header() const noexcept { return header_; }
+  const Footer& footer() const noexcept { return footer_; }
+  std::uint64_t size() const noexcept { return footer_.documents; }
+  const std::vector<std::string>& sources() const noexcept { return sources_; }
+  std::string dictionary() const;
+
+  // Throws kOutOfRange for an id that is not in the store.
+  TextPlace locate(std::uint64_t document) const;
+  // `places` receives one entry per document, in the order given; duplicates are allowed.
+  void locate(const std::int64_t* documents, std::size_t count, TextPlace* places) const;
+
+  // Writes place.text_size bytes to `text`.
+  void read(const TextPlace& place, void* text) const;
+  // The same for many, on at most `threads` threads (0: those of the shared pool), in the order of their places.
+  // Duplicates are decoded once each. texts[i] receives places[i].
+  void read(const TextPlace* places, void* const* texts, std::size_t count, int threads) const;
+
+  // Metadata, as it was appended; empty where there was none.
+  std::string meta(std::uint64_t document) const;
+  std::vector<std::string> metas(const std::int64_t* documents, std::size_t count) const;
+
+  // codes receives size() entries: an index into sources(), or -1.
+  void source_codes(std::int32_t* codes) const;
+
+  // Reads all tables; with `full` also every text and its metadata, on the shared pool, and compares the store id.
+  void verify(bool full, const StoreProgress& progress) const;
+
+ private:
+  struct Place {
+    std::uint64_t offset;
+    std::uint32_t frame_size;
+    bool ascii;
+  };
+
+  [[noreturn]] void corrupt(const std::string& what) const;
+  [[noreturn]] void corrupt_document(std::uint64_t document, std::uint64_t offset, const std::string& what) const;
+  void require(std::uint64_t document) const;
+  IndexPage page(std::uint64_t number, Scratch& scratch) const;
+  Place place(std::uint64_t document) const;
+  std::uint64_t group_base(const IndexPage& page, std::uint64_t group) const;
+  // The group record and, unless it has none, its metadata in `packed`.
+  GroupRecord group(std::uint64_t number, Scratch& scratch, std::string& packed) const;
+  void read_group(std::uint64_t number, std::vector<ContentDigest>& states) const;
+  void measure(TextPlace& place) const;
+
+  MappedFile file_;
+  Header header_;
+  Footer footer_;
+  std::vector<std::string> sources_;
+  std::unique_ptr<Decompressor> decompressor_;
+  Decompressor plain_{std::string_view()};  // metadata frames use no dictionary
+  // One byte per index page: 1 once its checksum was found right. calloc: untouched memory costs nothing.
+  std::unique_ptr<std::atomic<unsigned char>[], void (*)(void*)> page_checked_ { nullptr, nullptr };
+};
+
+}  // namespace tttnn
