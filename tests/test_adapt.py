@@ -17,6 +17,7 @@ from tttnn.datastore import Neighbor
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.adapt import trained_tokens
+from tttnn.corpus import text_digest
 
 QUERY = "def quicksort("
 
@@ -295,7 +296,7 @@ def test_zero_neighbors_are_the_base_model(trainer: Any) -> None:
 
 
 def test_excluded_texts_are_replaced_by_the_next_nearest(trainer: Any) -> None:
-    with trainer.adapt(QUERY, num_neighbors=3, exclude_digests=[tttnn.store.text_digest(TEXTS[1])]) as adapted:
+    with trainer.adapt(QUERY, num_neighbors=3, exclude_digests=[text_digest(TEXTS[1])]) as adapted:
         assert [neighbor.id for neighbor in adapted.report.neighbors] == [0, 2, 3]
         assert adapted.report.excluded == 1
 
@@ -408,7 +409,7 @@ def test_report_is_json_and_names_what_was_used(trainer: Any) -> None:
     assert report["model"] == trainer.fingerprint
     assert {"train", "tokenize", "restore", "retrieve"} <= report["seconds"].keys()
     assert report["settings"]["learning_rate"] == trainer.config.learning_rate
-    assert [n["digest"] for n in report["neighbors"]] == [tttnn.store.text_digest(text) for text in TEXTS]
+    assert [n["digest"] for n in report["neighbors"]] == [text_digest(text) for text in TEXTS]
 
 
 def test_unknown_model() -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file may import only files to its left.
 ORDER = [
-    *("errors", "config", "precision", "models", "_core", "store", "passages", "embed", "index", "datastore"),
+    *("errors", "config", "precision", "models", "_core", "corpus", "store", "passages", "embed", "index", "datastore"),
     *("selection", "windows", "arena", "optim", "score", "adapt", "evaluation", "demo", "cli"),
 ]
 

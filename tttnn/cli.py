@@ -269,7 +269,7 @@ def cli() -> None:
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
 @click.argument("datastore", type=click.Path())
 @_embedder
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists the bad lines of a JSONL corpus.")
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
 @settings_flags(DatastoreConfig, "datastore_flags")
 @settings_flags(IndexConfig, "index_flags")
 @settings_flags(EmbedConfig, "embed_flags", prefix="embed_")
@@ -300,15 +300,12 @@ def build(
       tttnn build train.jsonl.zst pile-00
       tttnn build src/ docs/ my-code --unit passage
     """
+    from .corpus import iter_corpora
     from .datastore import Datastore
-    from .store import iter_corpora
 
     _quiet_transformers()
     with Bars() as bars:
-        bad: list[tuple[str, int, str]] = []
-        documents = iter_corpora(
-            corpus, rejects=rejects, on_reject=lambda path, line, reason: bad.append((path, line, reason))
-        )
+        documents = iter_corpora(corpus)
         made = Datastore.build(
             datastore,
             documents,
@@ -318,12 +315,15 @@ def build(
             store=StoreConfig(**store_flags),
             progress=bars,
         )
-        seen = dict.fromkeys(bad)  # a corpus may be read more than once
-        for path, line, reason in list(seen)[:20]:
-            bars.tell(f"{path}:{line}: left out: {reason}")
-        if len(seen) > 20:
-            bars.tell(f"... and {len(seen) - 20} more bad lines; --rejects FILE lists them all")
-    info = made.info() | {"rejected_lines": len(seen)}
+        bad = documents.rejected
+        for where, reason in bad[:20]:
+            bars.tell(f"left out {where}: {reason}")
+        if len(bad) > 20:
+            bars.tell(f"... and {len(bad) - 20} more; --rejects FILE lists them all")
+    if rejects is not None:
+        rows = [json.dumps({"where": where, "reason": reason}) + "\n" for where, reason in bad]
+        Path(rejects).write_text("".join(rows), encoding="utf-8")
+    info = made.info() | {"rejected": len(bad)}
     if as_json:
         _print_json(info)
     else:
@@ -544,8 +544,8 @@ def eval_(
       tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
       tttnn eval pile-00 val.jsonl.zst --limit 4 --curve 0,1,5,10,20 --out val.jsonl
     """
+    from .corpus import iter_corpus
     from .evaluation import evaluate
-    from .store import iter_corpus
 
     _quiet_transformers()
     with Bars() as bars:
