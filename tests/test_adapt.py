@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import math
 import signal
@@ -410,6 +411,13 @@ def test_report_is_json_and_names_what_was_used(trainer: Any) -> None:
     assert {"train", "tokenize", "restore", "retrieve"} <= report["seconds"].keys()
     assert report["settings"]["learning_rate"] == trainer.config.learning_rate
     assert [n["digest"] for n in report["neighbors"]] == [text_digest(text) for text in TEXTS]
+
+
+def test_a_model_too_large_to_train_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = io.StringIO("MemTotal: 900 kB\nMemAvailable: 100 kB\n")
+    monkeypatch.setattr("builtins.open", lambda *_, **__: small)
+    with pytest.raises(tttnn.AdaptError, match="must fit in memory"):
+        tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, None)
 
 
 def test_unknown_model() -> None:

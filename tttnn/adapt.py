@@ -7,6 +7,7 @@ that may assume that adapted weights live in `trainer.model`.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import platform
@@ -28,6 +29,8 @@ from .optim import build_optimizer
 from .precision import autocast, resolved
 from .score import Score, Scorer, token_ids
 from .windows import training_windows
+
+_log = logging.getLogger("tttnn")
 
 StoppedBy = Literal["neighbors", "deadline", "max_tokens", "cancelled"]
 
@@ -174,6 +177,7 @@ class TestTimeTrainer:
         self.datastore = datastore
         self.config = config if config is not None else AdaptConfig()
         self.scorer = Scorer(model, tokenizer, score)
+        _check_memory(model)
         self._arena = WeightArena(model, restore=self.config.restore)
         self.fingerprint = self._arena.digest()
         """Digest of the weights taken over."""
@@ -572,6 +576,26 @@ def _first_tokens(tokenizer: Any, text: str, limit: int) -> tuple[list[int], boo
         if characters >= len(text) or len(tokens) > limit:
             return tokens[:limit], characters >= len(text) and len(tokens) <= limit
         characters *= 4
+
+
+def _check_memory(model: torch.nn.Module) -> None:
+    """Refuse a model whose training cannot fit beside it: working weights, two moments and gradients.
+
+    On the CPU alone; a CUDA device reports for itself when it is full.
+    """
+    weights = sum({p.data_ptr(): p.numel() for p in model.parameters() if p.device.type == "cpu"}.values())
+    needed = 4 * 4 * weights  # four times the weights, in float32
+    _log.info("training %d million weights needs %.2f GB beside the model", weights // 10**6, needed / 1e9)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return
+    if needed > available:
+        raise AdaptError(
+            f"training must fit in memory: {weights:,} weights need {needed / 1e9:.1f} GB beside the model, and "
+            f"{available / 1e9:.1f} GB are free. Choose a smaller model."
+        )
 
 
 def _versions() -> dict[str, str]:
