@@ -5,4 +5,6 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "Native core of tttnn: text store, pooling, HNSW, weight arena.";
   bind_errors(module);
   bind_build_info(module);
+  bind_arena(module);
+  bind_adamw(module);
 }
