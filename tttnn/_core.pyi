@@ -1,10 +1,11 @@
 """Types of the extension. Written by hand; stubtest compares it with the module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 def build_info() -> dict[str, Any]: ...
 
@@ -41,3 +42,31 @@ class StoreWriter:
     def committed(self) -> int: ...
 
 def train_dictionary(texts: list[str], dictionary_bytes: int, level: int) -> bytes: ...
+class Block(Buffer):
+    def __init__(self, size: int) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+
+def copy_spans(
+    destination: Block, source: Block, offsets: Sequence[int], sizes: Sequence[int], max_threads: int = 0
+) -> None: ...
+def fingerprint_spans(
+    source: Block, offsets: Sequence[int], sizes: Sequence[int], max_threads: int = 0
+) -> list[int]: ...
+
+class Adamw:
+    def __init__(
+        self,
+        tensors: Sequence[tuple[int, int, int, int, int, int, str]],
+        *,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        clip_norm: float,
+    ) -> None: ...
+    def fresh_weights(self) -> None: ...
+    def fresh_moments(self) -> None: ...
+    def step(self, gradients: Sequence[int], learning_rate: float, max_threads: int = 0) -> tuple[float, int]: ...

@@ -6,4 +6,6 @@ PYBIND11_MODULE(_core, module) {
   bind_errors(module);
   bind_build_info(module);
   bind_store(module);
+  bind_arena(module);
+  bind_adamw(module);
 }
