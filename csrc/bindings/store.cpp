@@ -148,6 +148,16 @@ py::array_t<std::int32_t> source_codes(const StoreReader& reader) {
   return codes;
 }
 
+py::array_t<double> time_decoding(const StoreReader& reader, const Ids& documents) {
+  std::vector<double> seconds;
+  {
+    // Safe: as in read_texts.
+    py::gil_scoped_release release;
+    seconds = reader.time_decoding(documents.data(), static_cast<std::size_t>(documents.size()));
+  }
+  return py::array_t<double>(static_cast<py::ssize_t>(seconds.size()), seconds.data());
+}
+
 py::dict info(const StoreReader& reader) {
   const tttnn::Footer& footer = reader.footer();
   py::dict result;
@@ -191,6 +201,7 @@ void bind_reader(py::module_& module) {
       .def("read_texts", &read_texts, py::arg("documents"), py::arg("threads") = 0)
       .def("read_bytes", &read_bytes, py::arg("documents"), py::arg("threads") = 0)
       .def("read_metas", &read_metas, py::arg("documents"))
+      .def("time_decoding", &time_decoding, py::arg("documents"))
       .def("sources", [](const StoreReader& reader) { return reader.sources(); })
       .def("source_codes", &source_codes)
       .def("dictionary", [](const StoreReader& reader) { return py::bytes(reader.dictionary()); })

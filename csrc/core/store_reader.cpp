@@ -1,6 +1,7 @@
 #include "store_reader.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <new>
@@ -175,6 +176,22 @@ void StoreReader::read(const TextPlace* places, void* const* texts, std::size_t 
     return;
   }
   shared_pool().run(count, [&](std::size_t i) { read(places[i], texts[i]); }, threads);
+}
+
+std::vector<double> StoreReader::time_decoding(const std::int64_t* documents, std::size_t count) const {
+  std::vector<TextPlace> places(count);
+  locate(documents, count, places.data());
+  std::vector<char> text(static_cast<std::size_t>(footer_.largest_document) + 1);
+  std::vector<double> seconds;
+  seconds.reserve(count);
+  Scratch scratch;
+  for (const TextPlace& where : places) {
+    const unsigned char* frame = file_.view(where.offset, where.frame_size, scratch);
+    const auto begin = std::chrono::steady_clock::now();
+    decompressor_->decode(frame, where.frame_size, text.data(), static_cast<std::size_t>(where.text_size));
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  return seconds;
 }
 
 GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::string& packed) const {
