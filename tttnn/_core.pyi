@@ -71,3 +71,84 @@ class Adamw:
     def fresh_weights(self) -> None: ...
     def fresh_moments(self) -> None: ...
     def step(self, gradients: Sequence[int], learning_rate: float, max_threads: int = 0) -> tuple[float, int]: ...
+
+def pool(
+    hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    mask: npt.NDArray[np.uint8] | None,
+    rows: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float32],
+    *,
+    pooling: str,
+    normalize: bool,
+    threads: int = 0,
+    level: str = "auto",
+) -> int: ...
+def pool_reference(
+    hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    mask: npt.NDArray[np.uint8] | None,
+    rows: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float32],
+    *,
+    pooling: str,
+    normalize: bool,
+) -> None: ...
+def pool_cuda(
+    hidden: int,
+    *,
+    bfloat16: bool,
+    batch: int,
+    tokens: int,
+    dim: int,
+    mask: int,
+    rows: int,
+    out: int,
+    bad: int,
+    pooling: str,
+    normalize: bool,
+    stream: int,
+) -> None: ...
+
+class HnswBuilder:
+    def __init__(
+        self, *, dim: int, metric: str, capacity: int, M: int, ef_construction: int, seed: int
+    ) -> None: ...
+    def add(self, vectors: npt.NDArray[np.float32], ids: npt.NDArray[np.int64]) -> None: ...
+    def save(self, path: str) -> None: ...
+
+class HnswIndex:
+    def __init__(
+        self,
+        bytes: npt.NDArray[np.uint8],
+        copies: npt.NDArray[np.int64],
+        *,
+        dim: int,
+        metric: str,
+        ids: int,
+        name: str,
+    ) -> None: ...
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def node_ids(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def vectors(self) -> npt.NDArray[np.float32]: ...
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        ef: int,
+        allowed: npt.NDArray[np.uint8] | None = None,
+        method: str = "auto",
+        threads: int = 0,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]: ...
+
+def scan(
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    k: int,
+    *,
+    metric: str,
+    allowed: npt.NDArray[np.uint8] | None = None,
+    threads: int = 0,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]: ...

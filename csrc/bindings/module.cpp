@@ -5,6 +5,8 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "Native core of tttnn: text store, pooling, HNSW, weight arena.";
   bind_errors(module);
   bind_build_info(module);
+  bind_pooling(module);
+  bind_hnsw(module);
   bind_store(module);
   bind_arena(module);
   bind_adamw(module);

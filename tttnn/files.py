@@ -1,0 +1,113 @@
+"""Files that appear whole or not at all, and manifests that carry their own digest. Knows nothing of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import IndexCorruptError
+
+Check = Callable[[int], None]
+"""Called with bytes read so far; it may raise to stop."""
+
+_PIECE = 1 << 22
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def finish_file(partial: Path, path: Path) -> None:
+    """Sync `partial`, rename it to `path`, and sync the directory: after a crash there is the old file or the new."""
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_directory(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    finish_file(partial, path)
+
+
+def describe_file(path: Path, *, read: Check | None = None) -> dict[str, Any]:
+    """Return a file's size in bytes and the sha256 of its content."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            size += len(piece)
+            if read is not None:
+                read(size)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def check_file(path: Path, expected: dict[str, Any], *, content: Any = None, error: type[Exception]) -> None:
+    """Raise `error` unless a file has the size and the sha256 it is expected to have.
+
+    Args:
+        path: The file.
+        expected: What `describe_file` returned when it was written.
+        content: A buffer with the file's content, where it is mapped already; None reads the file.
+        error: The class to raise; a missing file is a FileNotFoundError.
+    """
+    size = path.stat().st_size
+    if size != expected["size"]:
+        raise error(f"{path}: holds {size} bytes, expected {expected['size']}. {_REMEDY}")
+    if content is None:
+        digest = describe_file(path)["sha256"]
+    else:
+        digest = hashlib.sha256(content).hexdigest()
+    if digest != expected["sha256"]:
+        raise error(f"{path}: its sha256 is {digest[:16]}, expected {expected['sha256'][:16]}. {_REMEDY}")
+
+
+_REMEDY = "Restore the file or rebuild the datastore."
+
+
+def digest_of(value: Any) -> str:
+    """Return a hex digest of plain values (canonical JSON, blake2b, 16 bytes)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def write_manifest(path: Path, fields: dict[str, Any]) -> None:
+    """Write plain values as JSON together with their digest."""
+    content = json.dumps({**fields, "digest": digest_of(fields)}, indent=2, sort_keys=True) + "\n"
+    write_file(path, content.encode())
+
+
+def read_manifest(path: Path, *, format_version: int) -> dict[str, Any]:
+    """Read a manifest, without its digest.
+
+    Raises:
+        FileNotFoundError: There is none.
+        IndexCorruptError: It is not what was written, or its format is a newer one.
+    """
+    try:
+        fields = json.loads(path.read_bytes())
+    except ValueError as problem:
+        raise IndexCorruptError(f"{path}: is not JSON ({problem}). {_REMEDY}") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+        raise IndexCorruptError(f"{path}: has no format number. {_REMEDY}")
+    if fields["format"] > format_version:
+        raise IndexCorruptError(
+            f"{path}: format must be at most {format_version}, got {fields['format']}. Install a newer tttnn."
+        )
+    expected = fields.pop("digest", None)
+    found = digest_of(fields)
+    if found != expected:
+        raise IndexCorruptError(f"{path}: its digest is {found[:16]}, expected {str(expected)[:16]}. {_REMEDY}")
+    return fields
