@@ -27,7 +27,7 @@ from .datastore import Neighbor
 from .errors import AdaptError, NonFiniteLossError
 from .optim import build_optimizer
 from .precision import autocast, resolved
-from .score import Score, Scorer, token_ids
+from .score import Score, Scorer, model_max_length, token_ids
 from .windows import training_windows
 
 _log = logging.getLogger("tttnn")
@@ -177,6 +177,7 @@ class TestTimeTrainer:
         self.datastore = datastore
         self.config = config if config is not None else AdaptConfig()
         self.scorer = Scorer(model, tokenizer, score)
+        self._max_window = model_max_length(model, tokenizer)
         _check_memory(model)
         self._arena = WeightArena(model, restore=self.config.restore)
         self.fingerprint = self._arena.digest()
@@ -306,7 +307,12 @@ class TestTimeTrainer:
             torch.manual_seed(self.config.seed if seed is None else seed)
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if stop:
-            options |= {"stop_strings": list(stop), "tokenizer": self.tokenizer}
+            # Not transformers' own stop strings: those also match what begins in the prompt.
+            def stopped(out: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+                text = self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+                return torch.tensor([any(string in text for string in stop)], device=out.device)
+
+            options["stopping_criteria"] = [stopped]
         pad = self.tokenizer.pad_token_id
         training = self.model.training
         self.model.eval()
@@ -452,7 +458,7 @@ class Adaptation:
             losses: list[float] = []
             trained = 0
             stopped: StoppedBy | None = None
-            for window in training_windows(len(tokens), config.max_length):
+            for window in training_windows(len(tokens), min(config.max_length, trainer._max_window)):
                 stopped = self._why_stop(window.end - window.begin)
                 if stopped is not None:
                     break
@@ -502,7 +508,7 @@ class Adaptation:
             with autocast(self._config.precision, trainer._device):
                 logits = trainer.model(input_ids=ids[:, :-1], use_cache=False).logits
             loss = cross_entropy(logits[0].float(), ids[0, 1:])
-            value = float(loss)
+            value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteLossError(
                     f"loss of neighbor {position} (document {neighbor.id}) must be finite, got {value} at step "

@@ -496,7 +496,9 @@ def _read_files(directory: Path) -> _Files:
 
 def _pooling_of(path: Path) -> str:
     fields = json.loads(path.read_text())
-    modes = [name.removeprefix("pooling_mode_") for name, on in fields.items() if name.startswith("pooling_mode_") and on]
+    modes = [
+        name.removeprefix("pooling_mode_") for name, on in fields.items() if name.startswith("pooling_mode_") and on
+    ]
     if isinstance(fields.get("pooling_mode"), str):
         modes = [fields["pooling_mode"]]
     names = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}

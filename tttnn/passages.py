@@ -30,9 +30,7 @@ class Passage(NamedTuple):
     end: int
 
 
-def cut_passages(
-    text: str, tokens: NDArray[np.int64], *, length: int, overlap: int
-) -> list[tuple[int, int]]:
+def cut_passages(text: str, tokens: NDArray[np.int64], *, length: int, overlap: int) -> list[tuple[int, int]]:
     """Cut a text into passages of at most `length` tokens.
 
     Every token lies in a passage, neighboring passages share `overlap` tokens, and a cut lies where a token begins.
@@ -111,7 +109,9 @@ class PassageTable:
         if len(content) != _HEADER.size + count * record:
             raise IndexCorruptError(f"{path}: promises {count} passages, but holds {len(content)} bytes")
         records = np.frombuffer(content, dtype=_RECORD, offset=_HEADER.size)
-        if count and (np.any(records["end"] < records["begin"]) or np.any(np.diff(records["document"].astype("i8")) < 0)):
+        if count and (
+            np.any(records["end"] < records["begin"]) or np.any(np.diff(records["document"].astype("i8")) < 0)
+        ):
             raise IndexCorruptError(f"{path}: its passages are out of order")
         return cls(records)
 
