@@ -15,8 +15,6 @@ namespace tttnn {
 namespace {
 
 constexpr char kRemedy[] = ". Restore the file or rebuild it.";
-// A batch below this many bytes of text is decoded by its caller: waking a thread costs more than it saves.
-constexpr std::uint64_t kParallelBytes = 128u << 10;
 // Groups that verify() reads between two calls of its progress function.
 constexpr std::uint64_t kVerifyWave = 64;
 
@@ -166,16 +164,6 @@ void StoreReader::read(const TextPlace& where, void* text) const {
   if (where.ascii && !all_ascii(text, static_cast<std::size_t>(where.text_size))) {
     corrupt_document(where.document, where.offset, "has bytes above 127, but its table says it has none");
   }
-}
-
-void StoreReader::read(const TextPlace* places, void* const* texts, std::size_t count, int threads) const {
-  std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < count; ++i) bytes += places[i].text_size;
-  if (threads == 1 || bytes < kParallelBytes || count < 2) {
-    for (std::size_t i = 0; i < count; ++i) read(places[i], texts[i]);
-    return;
-  }
-  shared_pool().run(count, [&](std::size_t i) { read(places[i], texts[i]); }, threads);
 }
 
 std::vector<double> StoreReader::time_decoding(const std::int64_t* documents, std::size_t count) const {

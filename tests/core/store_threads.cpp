@@ -1,4 +1,6 @@
 // Many threads on one reader, with batches on the shared pool beside them. Run it under ThreadSanitizer.
+#include <parallel.h>
+
 #include <atomic>
 #include <cstdio>
 #include <thread>
@@ -18,7 +20,7 @@ void work(const tttnn::StoreReader& reader, const std::vector<samples::Sample>& 
     std::vector<void*> targets;
     for (const tttnn::TextPlace& place : places) texts.emplace_back(static_cast<std::size_t>(place.text_size), '\0');
     for (std::string& text : texts) targets.push_back(&text[0]);
-    reader.read(places.data(), targets.data(), targets.size(), round % 3);
+    tttnn::shared_pool().run(targets.size(), [&](std::size_t i) { reader.read(places[i], targets[i]); }, round % 3);
     for (std::size_t i = 0; i < ids.size(); ++i) CHECK(texts[i] == documents[static_cast<std::size_t>(ids[i])].text);
     const std::uint64_t id = random.below(documents.size());
     CHECK(samples::read(reader, id) == documents[id].text);
