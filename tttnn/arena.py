@@ -156,6 +156,7 @@ class WeightArena:
         self._active = False
         self._generation = 0
         self._saved: tuple[list[bool], list[Tensor | None]] | None = None
+        self._closing: tuple[list[int], str | None] | None = None
 
         self._slots = [
             (slots, name, f"{path}.{name}" if path else name, tensor)
@@ -164,6 +165,10 @@ class WeightArena:
             for name, tensor in slots.items()
             if tensor is not None
         ]
+        # Columns of the slots, so that one C-level pass can read or write them all.
+        self._slot_dicts = [slots for slots, _, _, _ in self._slots]
+        self._slot_names = [name for _, name, _, _ in self._slots]
+        self._slot_tensors = [tensor for _, _, _, tensor in self._slots]
         self._children: list[dict[str, nn.Module | None]] = [module._modules for module in model.modules()]
         self._child_lists = list(map(tuple, map(dict.values, self._children)))
         self._items = _lay_out(self._slots, trainable)
@@ -186,8 +191,13 @@ class WeightArena:
         self._tensors = [item.tensor for item in self._items]
         self._working_views = [self._working.view(item) for item in self._trainable]
         self._homes = self._move_in()
+        # What every tensor must look like until the arena itself changes it.
+        self._pointers = list(map(Tensor.data_ptr, self._homes))
+        self._versions = self._read_versions()
+        self._dtypes = [item.dtype for item in self._items]
+        self._shapes = [item.shape for item in self._items]
+        self._strides = [item.stride for item in self._items]
         self._fingerprints = self._pristine.fingerprints(self._items)
-        self._expect()
 
     def _move_in(self) -> list[Tensor]:
         """Copy every tensor into the pristine block and point it at its home; return the homes."""
@@ -204,10 +214,8 @@ class WeightArena:
             item.tensor.data = home
         return homes
 
-    def _expect(self) -> None:
-        """Remember what every tensor must look like until the arena itself changes it."""
-        self._versions: list[int] = list(map(attrgetter("_version"), self._tensors))
-        self._pointers: list[int] = list(map(Tensor.data_ptr, self._tensors))
+    def _read_versions(self) -> list[int]:
+        return list(map(attrgetter("_version"), self._tensors))
 
     @property
     def names(self) -> list[str]:
@@ -311,9 +319,13 @@ class WeightArena:
     def _put_back(self) -> None:
         if not self._active:
             return
-        written = self._written_pristine()
+        if self._closing is None:
+            versions = self._read_versions()
+            # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
+            self._closing = versions, self._written_pristine(versions) if versions != self._versions else None
+        self._versions, written = self._closing  # restoring writes none: re-pointing and the core's copies do not count
         _run(map(setattr, self._parameters, repeat("grad"), repeat(None)))
-        _run(map(setitem, *zip(*((slots, name, tensor) for slots, name, _, tensor in self._slots), strict=True)))
+        _run(map(setitem, self._slot_dicts, self._slot_names, self._slot_tensors))
         _run(map(setattr, self._tensors, repeat("data"), self._homes))
         if self._copied:
             self._working.copy_from(self._pristine, self._copied)
@@ -321,20 +333,17 @@ class WeightArena:
             flags, gradients = self._saved
             _run(map(setattr, self._parameters, repeat("requires_grad"), flags))
             _run(map(setattr, self._parameters, repeat("grad"), gradients))
-        self._expect()
         self._saved = None
         self._active = False
+        self._closing = None
         if written is not None:
             raise RestoreError(
                 f"{written} must not be written inside a query: it is not trained, or no step was taken yet. "
                 "Load the model again and make a new WeightArena."
             )
 
-    def _written_pristine(self) -> str | None:
+    def _written_pristine(self, versions: list[int]) -> str | None:
         """Name a tensor whose pristine bytes were written through torch during the query."""
-        versions = list(map(attrgetter("_version"), self._tensors))
-        if versions == self._versions:
-            return None
         for item, home, before, now in zip(self._items, self._homes, self._versions, versions, strict=True):
             at_home = item.tensor.data_ptr() == home.data_ptr()
             if now != before and at_home and item not in self._copied and item.nbytes > 0:
@@ -351,14 +360,13 @@ class WeightArena:
         """
         if self._released:
             raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
-        self._compare("dtype", attrgetter("dtype"), list(map(attrgetter("dtype"), self._items)))
-        self._compare("shape", attrgetter("shape"), list(map(attrgetter("shape"), self._items)))
-        self._compare("strides", Tensor.stride, list(map(attrgetter("stride"), self._items)))
+        self._compare("dtype", attrgetter("dtype"), self._dtypes)
+        self._compare("shape", attrgetter("shape"), self._shapes)
+        self._compare("strides", Tensor.stride, self._strides)
         if not self._active:
             self._compare("address", Tensor.data_ptr, self._pointers)
             self._compare("version", attrgetter("_version"), self._versions)
-        slots, names, _, tensors = zip(*self._slots, strict=True)
-        if not all(map(is_, map(dict.get, slots, names), tensors)):
+        if not all(map(is_, map(dict.get, self._slot_dicts, self._slot_names), self._slot_tensors)):
             for owner, name, path, tensor in self._slots:
                 if owner.get(name) is not tensor:
                     found = "is gone" if owner.get(name) is None else "is another tensor now"
