@@ -24,16 +24,16 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(caught.value.code or 0)
 
 
-@pytest.mark.parametrize("command", sorted(cli.cli.commands))
+@pytest.mark.parametrize("command", sorted(cli.app.commands))
 def test_help_shows_examples(command: str) -> None:
-    shown = CliRunner().invoke(cli.cli, [command, "--help"])
+    shown = CliRunner().invoke(cli.app, [command, "--help"])
     assert shown.exit_code == 0
     assert "Examples:" in shown.output
     assert f"tttnn {command}" in shown.output
 
 
 def test_every_setting_is_a_flag_with_its_default() -> None:
-    shown = " ".join(CliRunner().invoke(cli.cli, ["eval", "--help"], terminal_width=110).output.split())
+    shown = " ".join(CliRunner().invoke(cli.app, ["eval", "--help"], terminal_width=110).output.split())
     for cls, prefix in ((tttnn.AdaptConfig, ""), (tttnn.EvalConfig, ""), (tttnn.ScoreConfig, "score-")):
         for field in fields(cls):
             assert f"--{prefix}{field.name.replace('_', '-')} " in shown
@@ -80,7 +80,7 @@ def test_wrong_use_is_exit_code_2_and_names_it(
 def settings_of(arguments: list[str]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
-    @cli.click.command()
+    @cli.appck.command()
     @cli._config_file
     @cli.settings_flags(tttnn.AdaptConfig, "adapt_flags")
     @cli.settings_flags(tttnn.EvalConfig, "eval_flags")
@@ -107,3 +107,34 @@ def test_a_toml_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
     assert seen["adapt"] == tttnn.AdaptConfig(learning_rate=3e-5, schedule="inverse_sqrt")
     file.write_text("learning_rate = = 3\n")
     assert str(file) in settings_of(["--config", str(file)])["error"]
+
+
+def test_import_verify_info_export_round_trip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, store, out = (str(tmp_path / name) for name in ("corpus.jsonl", "texts.zst", "out.jsonl"))
+    rows = [{"text": f"document {i} Ünï", "meta": {"pile_set_name": "Github", "i": i}} for i in range(5)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    Path(corpus).write_text("\n".join([*lines[:2], "{bad", *lines[2:]]) + "\n")
+    rejects = tmp_path / "rejects.jsonl"
+    assert run(monkeypatch, "import", corpus, store, "--rejects", str(rejects), "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["documents"] == 5
+    assert json.loads(captured.out)["rejected"] == 1
+    assert "left out 3" in captured.err
+    assert json.loads(rejects.read_text())["where"] == 3
+    assert run(monkeypatch, "verify", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "documents": 5, "full": True}
+    assert run(monkeypatch, "info", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 5
+    assert run(monkeypatch, "export", store, out) == 0
+    assert [json.loads(line) for line in Path(out).read_text().splitlines()] == rows
+    data = Path(store).read_bytes()
+    codes = set()
+    for position in range(0, len(data), len(data) // 40):
+        Path(store).write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        code = run(monkeypatch, "verify", store)
+        codes.add(code)
+        assert (store in capsys.readouterr().err) == (code == cli.DAMAGED)
+    assert cli.DAMAGED in codes
+    assert codes <= {0, cli.DAMAGED}  # 0: a byte that nothing reads
