@@ -80,7 +80,7 @@ def test_wrong_use_is_exit_code_2_and_names_it(
 def settings_of(arguments: list[str]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
-    @cli.appck.command()
+    @cli.click.command()
     @cli._config_file
     @cli.settings_flags(tttnn.AdaptConfig, "adapt_flags")
     @cli.settings_flags(tttnn.EvalConfig, "eval_flags")
