@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from tttnn.datastore import Neighbor
 
 import tttnn
+from tttnn.datastore import Neighbor
 from tttnn.score import Scorer, token_ids
 
 LEARNING_RATE = 2e-5

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
-from tttnn.datastore import Neighbor
 
 import tttnn
+from tttnn.datastore import Neighbor
 
 transformers_logging.disable_progress_bar()
 

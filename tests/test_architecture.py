@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file may import only files to its left.
 ORDER = [
-    *("errors", "config", "precision", "models", "_core", "store", "files", "passages", "embed", "index", "builder"),
-    "datastore",
+    *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
+    *("builder", "datastore"),
     *("selection", "windows", "arena", "optim", "score", "adapt", "evaluation", "demo", "cli"),
 ]
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tttnn.store import Document, text_digest
 
 import tttnn
 from tests.conftest import TEXTS
+from tttnn.corpus import Document, text_digest
 from tttnn.evaluation import evaluate, split_task
 
 DOCUMENTS = [

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tttnn.store import Document
 
 import tttnn
 from tests.conftest import assert_same_state, state_of
+from tttnn.corpus import Document
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 

@@ -36,7 +36,7 @@ def test_score_is_the_direct_float64_log_likelihood(tokenizer: Any, make: Any, c
 @pytest.mark.parametrize("max_length", [16, 33, None])
 def test_windows_agree_with_lm_evaluation_harness(tokenizer: Any, max_length: int | None) -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
-    from lm_eval.models.utils import get_rolling_token_windows, make_disjoint_window
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
     model = tiny_gpt2().eval()
     score = Scorer(model, tokenizer, tttnn.ScoreConfig(max_length=max_length)).score(TEXT)

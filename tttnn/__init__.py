@@ -42,11 +42,12 @@ from .errors import (
 if TYPE_CHECKING:
     from .adapt import AdaptedModel, AdaptReport, Retriever, TestTimeTrainer
     from .arena import WeightArena
+    from .corpus import Document, iter_corpus, iter_jsonl
     from .datastore import Datastore, Neighbor
     from .embed import Embedder
     from .evaluation import evaluate
     from .index import NeighborIndex
-    from .store import Document, TextStore, TextStoreWriter, iter_jsonl
+    from .store import TextStore, TextStoreWriter
 
 __version__ = "0.1.0"
 
@@ -54,7 +55,7 @@ _LAZY = {
     "AdaptReport": "adapt",
     "AdaptedModel": "adapt",
     "Datastore": "datastore",
-    "Document": "store",
+    "Document": "corpus",
     "Embedder": "embed",
     "Neighbor": "datastore",
     "NeighborIndex": "index",
@@ -64,7 +65,8 @@ _LAZY = {
     "TextStoreWriter": "store",
     "WeightArena": "arena",
     "evaluate": "evaluation",
-    "iter_jsonl": "store",
+    "iter_corpus": "corpus",
+    "iter_jsonl": "corpus",
 }
 
 __all__ = [
@@ -106,6 +108,7 @@ __all__ = [
     "WeightArena",
     "__version__",
     "evaluate",
+    "iter_corpus",
     "iter_jsonl",
     "models",
     "preset",

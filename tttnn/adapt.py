@@ -7,6 +7,7 @@ that may assume that adapted weights live in `trainer.model`.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import platform
@@ -26,8 +27,10 @@ from .datastore import Neighbor
 from .errors import AdaptError, NonFiniteLossError
 from .optim import build_optimizer
 from .precision import autocast, resolved
-from .score import Score, Scorer, token_ids
+from .score import Score, Scorer, model_max_length, token_ids
 from .windows import training_windows
+
+_log = logging.getLogger("tttnn")
 
 StoppedBy = Literal["neighbors", "deadline", "max_tokens", "cancelled"]
 
@@ -174,7 +177,11 @@ class TestTimeTrainer:
         self.datastore = datastore
         self.config = config if config is not None else AdaptConfig()
         self.scorer = Scorer(model, tokenizer, score)
+        self._max_window = model_max_length(model, tokenizer)
+        _check_memory(model)
         self._arena = WeightArena(model, restore=self.config.restore)
+        self.fingerprint = self._arena.digest()
+        """Digest of the weights taken over."""
         self._optimizer = build_optimizer(self._arena, self.config)
         self._device = next(model.parameters()).device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
@@ -300,7 +307,12 @@ class TestTimeTrainer:
             torch.manual_seed(self.config.seed if seed is None else seed)
             options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if stop:
-            options |= {"stop_strings": list(stop), "tokenizer": self.tokenizer}
+            # Not transformers' own stop strings: those also match what begins in the prompt.
+            def stopped(out: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+                text = self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+                return torch.tensor([any(string in text for string in stop)], device=out.device)
+
+            options["stopping_criteria"] = [stopped]
         pad = self.tokenizer.pad_token_id
         training = self.model.training
         self.model.eval()
@@ -317,11 +329,6 @@ class TestTimeTrainer:
         text = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
         ends = [text.find(string) for string in stop if string in text]
         return text[: min(ends)] if ends else text
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of the weights taken over at creation."""
-        return self._arena.digest()
 
     def verify(self) -> None:
         """Prove that the weights are those taken over at creation; a RestoreError otherwise."""
@@ -451,7 +458,7 @@ class Adaptation:
             losses: list[float] = []
             trained = 0
             stopped: StoppedBy | None = None
-            for window in training_windows(len(tokens), config.max_length):
+            for window in training_windows(len(tokens), min(config.max_length, trainer._max_window)):
                 stopped = self._why_stop(window.end - window.begin)
                 if stopped is not None:
                     break
@@ -501,7 +508,7 @@ class Adaptation:
             with autocast(self._config.precision, trainer._device):
                 logits = trainer.model(input_ids=ids[:, :-1], use_cache=False).logits
             loss = cross_entropy(logits[0].float(), ids[0, 1:])
-            value = float(loss)
+            value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteLossError(
                     f"loss of neighbor {position} (document {neighbor.id}) must be finite, got {value} at step "
@@ -575,6 +582,26 @@ def _first_tokens(tokenizer: Any, text: str, limit: int) -> tuple[list[int], boo
         if characters >= len(text) or len(tokens) > limit:
             return tokens[:limit], characters >= len(text) and len(tokens) <= limit
         characters *= 4
+
+
+def _check_memory(model: torch.nn.Module) -> None:
+    """Refuse a model whose training cannot fit beside it: working weights, two moments and gradients.
+
+    On the CPU alone; a CUDA device reports for itself when it is full.
+    """
+    weights = sum({p.data_ptr(): p.numel() for p in model.parameters() if p.device.type == "cpu"}.values())
+    needed = 4 * 4 * weights  # four times the weights, in float32
+    _log.info("training %d million weights needs %.2f GB beside the model", weights // 10**6, needed / 1e9)
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return
+    if needed > available:
+        raise AdaptError(
+            f"training must fit in memory: {weights:,} weights need {needed / 1e9:.1f} GB beside the model, and "
+            f"{available / 1e9:.1f} GB are free. Choose a smaller model."
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
@@ -233,6 +233,24 @@ def _print_pairs(value: dict[str, Any], indent: str = "") -> None:
             click.echo(f"{indent}{key:<{width}}  {item}")
 
 
+def _show(value: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        _print_pairs(value)
+
+
+def _report_rejected(rejected: Sequence[tuple[int | str, str]], file: str | None, bars: Bars) -> None:
+    """Say what a corpus held that is no document; to a file too, where one is asked for."""
+    for where, reason in rejected[:20]:
+        bars.tell(f"left out {where}: {reason}")
+    if len(rejected) > 20:
+        bars.tell(f"... and {len(rejected) - 20} more; --rejects FILE lists them all")
+    if file is not None:
+        rows = [json.dumps({"where": where, "reason": reason}) + "\n" for where, reason in rejected]
+        Path(file).write_text("".join(rows), encoding="utf-8")
+
+
 def _excerpt(text: str, length: int = 160) -> str:
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length else line[: length - 1] + "…"
@@ -252,7 +270,7 @@ def _quiet_transformers() -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tttnn")
-def cli() -> None:
+def app() -> None:
     """Test-time training on nearest neighbors.
 
     \b
@@ -265,11 +283,11 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@app.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
 @click.argument("datastore", type=click.Path())
 @_embedder
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists the bad lines of a JSONL corpus.")
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
 @settings_flags(DatastoreConfig, "datastore_flags")
 @settings_flags(IndexConfig, "index_flags")
 @settings_flags(EmbedConfig, "embed_flags", prefix="embed_")
@@ -300,15 +318,12 @@ def build(
       tttnn build train.jsonl.zst pile-00
       tttnn build src/ docs/ my-code --unit passage
     """
+    from .corpus import iter_corpora
     from .datastore import Datastore
-    from .store import iter_corpora
 
     _quiet_transformers()
     with Bars() as bars:
-        bad: list[tuple[str, int, str]] = []
-        documents = iter_corpora(
-            corpus, rejects=rejects, on_reject=lambda path, line, reason: bad.append((path, line, reason))
-        )
+        documents = iter_corpora(corpus)
         made = Datastore.build(
             datastore,
             documents,
@@ -318,24 +333,67 @@ def build(
             store=StoreConfig(**store_flags),
             progress=bars,
         )
-        seen = dict.fromkeys(bad)  # a corpus may be read more than once
-        for path, line, reason in list(seen)[:20]:
-            bars.tell(f"{path}:{line}: left out: {reason}")
-        if len(seen) > 20:
-            bars.tell(f"... and {len(seen) - 20} more bad lines; --rejects FILE lists them all")
-    info = made.info() | {"rejected_lines": len(seen)}
-    if as_json:
-        _print_json(info)
-    else:
-        _print_pairs(info)
+        _report_rejected(documents.rejected, rejects, bars)
+    _show(made.info() | {"rejected": len(documents.rejected)}, as_json)
 
 
-@cli.command()
+@app.command("import")
+@click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("store", type=click.Path(dir_okay=False))
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
+@click.option("--resume", is_flag=True, help="Continue an import that was interrupted.")
+@settings_flags(StoreConfig, "store_flags")
+@_config_file
+@_json
+def import_(
+    corpus: tuple[str, ...],
+    store: str,
+    rejects: str | None,
+    resume: bool,
+    store_flags: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Write CORPUS into a text store, without embedding it.
+
+    \b
+    Examples:
+      tttnn import train.jsonl.zst texts.zst
+      tttnn import src/ docs/ code.zst --level 12
+    """
+    from .corpus import iter_corpora
+    from .store import write_store
+
+    documents = iter_corpora(corpus)
+    with Bars() as bars:
+        summary = write_store(store, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
+        _report_rejected(documents.rejected, rejects, bars)
+    _show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
+
+
+@app.command()
+@click.argument("store", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@_json
+def export(store: str, out: str, as_json: bool) -> None:
+    """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
+
+    \b
+    Examples:
+      tttnn export pile-00/texts.zst documents.jsonl.zst
+    """
+    from .store import TextStore, export_jsonl
+
+    with Bars() as bars, TextStore.open(store) as opened:
+        count = export_jsonl(opened, out, progress=bars)
+    _show({"documents": count, "file": out}, as_json)
+
+
+@app.command()
 @click.argument("datastore", required=False, type=click.Path())
 @click.option("--build", "about_build", is_flag=True, help="Describe this installation instead.")
 @_json
 def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
-    """Describe DATASTORE, or this installation.
+    """Describe DATASTORE (or a single text store), or this installation.
 
     \b
     Examples:
@@ -346,14 +404,16 @@ def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
         raise click.UsageError("info takes either a DATASTORE or --build")
     if datastore is None:
         described = _build_info()
+    elif Path(datastore).is_file():
+        from .store import TextStore
+
+        with TextStore.open(datastore) as store:
+            described = store.info()
     else:
         from .datastore import Datastore
 
         described = Datastore.open(datastore).info()
-    if as_json:
-        _print_json(described)
-    else:
-        _print_pairs(described)
+    _show(described, as_json)
 
 
 def _build_info() -> dict[str, Any]:
@@ -373,7 +433,7 @@ def _build_info() -> dict[str, Any]:
     return described
 
 
-@cli.command()
+@app.command()
 @click.argument("datastore", type=click.Path(exists=True))
 @click.option("--quick", is_flag=True, help="Check sizes, tables and the manifest; do not read every byte.")
 @_json
@@ -405,7 +465,7 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
         click.echo(f"{datastore}: {documents} documents, no damage found")
 
 
-@cli.command()
+@app.command()
 @click.argument("datastore", type=click.Path())
 @click.argument("query")
 @click.option("-k", default=10, show_default=True, help="Neighbors to show.")
@@ -452,7 +512,7 @@ def search(
         click.echo(f"          {_excerpt(neighbor.text)}")
 
 
-@cli.command()
+@app.command()
 @click.argument("datastore", type=click.Path())
 @click.argument("query")
 @_model
@@ -506,7 +566,7 @@ def generate(
     bars.tell(_stages(report.seconds))
 
 
-@cli.command("eval")
+@app.command("eval")
 @click.argument("datastore", type=click.Path())
 @click.argument("docs", type=click.Path(exists=True))
 @_model
@@ -544,8 +604,8 @@ def eval_(
       tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
       tttnn eval pile-00 val.jsonl.zst --limit 4 --curve 0,1,5,10,20 --out val.jsonl
     """
+    from .corpus import iter_corpus
     from .evaluation import evaluate
-    from .store import iter_corpus
 
     _quiet_transformers()
     with Bars() as bars:
@@ -561,7 +621,7 @@ def eval_(
         click.echo(str(summary))
 
 
-@cli.command()
+@app.command()
 @click.option("--corpus", type=click.Path(exists=True), help="Folder, .jsonl or .jsonl.zst; else Python's own library.")
 @click.option(
     "--out", default="tttnn-demo", show_default=True, type=click.Path(file_okay=False), help="Where files go."
@@ -671,7 +731,7 @@ def _load_trainer(
 def main() -> None:
     """Run the command line, turning errors into one sentence and an exit code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = app.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()

@@ -82,7 +82,7 @@ class StoreConfig(Config):
 
     level: int = setting(6, "zstd compression level", minimum=1, maximum=19)
     dictionary_bytes: int = setting(
-        65536, "size of the dictionary trained on the corpus; 0 for none", minimum=0, maximum=2**20
+        131072, "size of the dictionary trained on the corpus; 0 for none", minimum=0, maximum=2**20
     )
     threads: int = setting(0, "compressor threads; 0 for one per core", minimum=0, maximum=1024)
 

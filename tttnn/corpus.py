@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 SOURCE_FIELD = "pile_set_name"
 """The metadata field that names a document's source, as in the Pile."""
@@ -188,12 +188,12 @@ class FileCorpus:
 class JoinedCorpus:
     """Several corpora, one after another."""
 
-    def __init__(self, parts: Iterable[JsonlCorpus]) -> None:
+    def __init__(self, parts: Iterable[Corpus]) -> None:
         self.parts = tuple(parts)
 
     @property
     def rejected(self) -> list[Rejected]:
-        """What the parts rejected, as ``file:line``."""
+        """What the parts rejected, as ``name:line`` or ``name:path``."""
         return [Rejected(f"{part.path.name}:{where}", reason) for part in self.parts for where, reason in part.rejected]
 
     def __iter__(self) -> Iterator[Document]:
@@ -201,7 +201,7 @@ class JoinedCorpus:
             yield from part
 
 
-Corpus = JsonlCorpus | FolderCorpus | FileCorpus | JoinedCorpus
+Corpus: TypeAlias = JsonlCorpus | FolderCorpus | FileCorpus | JoinedCorpus
 
 
 def iter_jsonl(
@@ -239,6 +239,12 @@ def iter_folder(path: str | os.PathLike[str], *, patterns: Sequence[str] = ("*",
         patterns: Shell patterns, of which a file's name or relative path must match one.
     """
     return FolderCorpus(path, patterns=patterns)
+
+
+def iter_corpora(paths: Sequence[str | os.PathLike[str]]) -> Corpus:
+    """Read several corpora, each as `iter_corpus` does, one after another."""
+    parts = [iter_corpus(path) for path in paths]
+    return parts[0] if len(parts) == 1 else JoinedCorpus(parts)
 
 
 def iter_corpus(path: str | os.PathLike[str]) -> Corpus:

@@ -18,12 +18,12 @@ from typing import Any
 from . import models
 from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer
 from .config import AdaptConfig, EvalConfig, Progress
+from .corpus import Document, iter_corpus, text_digest
 from .datastore import Datastore
 from .embed import Embedder
 from .errors import MissingExtraError, TttnnError
 from .evaluation import Line, Summary, evaluate
 from .score import token_ids
-from .store import Document, iter_corpus, text_digest
 
 SAMPLE_BYTES = 3_000_000
 WINDOW_TOKENS = 512

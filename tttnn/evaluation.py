@@ -20,9 +20,9 @@ import numpy as np
 
 from .adapt import AdaptedModel, AdaptReport
 from .config import AdaptConfig, EvalConfig, Progress, ScoreConfig
+from .corpus import Document, text_digest
 from .errors import ConfigError
 from .score import Score
-from .store import Document, text_digest
 
 _BOOTSTRAP = 10_000
 """Resamples of the paired bootstrap: the 95 % interval's ends are then known to about 1 % of its width."""

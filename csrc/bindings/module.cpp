@@ -8,4 +8,6 @@ PYBIND11_MODULE(_core, module) {
   bind_pooling(module);
   bind_hnsw(module);
   bind_store(module);
+  bind_arena(module);
+  bind_adamw(module);
 }

@@ -1,5 +1,6 @@
 // The text store: _core.StoreReader and _core.StoreWriter. Texts are UTF-8 in the file and str in Python.
-#include <codec.h>
+#include <error.h>
+#include <parallel.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <store_reader.h>
@@ -9,7 +10,7 @@
 #include <vector>
 
 #include "bindings.h"
-#include "error.h"
+#include "utf8.h"
 
 namespace py = pybind11;
 
@@ -20,50 +21,121 @@ using tttnn::StoreWriter;
 using tttnn::TextPlace;
 using Ids = py::array_t<std::int64_t, py::array::c_style>;
 
-// A text of 0 or 1 characters is shared by the interpreter and must not be written into.
-bool decodes_in_place(const TextPlace& place) { return place.ascii && place.text_size > 1; }
+// A batch below this many bytes of text is decoded by its caller: waking a thread costs more than it saves.
+constexpr std::uint64_t kParallelBytes = 128u << 10;
 
-py::object new_ascii(std::uint64_t size) {
-  PyObject* text = PyUnicode_New(static_cast<Py_ssize_t>(size), 127);
-  if (text == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(text);
-}
-
-py::object decode_utf8(const StoreReader& reader, const TextPlace& place, const char* bytes) {
-  PyObject* text = PyUnicode_DecodeUTF8(bytes, static_cast<Py_ssize_t>(place.text_size), nullptr);
-  if (text == nullptr) {
-    if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw py::error_already_set();
-    PyErr_Clear();
-    throw tttnn::Error(tttnn::ErrorCode::kStoreCorrupt, reader.path() + ": document " + std::to_string(place.document) +
-                                                            " at byte " + std::to_string(place.offset) +
-                                                            " is not UTF-8. Restore the file or rebuild it.");
+template <class Task>
+void for_each(std::size_t count, int threads, const Task& task) {
+  if (threads == 1 || count < 2) {
+    for (std::size_t i = 0; i < count; ++i) task(i);
+  } else {
+    tttnn::shared_pool().run(count, task, threads);
   }
-  return py::reinterpret_steal<py::object>(text);
 }
+
+[[noreturn]] void not_utf8(const StoreReader& reader, const TextPlace& place) {
+  throw tttnn::Error(tttnn::ErrorCode::kStoreCorrupt, reader.path() + ": document " + std::to_string(place.document) +
+                                                          " at byte " + std::to_string(place.offset) +
+                                                          " is not UTF-8. Restore the file or rebuild it.");
+}
+
+// One text on its way into a str. ASCII is decoded straight into it; other texts are decoded into a buffer, measured,
+// and widened into it. Only allocate() and finish() need the GIL.
+class PendingText {
+ public:
+  // Decodes a text that is not ASCII into place.text_size bytes that live until finish() returns.
+  void decode(const StoreReader& reader, const TextPlace& place, unsigned char* buffer) {
+    reader.read(place, buffer);
+    bytes_ = buffer;
+    shape_ = shape_of_utf8(bytes_, static_cast<std::size_t>(place.text_size));
+  }
+
+  static bool needs_decode(const TextPlace& place) { return !place.ascii; }
+
+  // A str of 0 or 1 characters is shared by the interpreter and must not be written into: it is made by finish().
+  void allocate(const TextPlace& place) {
+    if (place.ascii) shape_.characters = static_cast<std::size_t>(place.text_size);
+    if (shape_.characters <= 1) return;
+    PyObject* text = PyUnicode_New(static_cast<Py_ssize_t>(shape_.characters), shape_.max_character());
+    if (text == nullptr) throw py::error_already_set();
+    text_ = py::reinterpret_steal<py::object>(text);
+    data_ = PyUnicode_DATA(text);
+    kind_ = static_cast<int>(PyUnicode_KIND(text));
+  }
+
+  void fill(const StoreReader& reader, const TextPlace& place) {
+    const std::size_t size = static_cast<std::size_t>(place.text_size);
+    if (place.ascii) {
+      reader.read(place, data_ != nullptr ? data_ : &single_);
+      return;
+    }
+    if (data_ == nullptr) return;
+    const bool valid =
+        kind_ == PyUnicode_1BYTE_KIND   ? decode_utf8(bytes_, size, static_cast<Py_UCS1*>(data_), shape_.characters)
+        : kind_ == PyUnicode_2BYTE_KIND ? decode_utf8(bytes_, size, static_cast<Py_UCS2*>(data_), shape_.characters)
+                                        : decode_utf8(bytes_, size, static_cast<Py_UCS4*>(data_), shape_.characters);
+    if (!valid) not_utf8(reader, place);
+  }
+
+  py::object finish(const StoreReader& reader, const TextPlace& place) {
+    if (text_) return std::move(text_);
+    const char* bytes = place.ascii ? &single_ : reinterpret_cast<const char*>(bytes_);
+    PyObject* text = PyUnicode_DecodeUTF8(bytes, static_cast<Py_ssize_t>(place.text_size), nullptr);
+    if (text == nullptr) {
+      if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw py::error_already_set();
+      PyErr_Clear();
+      not_utf8(reader, place);
+    }
+    return py::reinterpret_steal<py::object>(text);
+  }
+
+ private:
+  py::object text_;
+  void* data_ = nullptr;
+  int kind_ = 0;
+  char single_ = 0;
+  const unsigned char* bytes_ = nullptr;
+  Utf8Shape shape_;
+};
+
+// Not a vector: its bytes need not be cleared before they are written.
+class Buffer {
+ public:
+  unsigned char* reserve(std::uint64_t size) {
+    if (size > size_ || size_ > kKept) {
+      bytes_.reset(new unsigned char[static_cast<std::size_t>(size) + 1]);
+      size_ = size;
+    }
+    return bytes_.get();
+  }
+
+ private:
+  static constexpr std::uint64_t kKept = 4u << 20;  // one long text must not hold its memory for ever
+  std::unique_ptr<unsigned char[]> bytes_;
+  std::uint64_t size_ = 0;
+};
 
 py::object read_text(const StoreReader& reader, std::uint64_t document) {
   TextPlace place;
+  PendingText text;
   {
-    // Safe: the caller holds a reference to the reader, and locate() touches no Python object.
+    // Safe: the caller holds a reference to the reader, and no Python object is touched.
     py::gil_scoped_release release;
     place = reader.locate(document);
+    thread_local Buffer buffer;
+    if (PendingText::needs_decode(place)) text.decode(reader, place, buffer.reserve(place.text_size));
   }
-  if (decodes_in_place(place)) {
-    py::object text = new_ascii(place.text_size);
-    void* bytes = PyUnicode_DATA(text.ptr());
+  text.allocate(place);
+  {
     // Safe: nobody else has seen the new str, so nobody reads it while it is filled.
     py::gil_scoped_release release;
-    reader.read(place, bytes);
-    return text;
+    text.fill(reader, place);
   }
-  const std::unique_ptr<char[]> bytes(new char[static_cast<std::size_t>(place.text_size) + 1]);
-  {
-    // Safe: only memory owned by this call is written.
-    py::gil_scoped_release release;
-    reader.read(place, bytes.get());
-  }
-  return decode_utf8(reader, place, bytes.get());
+  return text.finish(reader, place);
 }
+
+// Texts of a batch that are decoded before any is published: bounds the memory for texts that are not ASCII.
+constexpr std::uint64_t kWaveBytes = 32u << 20;
 
 py::list read_texts(const StoreReader& reader, const Ids& documents, int threads) {
   const std::size_t count = static_cast<std::size_t>(documents.size());
@@ -74,31 +146,38 @@ py::list read_texts(const StoreReader& reader, const Ids& documents, int threads
     py::gil_scoped_release release;
     reader.locate(ids, count, places.data());
   }
-  py::list texts(count);
-  std::vector<std::unique_ptr<char[]>> buffers(count);
-  std::vector<void*> targets(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    if (decodes_in_place(places[i])) {
-      py::object text = new_ascii(places[i].text_size);
-      targets[i] = PyUnicode_DATA(text.ptr());
-      PyList_SET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i), text.release().ptr());
-    } else {
-      buffers[i].reset(new char[static_cast<std::size_t>(places[i].text_size) + 1]);
-      targets[i] = buffers[i].get();
+  py::list result(count);
+  std::vector<PendingText> texts(count);
+  std::vector<Buffer> buffers(count);
+  std::vector<std::size_t> wide;
+  for (std::size_t begin = 0, end = 0; begin < count; begin = end) {
+    std::uint64_t bytes = 0;
+    wide.clear();
+    for (; end < count && (end == begin || bytes < kWaveBytes); ++end) {
+      bytes += places[end].text_size;
+      if (PendingText::needs_decode(places[end])) wide.push_back(end);
+    }
+    const int most = bytes < kParallelBytes ? 1 : threads;
+    {
+      // Safe: no Python object is touched.
+      py::gil_scoped_release release;
+      for_each(wide.size(), most, [&](std::size_t i) {
+        const std::size_t at = wide[i];
+        texts[at].decode(reader, places[at], buffers[at].reserve(places[at].text_size));
+      });
+    }
+    for (std::size_t i = begin; i < end; ++i) texts[i].allocate(places[i]);
+    {
+      // Safe: the str objects are new and nobody else has seen them; each is filled by one thread.
+      py::gil_scoped_release release;
+      for_each(end - begin, most, [&](std::size_t i) { texts[begin + i].fill(reader, places[begin + i]); });
+    }
+    for (std::size_t i = begin; i < end; ++i) {
+      PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), texts[i].finish(reader, places[i]).release().ptr());
+      buffers[i] = Buffer();
     }
   }
-  {
-    // Safe: the str objects are new and only in a list that nobody else has seen; each is filled by one thread.
-    py::gil_scoped_release release;
-    reader.read(places.data(), targets.data(), count, threads);
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    if (buffers[i] == nullptr) continue;
-    py::object text = decode_utf8(reader, places[i], buffers[i].get());
-    buffers[i].reset();
-    PyList_SET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i), text.release().ptr());
-  }
-  return texts;
+  return result;
 }
 
 py::list read_bytes(const StoreReader& reader, const Ids& documents, int threads) {
@@ -122,7 +201,9 @@ py::list read_bytes(const StoreReader& reader, const Ids& documents, int threads
   {
     // Safe: as in read_texts; a text of 0 bytes is not written to.
     py::gil_scoped_release release;
-    reader.read(places.data(), targets.data(), count, threads);
+    std::uint64_t bytes = 0;
+    for (const TextPlace& place : places) bytes += place.text_size;
+    for_each(count, bytes < kParallelBytes ? 1 : threads, [&](std::size_t i) { reader.read(places[i], targets[i]); });
   }
   return texts;
 }
@@ -146,6 +227,16 @@ py::array_t<std::int32_t> source_codes(const StoreReader& reader) {
   py::gil_scoped_release release;
   reader.source_codes(data);
   return codes;
+}
+
+py::array_t<double> time_decoding(const StoreReader& reader, const Ids& documents) {
+  std::vector<double> seconds;
+  {
+    // Safe: as in read_texts.
+    py::gil_scoped_release release;
+    seconds = reader.time_decoding(documents.data(), static_cast<std::size_t>(documents.size()));
+  }
+  return py::array_t<double>(static_cast<py::ssize_t>(seconds.size()), seconds.data());
 }
 
 py::dict info(const StoreReader& reader) {
@@ -191,6 +282,7 @@ void bind_reader(py::module_& module) {
       .def("read_texts", &read_texts, py::arg("documents"), py::arg("threads") = 0)
       .def("read_bytes", &read_bytes, py::arg("documents"), py::arg("threads") = 0)
       .def("read_metas", &read_metas, py::arg("documents"))
+      .def("time_decoding", &time_decoding, py::arg("documents"))
       .def("sources", [](const StoreReader& reader) { return reader.sources(); })
       .def("source_codes", &source_codes)
       .def("dictionary", [](const StoreReader& reader) { return py::bytes(reader.dictionary()); })

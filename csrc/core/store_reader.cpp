@@ -1,6 +1,7 @@
 #include "store_reader.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <new>
@@ -14,8 +15,6 @@ namespace tttnn {
 namespace {
 
 constexpr char kRemedy[] = ". Restore the file or rebuild it.";
-// A batch below this many bytes of text is decoded by its caller: waking a thread costs more than it saves.
-constexpr std::uint64_t kParallelBytes = 128u << 10;
 // Groups that verify() reads between two calls of its progress function.
 constexpr std::uint64_t kVerifyWave = 64;
 
@@ -167,14 +166,20 @@ void StoreReader::read(const TextPlace& where, void* text) const {
   }
 }
 
-void StoreReader::read(const TextPlace* places, void* const* texts, std::size_t count, int threads) const {
-  std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < count; ++i) bytes += places[i].text_size;
-  if (threads == 1 || bytes < kParallelBytes || count < 2) {
-    for (std::size_t i = 0; i < count; ++i) read(places[i], texts[i]);
-    return;
+std::vector<double> StoreReader::time_decoding(const std::int64_t* documents, std::size_t count) const {
+  std::vector<TextPlace> places(count);
+  locate(documents, count, places.data());
+  std::vector<char> text(static_cast<std::size_t>(footer_.largest_document) + 1);
+  std::vector<double> seconds;
+  seconds.reserve(count);
+  Scratch scratch;
+  for (const TextPlace& where : places) {
+    const unsigned char* frame = file_.view(where.offset, where.frame_size, scratch);
+    const auto begin = std::chrono::steady_clock::now();
+    decompressor_->decode(frame, where.frame_size, text.data(), static_cast<std::size_t>(where.text_size));
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
-  shared_pool().run(count, [&](std::size_t i) { read(places[i], texts[i]); }, threads);
+  return seconds;
 }
 
 GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::string& packed) const {

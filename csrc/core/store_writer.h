@@ -24,7 +24,7 @@ namespace tttnn {
 
 struct WriterOptions {
   int level = 6;
-  std::size_t dictionary_bytes = 65536;  // 0: none
+  std::size_t dictionary_bytes = 131072;  // 0: none
   int threads = 1;
   bool resume = false;
   std::uint64_t commit_bytes = 64ull << 20;

@@ -1,0 +1,140 @@
+"""The command line: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import tttnn
+from tttnn import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run the command in this process; return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["tttnn", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize("command", sorted(cli.app.commands))
+def test_help_shows_examples(command: str) -> None:
+    shown = CliRunner().invoke(cli.app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Examples:" in shown.output
+    assert f"tttnn {command}" in shown.output
+
+
+def test_every_setting_is_a_flag_with_its_default() -> None:
+    shown = " ".join(CliRunner().invoke(cli.app, ["eval", "--help"], terminal_width=110).output.split())
+    for cls, prefix in ((tttnn.AdaptConfig, ""), (tttnn.EvalConfig, ""), (tttnn.ScoreConfig, "score-")):
+        for field in fields(cls):
+            assert f"--{prefix}{field.name.replace('_', '-')} " in shown
+    assert f"[default: {tttnn.AdaptConfig().learning_rate}]" in shown
+
+
+def test_version_and_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = subprocess.run([sys.executable, "-m", "tttnn", "--version"], capture_output=True, text=True, check=True)
+    assert tttnn.__version__ in out.stdout
+
+
+def test_info_build(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "info", "--build", "--json") == 0
+    described = json.loads(capsys.readouterr().out)
+    assert {"version", "compiler", "simd", "cuda", "zstd", "torch", "python"} <= described.keys()
+    assert run(monkeypatch, "info", "--build") == 0
+    assert "compiler" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["info"], cli.USAGE, "DATASTORE or --build"),
+        (["info", "/no/such/datastore"], cli.USAGE, "/no/such/datastore"),
+        (["search", "/no/such/datastore", "query"], cli.USAGE, "/no/such/datastore"),
+        (["verify", "/no/such/datastore"], cli.USAGE, "/no/such/datastore"),
+        (["build", "/no/such/corpus", "out"], cli.USAGE, "/no/such/corpus"),
+        (["nonsense"], cli.USAGE, "nonsense"),
+        (["generate", "x", "y", "--num-neighbors", "many"], cli.USAGE, "many"),
+        (["generate", "x", "y", "--num-neighbors", "-3"], cli.USAGE, "num_neighbors must be between 0"),
+        (["generate", "x", "y", "--schedule", "cosine"], cli.USAGE, "cosine"),
+    ],
+)
+def test_wrong_use_is_exit_code_2_and_names_it(
+    arguments: list[str], code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *arguments) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def settings_of(arguments: list[str]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+
+    @cli.click.command()
+    @cli._config_file
+    @cli.settings_flags(tttnn.AdaptConfig, "adapt_flags")
+    @cli.settings_flags(tttnn.EvalConfig, "eval_flags")
+    def command(adapt_flags: dict[str, Any], eval_flags: dict[str, Any]) -> None:
+        """Collect."""
+        seen.update(adapt=tttnn.AdaptConfig(**adapt_flags), eval=tttnn.EvalConfig(**eval_flags))
+
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    return seen if result.exit_code == 0 else {"error": result.output}
+
+
+def test_flags_become_settings() -> None:
+    seen = settings_of(["--learning-rate", "3e-5", "--max-tokens", "none", "--curve", "0,3,9", "--deadline-ms", "250"])
+    assert seen["adapt"] == tttnn.AdaptConfig(learning_rate=3e-5, max_tokens=None, deadline_ms=250.0)
+    assert seen["eval"] == tttnn.EvalConfig(curve=(0, 3, 9))
+    assert settings_of([])["adapt"] == tttnn.AdaptConfig()
+    assert settings_of(["--max-neighbor-tokens", "none"])["adapt"].max_neighbor_tokens is None
+
+
+def test_a_toml_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('learning_rate = 3e-5\nschedule = "constant"\n[other]\nfoo = 1\n')
+    seen = settings_of(["--config", str(file), "--schedule", "inverse_sqrt"])
+    assert seen["adapt"] == tttnn.AdaptConfig(learning_rate=3e-5, schedule="inverse_sqrt")
+    file.write_text("learning_rate = = 3\n")
+    assert str(file) in settings_of(["--config", str(file)])["error"]
+
+
+def test_import_verify_info_export_round_trip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, store, out = (str(tmp_path / name) for name in ("corpus.jsonl", "texts.zst", "out.jsonl"))
+    rows = [{"text": f"document {i} Ünï", "meta": {"pile_set_name": "Github", "i": i}} for i in range(5)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    Path(corpus).write_text("\n".join([*lines[:2], "{bad", *lines[2:]]) + "\n")
+    rejects = tmp_path / "rejects.jsonl"
+    assert run(monkeypatch, "import", corpus, store, "--rejects", str(rejects), "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["documents"] == 5
+    assert json.loads(captured.out)["rejected"] == 1
+    assert "left out 3" in captured.err
+    assert json.loads(rejects.read_text())["where"] == 3
+    assert run(monkeypatch, "verify", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"ok": True, "documents": 5, "full": True}
+    assert run(monkeypatch, "info", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 5
+    assert run(monkeypatch, "export", store, out) == 0
+    assert [json.loads(line) for line in Path(out).read_text().splitlines()] == rows
+    data = Path(store).read_bytes()
+    codes = set()
+    for position in range(0, len(data), len(data) // 40):
+        Path(store).write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        code = run(monkeypatch, "verify", store)
+        codes.add(code)
+        assert (store in capsys.readouterr().err) == (code == cli.DAMAGED)
+    assert cli.DAMAGED in codes
+    assert codes <= {0, cli.DAMAGED}  # 0: a byte that nothing reads

@@ -1,0 +1,541 @@
+"""WeightArena: a model's weights re-homed in one block of memory, changed for one query, and put back bit for bit.
+
+Knows tensors, memory and where a model keeps its parameters. Does not know training: an optimizer asks the arena where
+weights lie and says which it has trained; nothing here computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import compress, repeat
+from operator import attrgetter, is_, setitem
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import _core
+from .errors import AdaptError, RestoreError
+
+_ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector of any kernel."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one trainable tensor lies: addresses, in bytes, and its size in elements.
+
+    ``pristine`` is read by the first step of a query and ``working`` written; they are equal where steps work in place.
+    """
+
+    name: str
+    pristine: int
+    working: int
+    size: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class _Captured:
+    """One tensor of the model: every name it goes by, and its bytes in the blocks."""
+
+    tensor: Tensor
+    names: tuple[str, ...]
+    kind: Literal["trainable", "buffer", "frozen"]
+    offset: int
+    nbytes: int
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+
+class _Memory:
+    """One block on the model's device: from the core on CPU, a torch tensor elsewhere (the core allocates no device
+    memory).
+    """
+
+    def __init__(self, nbytes: int, device: torch.device) -> None:
+        self.nbytes = nbytes
+        self.host = _core.Block(nbytes) if device.type == "cpu" else None
+        self.flat = torch.zeros(nbytes, dtype=torch.uint8, device=device) if self.host is None else None
+
+    def view(self, item: _Captured) -> Tensor:
+        """Return the item's tensor in this block; on CPU with a storage of its own, as a plain tensor has."""
+        size = item.nbytes // item.dtype.itemsize
+        if size == 0:
+            device = None if self.flat is None else self.flat.device
+            return torch.empty(item.shape, dtype=item.dtype, device=device)
+        if self.host is not None:
+            flat = torch.frombuffer(self.host, dtype=item.dtype, count=size, offset=item.offset)
+            return flat.as_strided(item.shape, item.stride)
+        assert self.flat is not None
+        flat = self.flat[item.offset : item.offset + item.nbytes].view(item.dtype)
+        return flat.as_strided(item.shape, item.stride, flat.storage_offset())
+
+    def copy_from(self, source: _Memory, items: Sequence[_Captured]) -> None:
+        if self.host is not None and source.host is not None:
+            _core.copy_spans(
+                self.host, source.host, [i.offset for i in items], [i.nbytes for i in items], torch.get_num_threads()
+            )
+            return
+        for item in items:
+            self.view(item).copy_(source.view(item))
+
+    def fingerprints(self, items: Sequence[_Captured]) -> list[int]:
+        """Return one 64-bit fingerprint per item."""
+        block = self.host
+        if block is None:
+            assert self.flat is not None
+            block = _core.Block(self.nbytes)
+            torch.frombuffer(block, dtype=torch.uint8, count=self.nbytes).copy_(self.flat)
+        return _core.fingerprint_spans(
+            block, [i.offset for i in items], [i.nbytes for i in items], torch.get_num_threads()
+        )
+
+
+def _run(calls: Iterable[Any]) -> None:
+    """Exhaust an iterator in one C-level pass: Python handles signals between bytecodes, so Ctrl-C cannot cut it."""
+    deque(calls, maxlen=0)
+
+
+class WeightArena:
+    """Hold a model's weights so that they can be changed for one query and put back exactly.
+
+    Parameters and buffers move into one aligned block, the *pristine* block; tied weights are stored once. Between
+    queries the model is what it was, only its memory has moved. A query is ``begin()``, optimizer steps, ``restore()``:
+
+    >>> arena = WeightArena(model)                       # doctest: +SKIP
+    >>> optimizer = build_optimizer(arena, AdaptConfig())
+    >>> arena.begin()
+    >>> try:
+    ...     loss(model).backward()
+    ...     optimizer.step(1e-4)
+    ... finally:
+    ...     arena.restore()
+
+    With ``restore="copy"`` trainable weights live in a second, *working* block at addresses that never change, and are
+    copied back from the pristine one. With ``"flip"`` the model uses the pristine block itself; the first step of a
+    query writes the working block and points the model there, and restoring points it back and copies no weight.
+    ``"auto"`` is ``"copy"``: flipping gains about 1 % of a query with one neighbor. Buffers are always copied back.
+
+    Inside a query, writes through ``.data`` are put back wherever the working block is in use: for all trainable
+    weights with ``"copy"``, after the first step with ``"flip"``. Between queries nobody but the arena may write the
+    weights: every way through torch is noticed by the next ``begin()``, ``.data`` writes by ``verify()``.
+
+    Not thread-safe: one query at a time, from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        trainable: Sequence[str] | None = None,
+        restore: Literal["auto", "copy", "flip"] = "auto",
+    ) -> None:
+        """Move the model's weights into the arena.
+
+        Args:
+            model: A model on one device, not quantised or sharded.
+            trainable: Patterns (``fnmatch``) of names of parameters to train; a tied parameter answers to each of its
+                names. None: those that require gradients, or all where none does.
+            restore: How weights are put back.
+
+        Raises:
+            AdaptError: The model cannot be held, or no parameter is trainable.
+        """
+        if restore not in ("auto", "copy", "flip"):
+            raise ValueError(f"restore must be one of auto, copy, flip, got {restore!r}")
+        _refuse_unfit(model)
+        self.restore_mode: Literal["copy", "flip"] = "flip" if restore == "flip" else "copy"
+        self._model = model
+        self._released = False
+        self._active = False
+        self._generation = 0
+        self._saved: tuple[list[bool], list[Tensor | None]] | None = None
+        self._closing: tuple[list[int], str | None] | None = None
+
+        self._slots = [
+            (slots, name, f"{path}.{name}" if path else name, tensor)
+            for path, module in model.named_modules()
+            for slots in (module._parameters, module._buffers)
+            for name, tensor in slots.items()
+            if tensor is not None
+        ]
+        # Columns of the slots, so that one C-level pass can read or write them all.
+        self._slot_dicts = [slots for slots, _, _, _ in self._slots]
+        self._slot_names = [name for _, name, _, _ in self._slots]
+        self._slot_tensors = [tensor for _, _, _, tensor in self._slots]
+        self._children: list[dict[str, nn.Module | None]] = [module._modules for module in model.modules()]
+        self._child_lists = list(map(tuple, map(dict.values, self._children)))
+        self._items = _lay_out(self._slots, trainable)
+        self._trainable = [item for item in self._items if item.kind == "trainable"]
+        self._parameters = [item.tensor for item in self._items if isinstance(item.tensor, nn.Parameter)]
+        self._trained_flags = [i.kind == "trainable" for i in self._items if isinstance(i.tensor, nn.Parameter)]
+        self._copied = [item for item in self._items if item.kind == "buffer"]
+        if self.restore_mode == "copy":
+            self._copied = self._trainable + self._copied
+        self._copied = [item for item in self._copied if item.nbytes > 0]
+
+        end = _aligned(max((item.offset + item.nbytes for item in self._items), default=0))
+        working_end = max((i.offset + i.nbytes for i in self._items if i.kind != "frozen"), default=0)
+        device = self._items[0].tensor.device
+        self._pristine = _Memory(end, device)
+        self._working = _Memory(_aligned(working_end), device)
+        self.nbytes = self._pristine.nbytes + self._working.nbytes
+        """Bytes of both blocks."""
+
+        self._tensors = [item.tensor for item in self._items]
+        self._working_views = [self._working.view(item) for item in self._trainable]
+        self._homes = self._move_in()
+        # What every tensor must look like until the arena itself changes it.
+        self._pointers = list(map(Tensor.data_ptr, self._homes))
+        self._versions = self._read_versions()
+        self._dtypes = [item.dtype for item in self._items]
+        self._shapes = [item.shape for item in self._items]
+        self._strides = [item.stride for item in self._items]
+        self._fingerprints = self._pristine.fingerprints(self._items)
+
+    def _move_in(self) -> list[Tensor]:
+        """Copy every tensor into the pristine block and point it at its home; return the homes."""
+        homes = []
+        for item in self._items:
+            pristine = self._pristine.view(item)
+            pristine.copy_(item.tensor.detach())
+            home = pristine
+            if item.kind == "buffer" or (item.kind == "trainable" and self.restore_mode == "copy"):
+                home = self._working.view(item)
+                home.copy_(pristine)
+            homes.append(home)
+            # One at a time, so that the memory it leaves is free before the next is copied.
+            item.tensor.data = home
+        return homes
+
+    def _read_versions(self) -> list[int]:
+        return list(map(attrgetter("_version"), self._tensors))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of everything captured, parameters and buffers; the first name of what is tied."""
+        return [item.names[0] for item in self._items]
+
+    @property
+    def trainable_names(self) -> list[str]:
+        """Names of the parameters that are trained, in the order of `parameters`."""
+        return [item.names[0] for item in self._trainable]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [item.tensor for item in self._trainable if isinstance(item.tensor, nn.Parameter)]
+
+    @property
+    def places(self) -> list[Place]:
+        """Where trainable weights lie, in the order of `parameters`; fixed for the arena's life."""
+        first = self._pristine if self.restore_mode == "flip" else self._working
+        return [
+            Place(i.names[0], first.view(i).data_ptr(), self._working.view(i).data_ptr(), i.tensor.numel(), i.dtype)
+            for i in self._trainable
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds both blocks."""
+        return self._items[0].tensor.device
+
+    @property
+    def active(self) -> bool:
+        """Whether a query is open."""
+        return self._active
+
+    @property
+    def generation(self) -> int:
+        """The number of queries begun; an optimizer sees by it that weights are fresh."""
+        return self._generation
+
+    def begin(self) -> None:
+        """Open a query: check the model, set aside gradients and ``requires_grad``, and let weights be trained.
+
+        Raises:
+            AdaptError: A query is open already, or the arena was released.
+            RestoreError: The model was changed since the last query; the message names the tensor.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        if self._active:
+            raise AdaptError("one query at a time: begin() was called while another query is open. Call restore().")
+        self.check()
+        saved = (
+            list(map(attrgetter("requires_grad"), self._parameters)),
+            list(map(attrgetter("grad"), self._parameters)),
+        )
+        # From here on restore() undoes everything, wherever an interrupt falls.
+        self._saved = saved
+        self._active = True
+        self._generation += 1
+        _run(map(setattr, self._parameters, repeat("grad"), repeat(None)))
+        if saved[0] != self._trained_flags:
+            _run(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
+
+    def point_at_working(self, mask: Sequence[bool] | None = None) -> None:
+        """Point trainable parameters at the working block, whose weights the caller has written.
+
+        Args:
+            mask: Which of `parameters`; None for all.
+        """
+        if self.restore_mode == "copy":
+            return
+        chosen: Iterable[bool] = repeat(True) if mask is None else mask
+        tensors = list(compress(map(attrgetter("tensor"), self._trainable), chosen))
+        chosen = repeat(True) if mask is None else mask
+        _run(map(setattr, tensors, repeat("data"), compress(self._working_views, chosen)))
+
+    def copy_to_working(self) -> None:
+        """Fill the working block from the pristine one and use it: for optimizers that work in place."""
+        if self.restore_mode == "flip":
+            self._working.copy_from(self._pristine, [item for item in self._trainable if item.nbytes > 0])
+            self.point_at_working()
+
+    def restore(self) -> None:
+        """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.
+
+        Does nothing when no query is open. Interrupted by Ctrl-C, it finishes first and then raises.
+
+        Raises:
+            RestoreError: Pristine weights were written inside the query (a parameter that is not trained, or before
+                the first step with ``"flip"``); the message names one.
+        """
+        if not self._active:
+            return
+        try:
+            self._put_back()
+        except KeyboardInterrupt:
+            self._put_back()
+            raise
+
+    def _put_back(self) -> None:
+        if not self._active:
+            return
+        if self._closing is None:
+            versions = self._read_versions()
+            # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
+            self._closing = versions, self._written_pristine(versions) if versions != self._versions else None
+        self._versions, written = self._closing  # restoring writes none: re-pointing and the core's copies do not count
+        _run(map(setattr, self._parameters, repeat("grad"), repeat(None)))
+        _run(map(setitem, self._slot_dicts, self._slot_names, self._slot_tensors))
+        _run(map(setattr, self._tensors, repeat("data"), self._homes))
+        if self._copied:
+            self._working.copy_from(self._pristine, self._copied)
+        if self._saved is not None:
+            flags, gradients = self._saved
+            _run(map(setattr, self._parameters, repeat("requires_grad"), flags))
+            _run(map(setattr, self._parameters, repeat("grad"), gradients))
+        self._saved = None
+        self._active = False
+        self._closing = None
+        if written is not None:
+            raise RestoreError(
+                f"{written} must not be written inside a query: it is not trained, or no step was taken yet. "
+                "Load the model again and make a new WeightArena."
+            )
+
+    def _written_pristine(self, versions: list[int]) -> str | None:
+        """Name a tensor whose pristine bytes were written through torch during the query."""
+        for item, home, before, now in zip(self._items, self._homes, self._versions, versions, strict=True):
+            at_home = item.tensor.data_ptr() == home.data_ptr()
+            if now != before and at_home and item not in self._copied and item.nbytes > 0:
+                return item.names[0]
+        return None
+
+    def check(self) -> None:
+        """Compare every captured tensor with what the arena left: identity, address, version, shape and dtype.
+
+        Inside a query only identity, shape and dtype are compared: training moves and writes weights.
+
+        Raises:
+            RestoreError: Something differs; the message names the parameter or buffer.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        self._compare("dtype", attrgetter("dtype"), self._dtypes)
+        self._compare("shape", attrgetter("shape"), self._shapes)
+        self._compare("strides", Tensor.stride, self._strides)
+        if not self._active:
+            self._compare("address", Tensor.data_ptr, self._pointers)
+            self._compare("version", attrgetter("_version"), self._versions)
+        if not all(map(is_, map(dict.get, self._slot_dicts, self._slot_names), self._slot_tensors)):
+            for owner, name, path, tensor in self._slots:
+                if owner.get(name) is not tensor:
+                    found = "is gone" if owner.get(name) is None else "is another tensor now"
+                    raise self._moved(path, found + " (replaced or re-tied)")
+        if list(map(tuple, map(dict.values, self._children))) != self._child_lists:
+            raise self._moved(type(self._model).__name__, "has other submodules now")
+
+    def _compare(self, what: str, look: Callable[[Tensor], Any], expected: list[Any]) -> None:
+        found = list(map(look, self._tensors))
+        if found == expected:
+            return
+        for item, now, before in zip(self._items, found, expected, strict=True):
+            if now != before:
+                raise self._moved(item.names[0], f"has {what} {now}, expected {before}")
+
+    @staticmethod
+    def _moved(name: str, found: str) -> RestoreError:
+        return RestoreError(
+            f"{name} must stay as the arena left it, but it {found}: the model was loaded into, moved, converted or "
+            "re-tied between queries. Call release() first, then make a new WeightArena."
+        )
+
+    def verify(self) -> None:
+        """Prove the pristine block unchanged since capture, and between queries the working block equal to it.
+
+        Raises:
+            RestoreError: A tensor's bytes differ; the message names it.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        self._require_same("pristine", self._pristine.fingerprints(self._items), self._items, self._fingerprints)
+        if not self._active and self._copied:
+            expected = [f for item, f in zip(self._items, self._fingerprints, strict=True) if item in self._copied]
+            items = [item for item in self._items if item in self._copied]
+            self._require_same("restored", self._working.fingerprints(items), items, expected)
+
+    @staticmethod
+    def _require_same(what: str, found: list[int], items: list[_Captured], expected: list[int]) -> None:
+        for item, now, before in zip(items, found, expected, strict=True):
+            if now != before:
+                raise RestoreError(
+                    f"{item.names[0]}: {what} weights must keep fingerprint {before:016x}, found {now:016x}: something "
+                    "wrote them behind torch's back. Load the model again and make a new WeightArena."
+                )
+
+    def digest(self) -> str:
+        """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits."""
+        result = hashlib.sha256()
+        for item, fingerprint in zip(self._items, self._pristine.fingerprints(self._items), strict=True):
+            result.update(f"{item.names[0]} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
+        return result.hexdigest()
+
+    def release(self) -> None:
+        """Give the model back memory of its own, with restored weights; the arena cannot be used again.
+
+        What was moved or replaced since the last query is left as it is.
+        """
+        if self._released:
+            return
+        self.restore()
+        for item, home in zip(self._items, self._homes, strict=True):
+            if item.tensor.data_ptr() == home.data_ptr() and item.tensor.dtype == home.dtype:
+                item.tensor.data = home.clone(memory_format=torch.preserve_format)
+        self._released = True
+        self._homes = []
+        self._working_views = []
+
+
+def _refuse_unfit(model: nn.Module) -> None:
+    """Raise AdaptError for a model whose weights are not plain tensors on one device."""
+    device_map = getattr(model, "hf_device_map", None) or {}
+    if len(set(map(str, device_map.values()))) > 1:
+        raise AdaptError(
+            f"model must be on one device, got device_map over {', '.join(sorted(set(map(str, device_map.values()))))}."
+        )
+    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
+        raise AdaptError("model must not be quantised: its weights cannot be trained. Load it in float32 or bfloat16.")
+    for path, module in model.named_modules():
+        if any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in type(module).__mro__):
+            raise AdaptError(f"model must not be sharded, but {path or 'it'} is {type(module).__name__}.")
+    devices: dict[torch.device, str] = {}
+    named = [(name, tensor, nn.Parameter) for name, tensor in model.named_parameters()]
+    for name, tensor, kind in [*named, *((name, tensor, Tensor) for name, tensor in model.named_buffers())]:
+        if tensor.is_meta:
+            raise AdaptError(f"{name} must hold numbers, but it is on the meta device. Load the weights first.")
+        if type(tensor) is not kind or type(tensor.data) is not Tensor:
+            raise AdaptError(
+                f"{name} must be a plain tensor, got {type(tensor).__name__}: quantised and sharded models cannot be "
+                "adapted. Load it in float32 or bfloat16 on one device."
+            )
+        if tensor.layout is not torch.strided:
+            raise AdaptError(f"{name} must be dense, got layout {tensor.layout}.")
+        if tensor.is_inference():
+            raise AdaptError(f"{name} must be an ordinary tensor, but it was made under torch.inference_mode().")
+        devices.setdefault(tensor.device, name)
+    if not named:
+        raise AdaptError(f"model must have parameters, got {type(model).__name__} without any.")
+    if len(devices) > 1:
+        where = ", ".join(f"{name} on {device}" for device, name in devices.items())
+        raise AdaptError(f"model must be on one device, got {where}.")
+
+
+def _lay_out(
+    slots: Sequence[tuple[dict[str, Any], str, str, Tensor]], patterns: Sequence[str] | None
+) -> list[_Captured]:
+    """Give every tensor its place: trainable first, then buffers, then frozen, each on its own cache line."""
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, Tensor] = {}
+    for _, _, path, tensor in slots:
+        names.setdefault(id(tensor), []).append(path)
+        tensors[id(tensor)] = tensor
+    chosen = _choose(names, tensors, patterns)
+    memory: dict[int, str] = {}
+    order = {"trainable": 0, "buffer": 1, "frozen": 2}
+    kinds: dict[int, Literal["trainable", "buffer", "frozen"]] = {
+        key: "trainable" if key in chosen else "frozen" if isinstance(tensor, nn.Parameter) else "buffer"
+        for key, tensor in tensors.items()
+    }
+    items = []
+    offset = 0
+    for key in sorted(tensors, key=lambda key: order[kinds[key]]):
+        tensor = tensors[key]
+        if isinstance(tensor, nn.Parameter) and tensor.numel() > 0:
+            other = memory.setdefault(tensor.data_ptr(), names[key][0])
+            if other != names[key][0]:
+                raise AdaptError(
+                    f"{names[key][0]} must have memory of its own or be tied to {other} as one parameter, but it "
+                    "shares its memory as another one."
+                )
+        nbytes = tensor.numel() * tensor.element_size()
+        items.append(
+            _Captured(
+                tensor=tensor,
+                names=tuple(names[key]),
+                kind=kinds[key],
+                offset=offset,
+                nbytes=nbytes,
+                dtype=tensor.dtype,
+                shape=tensor.shape,
+                stride=_dense_stride(tensor),
+            )
+        )
+        offset = _aligned(offset + nbytes)
+    return items
+
+
+def _choose(names: dict[int, list[str]], tensors: dict[int, Tensor], patterns: Sequence[str] | None) -> set[int]:
+    """Return the ids of parameters to train."""
+    parameters = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
+    floating = {key for key, tensor in parameters.items() if tensor.is_floating_point()}
+    if patterns is None:
+        return {key for key in floating if parameters[key].requires_grad} or floating
+    if isinstance(patterns, str):
+        raise ValueError(f"trainable must be a sequence of patterns, got the text {patterns!r}")
+    chosen: set[int] = set()
+    for pattern in patterns:
+        matching = {key for key in floating if any(fnmatchcase(name, pattern) for name in names[key])}
+        if not matching:
+            raise AdaptError(f"trainable must match names of parameters, but {pattern!r} matches none.")
+        chosen |= matching
+    if not chosen:
+        raise AdaptError("trainable must name at least one parameter, got no pattern.")
+    return chosen
+
+
+def _dense_stride(tensor: Tensor) -> tuple[int, ...]:
+    """Return the tensor's own strides where it fills its memory without gaps, else those of a contiguous one."""
+    return torch.empty_like(tensor, memory_format=torch.preserve_format, device="meta").stride()
+
+
+def _aligned(nbytes: int) -> int:
+    return (nbytes + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT
