@@ -147,7 +147,8 @@ class TextStore(Sequence[Document]):
         if isinstance(index, slice):
             return self.read_many(range(*index.indices(self._length)))
         document = self._position(index)
-        return Document(self._reader.read_text(document), self._metas(np.array([document]))[0])
+        reader = self._reader
+        return Document(reader.read_text(document), self._meta(document, reader.read_meta(document)))
 
     def __iter__(self) -> Iterator[Document]:
         for begin in range(0, self._length, _WALK_DOCUMENTS):

@@ -281,6 +281,18 @@ void bind_reader(py::module_& module) {
       .def("read_text", &read_text, py::arg("document"))
       .def("read_texts", &read_texts, py::arg("documents"), py::arg("threads") = 0)
       .def("read_bytes", &read_bytes, py::arg("documents"), py::arg("threads") = 0)
+      .def(
+          "read_meta",
+          [](const StoreReader& reader, std::uint64_t document) {
+            std::string meta;
+            {
+              // Safe: no Python object is touched.
+              py::gil_scoped_release release;
+              meta = reader.meta(document);
+            }
+            return py::bytes(meta);
+          },
+          py::arg("document"))
       .def("read_metas", &read_metas, py::arg("documents"))
       .def("time_decoding", &time_decoding, py::arg("documents"))
       .def("sources", [](const StoreReader& reader) { return reader.sources(); })
