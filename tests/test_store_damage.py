@@ -12,7 +12,7 @@ import pytest
 
 from tttnn.config import StoreConfig
 from tttnn.errors import StoreCorruptError, StoreVersionError
-from tttnn.store import Document, TextStore, TextStoreWriter, write_store
+from tttnn.store import Document, TextStore, TextStoreWriter, repair_store, write_store
 
 GOLDEN = Path(__file__).parent / "data" / "store-1.0.zst"
 GOLDEN_ID = "cdfcc3ba76ac9a06b7020f453904e313"
@@ -252,3 +252,87 @@ def test_a_torn_tail_resumes_to_the_same_file(
                 writer.append(document.text, document.meta)
         assert path.read_bytes() == whole
     assert resumed > 10
+
+
+@pytest.fixture
+def plenty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Document]]:
+    monkeypatch.setattr("tttnn.store._COMMIT_BYTES", 20_000)
+    rng = random.Random(4)
+    documents = [
+        Document(f"{i} {rng.getrandbits(rng.choice([50, 5000]))}", {"pile_set_name": f"s{i // 100}", "i": i})
+        for i in range(1000)
+    ]
+    write_store(tmp_path / "a", documents, config=StoreConfig(dictionary_bytes=2048))
+    return tmp_path / "a", documents
+
+
+def test_repair_of_tables_gives_the_file_as_it_was(
+    plenty: tuple[Path, list[Document]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # commit records where a repair writes them
+    path, documents = plenty
+    write_store(path, documents, config=StoreConfig(dictionary_bytes=2048))
+    whole = path.read_bytes()
+    monitored: list[tuple[str, int, int | None]] = []
+    for cut in (0, 1, 160, 4000, 9000):
+        (tmp_path / "b").write_bytes(whole[: len(whole) - cut])
+        report = repair_store(tmp_path / "b", tmp_path / "c", progress=lambda *event: monitored.append(event))
+        assert (report.lost_texts, report.lost_metas) == ([], [])
+        assert report.header_intact
+        assert (tmp_path / "c").read_bytes() == whole
+    assert monitored[-1][0] == "repair"
+
+
+def test_repair_lists_what_is_lost(plenty: tuple[Path, list[Document]], tmp_path: Path) -> None:
+    path, documents = plenty
+    whole = path.read_bytes()
+    rng = random.Random(6)
+    lost = metas = unreadable = 0
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 5])):
+            at = rng.randrange(len(damaged))
+            damaged[at : at + rng.choice([1, 1, 3000])] = b"\xaa" * min(rng.choice([1, 1, 3000]), len(damaged) - at)
+        (tmp_path / "b").write_bytes(damaged)
+        try:
+            report = repair_store(tmp_path / "b", tmp_path / "c")
+        except (StoreCorruptError, StoreVersionError):
+            unreadable += 1  # the dictionary or the version
+            continue
+        with TextStore.open(tmp_path / "c") as store:
+            store.verify()
+            assert len(store) <= len(documents)
+            assert len(store) == len(documents) or not report.tail_known or len(damaged) != len(whole)
+            for i, document in enumerate(store):
+                if i in report.lost_texts:
+                    assert document == Document("", {"lost": True})
+                elif i in report.lost_metas:
+                    assert document.text == documents[i].text
+                else:
+                    assert document == documents[i]
+        lost += len(report.lost_texts)
+        metas += len(report.lost_metas)
+    assert 0 < lost < 6000
+    assert metas > 0
+    assert unreadable < 10
+
+
+def test_repair_of_a_partial_file(plenty: tuple[Path, list[Document]], tmp_path: Path) -> None:
+    _, documents = plenty
+    with TextStoreWriter(tmp_path / "b", config=StoreConfig(dictionary_bytes=2048)) as writer:
+        for document in documents:
+            writer.append(document.text, document.meta)
+        writer.close()
+    report = repair_store(tmp_path / "b.partial", tmp_path / "c")
+    store = TextStore.open(tmp_path / "c")
+    assert 500 < len(store) == report.summary.documents
+    assert list(store) == documents[: len(store)]
+
+
+def test_repair_refuses_what_it_cannot_do(plenty: tuple[Path, list[Document]], tmp_path: Path) -> None:
+    path, _ = plenty
+    with pytest.raises(ValueError, match="target must be another file"):
+        repair_store(path, path)
+    (tmp_path / "b").write_bytes(b"no store " * 100)
+    with pytest.raises(StoreCorruptError, match="nothing to repair"):
+        repair_store(tmp_path / "b", tmp_path / "c")
