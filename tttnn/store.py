@@ -37,6 +37,7 @@ __all__ = [
     "FolderCorpus",
     "JsonlCorpus",
     "Rejected",
+    "RepairReport",
     "StoreSummary",
     "TextStore",
     "TextStoreWriter",
@@ -44,6 +45,7 @@ __all__ = [
     "iter_corpus",
     "iter_folder",
     "iter_jsonl",
+    "repair_store",
     "text_digest",
     "write_store",
 ]
@@ -147,7 +149,8 @@ class TextStore(Sequence[Document]):
         if isinstance(index, slice):
             return self.read_many(range(*index.indices(self._length)))
         document = self._position(index)
-        return Document(self._reader.read_text(document), self._metas(np.array([document]))[0])
+        reader = self._reader
+        return Document(reader.read_text(document), self._meta(document, reader.read_meta(document)))
 
     def __iter__(self) -> Iterator[Document]:
         for begin in range(0, self._length, _WALK_DOCUMENTS):
@@ -410,6 +413,42 @@ def write_store(
         if progress is not None:
             progress("import", done, done)
         return writer.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What `repair_store` kept and what it could not."""
+
+    summary: StoreSummary
+    lost_texts: list[int]
+    """Ids of documents that are empty texts now, with the metadata ``{"lost": true}``."""
+    lost_metas: list[int]
+    """Ids of documents whose text was kept, but not their metadata or source."""
+    header_intact: bool
+    tail_known: bool
+    """Whether the file still says how many documents it held; otherwise more may be lost at its end."""
+
+
+def repair_store(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress | None = None
+) -> RepairReport:
+    """Rebuild a store from what is intact in a damaged one, or in the partial file of a writer.
+
+    Document ids stay what they were. Where nothing but tables was damaged, the new file is the old one as it was.
+
+    Args:
+        path: The damaged file; it is not changed.
+        target: The file to write; another one.
+        progress: Called as ``progress("repair", done, total)`` in bytes.
+
+    Raises:
+        StoreCorruptError: Nothing can be rebuilt.
+    """
+    if os.path.exists(target) and os.path.samefile(path, target):
+        raise ValueError(f"target must be another file than {os.fspath(path)}")
+    report = None if progress is None else lambda done, total: progress("repair", done, total)
+    result = _core.repair_store(os.fspath(path), os.fspath(target), len(os.sched_getaffinity(0)), report)
+    return RepairReport(StoreSummary(**result.pop("summary")), **result)
 
 
 def export_jsonl(

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <store_reader.h>
+#include <store_repair.h>
 #include <store_writer.h>
 
 #include <memory>
@@ -256,17 +257,46 @@ py::dict info(const StoreReader& reader) {
   return result;
 }
 
+// `progress` must outlive what is returned; it is called with the GIL taken back.
+tttnn::StoreProgress report_to(const py::object& progress) {
+  if (progress.is_none()) return {};
+  return [&progress](std::uint64_t done, std::uint64_t total) {
+    py::gil_scoped_acquire acquire;
+    progress(done, total);
+  };
+}
+
 void verify(const StoreReader& reader, bool full, const py::object& progress) {
-  tttnn::StoreProgress report;
-  if (!progress.is_none()) {
-    report = [&progress](std::uint64_t done, std::uint64_t total) {
-      py::gil_scoped_acquire acquire;
-      progress(done, total);
-    };
-  }
-  // Safe: progress is kept alive by the caller and called with the GIL taken back.
+  const tttnn::StoreProgress report = report_to(progress);
+  // Safe: no Python object is touched but in `report`.
   py::gil_scoped_release release;
   reader.verify(full, report);
+}
+
+py::dict summary_of(const tttnn::StoreSummary& summary) {
+  py::dict result;
+  result["documents"] = summary.documents;
+  result["text_bytes"] = summary.text_bytes;
+  result["file_bytes"] = summary.file_bytes;
+  result["store_id"] = tttnn::hex(summary.store_id);
+  return result;
+}
+
+py::dict repair(const std::string& path, const std::string& target, int threads, const py::object& progress) {
+  const tttnn::StoreProgress report = report_to(progress);
+  tttnn::RepairReport repaired;
+  {
+    // Safe: no Python object is touched but in `report`.
+    py::gil_scoped_release release;
+    repaired = tttnn::repair_store(path, target, threads, report);
+  }
+  py::dict result;
+  result["summary"] = summary_of(repaired.written);
+  result["lost_texts"] = repaired.lost_texts;
+  result["lost_metas"] = repaired.lost_metas;
+  result["header_intact"] = repaired.header_intact;
+  result["tail_known"] = repaired.tail_known;
+  return result;
 }
 
 void bind_reader(py::module_& module) {
@@ -281,6 +311,18 @@ void bind_reader(py::module_& module) {
       .def("read_text", &read_text, py::arg("document"))
       .def("read_texts", &read_texts, py::arg("documents"), py::arg("threads") = 0)
       .def("read_bytes", &read_bytes, py::arg("documents"), py::arg("threads") = 0)
+      .def(
+          "read_meta",
+          [](const StoreReader& reader, std::uint64_t document) {
+            std::string meta;
+            {
+              // Safe: no Python object is touched.
+              py::gil_scoped_release release;
+              meta = reader.meta(document);
+            }
+            return py::bytes(meta);
+          },
+          py::arg("document"))
       .def("read_metas", &read_metas, py::arg("documents"))
       .def("time_decoding", &time_decoding, py::arg("documents"))
       .def("sources", [](const StoreReader& reader) { return reader.sources(); })
@@ -334,12 +376,7 @@ void bind_writer(py::module_& module) {
                py::gil_scoped_release release;
                summary = writer.finish();
              }
-             py::dict result;
-             result["documents"] = summary.documents;
-             result["text_bytes"] = summary.text_bytes;
-             result["file_bytes"] = summary.file_bytes;
-             result["store_id"] = tttnn::hex(summary.store_id);
-             return result;
+             return summary_of(summary);
            })
       // Safe to release: no Python object is touched.
       .def("abandon", &StoreWriter::abandon, py::call_guard<py::gil_scoped_release>())
@@ -364,4 +401,6 @@ void bind_store(py::module_& module) {
         return py::bytes(dictionary);
       },
       py::arg("texts"), py::arg("dictionary_bytes"), py::arg("level"));
+  module.def("repair_store", &repair, py::arg("path"), py::arg("target"), py::arg("threads"),
+             py::arg("progress") = py::none());
 }

@@ -182,7 +182,8 @@ std::vector<double> StoreReader::time_decoding(const std::int64_t* documents, st
   return seconds;
 }
 
-GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::string& packed) const {
+// The group record and its metadata, unpacked into `packed`; `end` receives the first byte after the record.
+GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::string& packed, std::uint64_t* end) const {
   const IndexPage table = page(number / kPageGroups, index_scratch_of_thread());
   const std::uint64_t first = number * kGroupDocuments;
   const std::size_t count =
@@ -203,6 +204,7 @@ GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::stri
       throw FormatFault{"describes other documents"};
     }
     packed.clear();
+    if (end != nullptr) *end = offset + size;
     if (record.meta_raw_size > 0) {
       const unsigned char* frame = reinterpret_cast<const unsigned char*>(record.meta_frame.data());
       if (Decompressor::content_size(frame, record.meta_frame.size(), record.meta_raw_size) != record.meta_raw_size) {
@@ -251,24 +253,26 @@ std::vector<std::string> StoreReader::metas(const std::int64_t* documents, std::
   return result;
 }
 
-void StoreReader::source_codes(std::int32_t* codes) const {
-  for (std::uint64_t number = 0; number < footer_.index_pages; ++number) {
-    const IndexPage table = page(number, index_scratch_of_thread());
-    const std::uint64_t first = number * kPageDocuments;
-    const std::size_t count =
-        static_cast<std::size_t>(std::min<std::uint64_t>(kPageDocuments, footer_.documents - first));
-    for (std::size_t slot = 0; slot < count; ++slot) {
-      const std::uint16_t code = table.source(slot);
-      if (code != kNoSource && code >= sources_.size()) {
-        corrupt("document " + std::to_string(first + slot) + " has source " + std::to_string(code) +
-                ", expected below " + std::to_string(sources_.size()));
-      }
-      codes[first + slot] = code == kNoSource ? -1 : static_cast<std::int32_t>(code);
+void StoreReader::check_sources(std::uint64_t number, std::int32_t* codes) const {
+  const IndexPage table = page(number, index_scratch_of_thread());
+  const std::uint64_t first = number * kPageDocuments;
+  const std::size_t count =
+      static_cast<std::size_t>(std::min<std::uint64_t>(kPageDocuments, footer_.documents - first));
+  for (std::size_t slot = 0; slot < count; ++slot) {
+    const std::uint16_t code = table.source(slot);
+    if (code != kNoSource && code >= sources_.size()) {
+      corrupt("document " + std::to_string(first + slot) + " has source " + std::to_string(code) + ", expected below " +
+              std::to_string(sources_.size()));
     }
+    if (codes != nullptr) codes[first + slot] = code == kNoSource ? -1 : static_cast<std::int32_t>(code);
   }
 }
 
-void StoreReader::read_group(std::uint64_t number, std::vector<ContentDigest>& states) const {
+void StoreReader::source_codes(std::int32_t* codes) const {
+  for (std::uint64_t number = 0; number < footer_.index_pages; ++number) check_sources(number, codes);
+}
+
+void StoreReader::verify_group(std::uint64_t number, const std::vector<ContentDigest>& states) const {
   Scratch scratch;
   std::string packed;
   const GroupRecord record = group(number, scratch, packed);
@@ -299,10 +303,74 @@ void StoreReader::read_group(std::uint64_t number, std::vector<ContentDigest>& s
   }
 }
 
+// A commit record must stand at `offset`; returns its end.
+std::uint64_t StoreReader::verify_commit(std::uint64_t offset, std::uint64_t documents, const ContentDigest& state,
+                                         CommitRecord& last_commit) const {
+  Scratch scratch;
+  try {
+    const std::size_t left = static_cast<std::size_t>(
+        std::min<std::uint64_t>(footer_.data_end - std::min(offset, footer_.data_end), 1u << 30));
+    if (left < kCommitFixedBytes) throw FormatFault{"there is no commit record"};
+    const std::size_t size = commit_record_size(file_.view(offset, 16, scratch));
+    if (size > left) throw FormatFault{"commit record reaches beyond the documents"};
+    const CommitRecord commit = decode_commit(file_.view(offset, size, scratch), size);
+    if (commit.offset != offset || commit.previous != last_commit.offset || commit.documents != documents ||
+        commit.digest != state) {
+      throw FormatFault{"commit record does not continue what is before it"};
+    }
+    last_commit = commit;
+    return offset + size;
+  } catch (const FormatFault& fault) {
+    corrupt("at byte " + std::to_string(offset) + ", after document " + std::to_string(documents) + ": " + fault.what);
+  }
+}
+
+// Groups and commit records follow one another without gaps; collects the groups' digests.
+void StoreReader::verify_layout(std::uint64_t begin, std::uint64_t end, std::vector<ContentDigest>& states,
+                                CommitRecord& last_commit, std::uint64_t& cursor) const {
+  Scratch scratch;
+  std::string packed;
+  for (std::uint64_t number = begin; number < end; ++number) {
+    std::uint64_t next = 0;
+    const GroupRecord record = group(number, scratch, packed, &next);
+    const ContentDigest state = number == 0 ? ContentDigest() : states[static_cast<std::size_t>(number) - 1];
+    if (record.base != cursor) cursor = verify_commit(cursor, record.first_document, state, last_commit);
+    if (record.base != cursor) {
+      corrupt("group of documents from " + std::to_string(record.first_document) + " begins at byte " +
+              std::to_string(record.base) + ", expected " + std::to_string(cursor));
+    }
+    states[static_cast<std::size_t>(number)] = record.digest;
+    cursor = next;
+  }
+}
+
+// Bytes that no read needs, but that make the file a legal zstd stream.
+void StoreReader::verify_filling() const {
+  Scratch scratch;
+  const auto expect = [&](std::uint64_t offset, const std::vector<unsigned char>& bytes, const char* name) {
+    if (!std::equal(bytes.begin(), bytes.end(), file_.view(offset, bytes.size(), scratch))) {
+      corrupt(std::string(name) + " at byte " + std::to_string(offset) + " is not what it must be");
+    }
+  };
+  if (header_.dictionary_size > 0) {
+    expect(kHeaderBytes, encode_frame_head("DICT", header_.dictionary_size), "the dictionary's frame");
+  }
+  const std::uint64_t padding_end = footer_.index_offset - 16;
+  if (footer_.index_offset < footer_.data_end + 16 || padding_end - footer_.data_end > 2 * kPageBytes ||
+      (padding_end != footer_.data_end && padding_end - footer_.data_end < 16)) {
+    corrupt("index at byte " + std::to_string(footer_.index_offset) +
+            " does not follow the documents, which end at byte " + std::to_string(footer_.data_end));
+  }
+  if (padding_end != footer_.data_end) {
+    expect(footer_.data_end, encode_padding(static_cast<std::size_t>(padding_end - footer_.data_end)), "padding");
+  }
+  expect(padding_end, encode_frame_head("INDX", footer_.index_pages * kPageBytes), "the index's frame");
+}
+
 void StoreReader::verify(bool full, const StoreProgress& progress) const {
-  std::vector<std::int32_t> codes(static_cast<std::size_t>(footer_.documents));
-  source_codes(codes.data());
+  for (std::uint64_t number = 0; number < footer_.index_pages; ++number) check_sources(number, nullptr);
   for (std::uint64_t document = 0; document < footer_.documents; document += kGroupDocuments) place(document);
+  verify_filling();
   if (!full) {
     if (progress) progress(footer_.documents, footer_.documents);
     return;
@@ -311,18 +379,23 @@ void StoreReader::verify(bool full, const StoreProgress& progress) const {
   // The digest is a chain: each group's record holds the state after it, so groups are checked independently and the
   // last state must be the store id.
   std::vector<ContentDigest> states(static_cast<std::size_t>(groups));
-  Scratch scratch;
-  std::string packed;
+  CommitRecord last_commit;
+  std::uint64_t cursor = footer_.data_begin;
   for (std::uint64_t begin = 0; begin < groups; begin += kVerifyWave) {
     const std::uint64_t end = std::min(groups, begin + kVerifyWave);
-    for (std::uint64_t number = begin; number < end; ++number) {
-      states[static_cast<std::size_t>(number)] = group(number, scratch, packed).digest;
-    }
-    shared_pool().run(static_cast<std::size_t>(end - begin), [&](std::size_t i) { read_group(begin + i, states); });
+    verify_layout(begin, end, states, last_commit, cursor);
+    shared_pool().run(static_cast<std::size_t>(end - begin), [&](std::size_t i) { verify_group(begin + i, states); });
     if (progress) progress(std::min(footer_.documents, end * kGroupDocuments), footer_.documents);
   }
-  if (groups > 0 && states.back() != footer_.store_id) {
-    corrupt("store id " + hex(footer_.store_id) + " found, expected " + hex(states.back()) + " from its documents");
+  const ContentDigest state = groups > 0 ? states.back() : ContentDigest();
+  if (state != footer_.store_id) {
+    corrupt("store id " + hex(footer_.store_id) + " found, expected " + hex(state) + " from its documents");
+  }
+  cursor = verify_commit(cursor, footer_.documents, state, last_commit);
+  if (cursor != footer_.data_end || last_commit.text_bytes != footer_.text_bytes ||
+      last_commit.meta_bytes != footer_.meta_bytes || last_commit.largest_document != footer_.largest_document ||
+      last_commit.ascii_documents != footer_.ascii_documents) {
+    corrupt("footer and last commit record disagree");
   }
 }
 

@@ -80,9 +80,15 @@ class StoreReader {
   IndexPage page(std::uint64_t number, Scratch& scratch) const;
   Place place(std::uint64_t document) const;
   std::uint64_t group_base(const IndexPage& page, std::uint64_t group) const;
-  // The group record and, unless it has none, its metadata in `packed`.
-  GroupRecord group(std::uint64_t number, Scratch& scratch, std::string& packed) const;
-  void read_group(std::uint64_t number, std::vector<ContentDigest>& states) const;
+  GroupRecord group(std::uint64_t number, Scratch& scratch, std::string& packed, std::uint64_t* end = nullptr) const;
+  // Sources of one index page, into the column of all documents unless that is null.
+  void check_sources(std::uint64_t number, std::int32_t* codes) const;
+  void verify_group(std::uint64_t number, const std::vector<ContentDigest>& states) const;
+  void verify_layout(std::uint64_t begin, std::uint64_t end, std::vector<ContentDigest>& states,
+                     CommitRecord& last_commit, std::uint64_t& cursor) const;
+  std::uint64_t verify_commit(std::uint64_t offset, std::uint64_t documents, const ContentDigest& state,
+                              CommitRecord& last_commit) const;
+  void verify_filling() const;
   void measure(TextPlace& place) const;
 
   MappedFile file_;
