@@ -101,7 +101,7 @@ class AdaptedModel:
         self._open = True
 
     @property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> Any:
         """The adapted model itself."""
         self._check_open()
         return self._trainer.model
@@ -538,7 +538,7 @@ class _ModelState:
         self._modes = [(module, module.training) for module in model.modules()]
         self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         self._cpu_rng = torch.random.get_rng_state()
-        self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
         for parameter, _, _ in self._parameters:
             parameter.grad = None
 

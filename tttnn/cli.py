@@ -59,7 +59,7 @@ _Command = Callable[..., Any]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _OrNone(click.ParamType):
+class _OrNone(click.ParamType):  # type: ignore[type-arg]
     """A number, or the word none."""
 
     def __init__(self, kind: type) -> None:
@@ -75,7 +75,7 @@ class _OrNone(click.ParamType):
             self.fail(f"{value!r} is neither a {self.name} nor none", param, ctx)
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
     """Whole numbers with commas between."""
 
     name = "integers"
