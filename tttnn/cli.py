@@ -374,6 +374,29 @@ def import_(
 @click.argument("store", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out", type=click.Path(dir_okay=False))
 @_json
+def repair(store: str, out: str, as_json: bool) -> None:
+    """Rebuild a damaged text store into OUT from what is intact, and list what was lost.
+
+    Document ids stay what they were. Exit code 3 when something was lost.
+
+    \b
+    Examples:
+      tttnn repair pile-00/segments/000/texts.zst repaired.zst
+      tttnn repair texts.zst.partial texts.zst
+    """
+    from .store import repair_store
+
+    with Bars() as bars:
+        report = repair_store(store, out, progress=bars)
+    _show(dataclasses.asdict(report), as_json)
+    if report.lost_texts or report.lost_metas or not report.tail_known:
+        raise SystemExit(DAMAGED)
+
+
+@app.command()
+@click.argument("store", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@_json
 def export(store: str, out: str, as_json: bool) -> None:
     """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
 
