@@ -589,6 +589,40 @@ def generate(
     bars.tell(_stages(report.seconds))
 
 
+@app.command()
+@click.argument("report", type=click.Path(exists=True, dir_okay=False))
+@click.argument("datastore", type=click.Path())
+@_model
+@_threads
+@_cache
+@_json
+def replay(report: str, datastore: str, model: str, threads: int | None, cache_dir: str | None, as_json: bool) -> None:
+    """Repeat the adaptation that REPORT describes, and compare every loss.
+
+    REPORT is what generate --json printed, or its "report". Exit code 1 when a loss differs.
+
+    \b
+    Examples:
+      tttnn generate pile-00 "def quicksort(" --json > report.json
+      tttnn replay report.json pile-00
+    """
+    from .datastore import Datastore
+
+    _quiet_transformers()
+    held = json.loads(Path(report).read_text(encoding="utf-8"))
+    held = held.get("report", held)
+    config = AdaptConfig(**held["settings"])
+    with Bars() as bars:
+        trainer = _load_trainer(model, Datastore.open(datastore), config, None, threads, cache_dir, bars)
+        with trainer.replay(held) as adapted:
+            losses = adapted.report.losses
+    before = [loss for neighbor in held["neighbors"] for loss in neighbor["losses"]]
+    difference = max((abs(a - b) for a, b in zip(before, losses, strict=True)), default=0.0)
+    _show({"steps": len(losses), "largest_difference": difference, "same": difference == 0.0}, as_json)
+    if difference != 0.0:
+        raise SystemExit(FAILED)
+
+
 @app.command("eval")
 @click.argument("datastore", type=click.Path())
 @click.argument("docs", type=click.Path(exists=True))
