@@ -1,7 +1,9 @@
 """The text store keeps every text, reads it back in any order, and refuses what it cannot keep."""
 
+import gc
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -237,7 +239,7 @@ def test_writer_refuses_what_is_not_a_text(tmp_path: Path) -> None:
     with TextStoreWriter(tmp_path / "a") as writer:
         with pytest.raises(TypeError, match="text of document 0 must be str, got bytes"):
             writer.append(b"bytes")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="not JSON serializable"):
+        with pytest.raises(TypeError, match="metadata of document 0 must be what JSON can hold: Object of type object"):
             writer.append("text", {"a": object()})
     assert len(TextStore.open(tmp_path / "a")) == 0
 
@@ -424,3 +426,35 @@ def test_pile_mini_round_trips(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (PILE_MINI / "tiny.jsonl").read_text(encoding="utf-8").splitlines()]
     assert summary.file_bytes < 0.4 * summary.text_bytes
     assert [document.text for document in iter_jsonl(PILE_MINI / "tiny.jsonl")] == [row["text"] for row in rows]
+
+
+def test_threads_may_share_a_writer(tmp_path: Path, documents: list[Document]) -> None:
+    with TextStoreWriter(tmp_path / "a", config=SMALL) as writer, ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda document: writer.append(document.text, document.meta), documents))
+    assert sorted(ids) == list(range(len(documents)))
+    with TextStore.open(tmp_path / "a") as store:
+        assert [store[i] for i in ids] == documents
+
+
+def _use_writer(writer: TextStoreWriter) -> str:
+    try:
+        writer.append("from a child")
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_writer_belongs_to_its_process(tmp_path: Path) -> None:
+    with TextStoreWriter(tmp_path / "a", config=StoreConfig(dictionary_bytes=0)) as writer:
+        writer.append("one")
+        child = os.fork()
+        if child == 0:
+            message = _use_writer(writer)
+            writer.close()
+            del writer
+            gc.collect()
+            os._exit(0 if "belongs to the process" in message else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        writer.append("two")
+    assert [document.text for document in TextStore.open(tmp_path / "a")] == ["one", "two"]

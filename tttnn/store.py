@@ -28,6 +28,7 @@ from .corpus import (
     iter_corpus,
     iter_folder,
     iter_jsonl,
+    iter_parquet,
     text_digest,
 )
 from .errors import StoreCorruptError
@@ -45,6 +46,7 @@ __all__ = [
     "iter_corpus",
     "iter_folder",
     "iter_jsonl",
+    "iter_parquet",
     "repair_store",
     "text_digest",
     "write_store",
@@ -80,6 +82,7 @@ class TextStore(Sequence[Document]):
             raise ValueError(f"io must be mmap or pread, got {io!r}")
         self._path = Path(path)
         self._io: StoreIO = io
+        self._length = 0
         self._open_reader: _core.StoreReader | None = _core.StoreReader(os.fspath(path), io == "pread")
         self._length = len(self._open_reader)
         self._sources: list[str] | None = None
@@ -126,7 +129,12 @@ class TextStore(Sequence[Document]):
     def sources(self) -> list[str]:
         """Names of the sources, in the order in which they first appear; `source_codes` refers to them."""
         if self._sources is None:
-            self._sources = self._reader.sources()
+            try:
+                self._sources = self._reader.sources()
+            except UnicodeDecodeError:
+                raise StoreCorruptError(
+                    f"{self._path}: a name in the table of sources is not UTF-8. Restore the file or rebuild it."
+                ) from None
         return list(self._sources)
 
     @property
@@ -346,12 +354,16 @@ class TextStoreWriter:
             The document's id: 0 for the first.
 
         Raises:
+            TypeError: The metadata hold what JSON cannot.
             ValueError: The text or its source has a lone surrogate, or a resumed source gives other documents.
         """
         writer = self._open_writer()
         if not isinstance(text, str):
             raise TypeError(f"text of document {writer.documents} must be str, got {type(text).__name__}")
-        packed = b"" if not meta else json.dumps(meta, separators=(",", ":")).encode()
+        try:
+            packed = b"" if not meta else json.dumps(meta, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"metadata of document {writer.documents} must be what JSON can hold: {error}") from None
         source = meta.get(SOURCE_FIELD) if meta else None
         try:
             return writer.append(text, packed, source if isinstance(source, str) else "")
