@@ -26,6 +26,7 @@ from tttnn.store import (
     export_jsonl,
     iter_jsonl,
     text_digest,
+    train_dictionary,
     write_store,
 )
 
@@ -337,6 +338,23 @@ def test_many_threads_read_one_store(store: TextStore, documents: list[Document]
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
+
+
+def test_a_dictionary_may_be_trained_on_the_whole_corpus(tmp_path: Path) -> None:
+    half = ["alpha beta gamma", "jumps over the lazy dog"]
+    rng = np.random.default_rng(0)
+    documents = [Document(f"{half[i // 5000]} {rng.integers(1e9)} {half[i // 5000]}") for i in range(10_000)]
+    config = StoreConfig(dictionary_bytes=1024)
+    dictionary = train_dictionary(documents, config=config)
+    assert dictionary == train_dictionary(iter(documents), config=config)
+    assert b"alpha beta" in dictionary
+    assert b"lazy dog" in dictionary
+    first = write_store(tmp_path / "first", documents, config=config)
+    spread = write_store(tmp_path / "spread", documents, config=config, dictionary=dictionary)
+    assert spread.store_id == first.store_id
+    assert spread.file_bytes < first.file_bytes
+    assert TextStore.open(tmp_path / "spread").dictionary() == dictionary
+    assert train_dictionary([], config=config) == b""
 
 
 def test_zstd_prints_the_corpus(store_path: Path, documents: list[Document], tmp_path: Path) -> None:
