@@ -91,6 +91,7 @@ void copy_spans(std::byte* destination, const std::byte* source, const std::vect
           std::memcpy(destination + piece.offset, source + piece.offset, piece.bytes);
         } else {
           stream(destination + piece.offset, source + piece.offset, piece.bytes);
+          stream_fence();
         }
       },
       max_threads);
