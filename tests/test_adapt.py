@@ -16,7 +16,7 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.adapt import trained_tokens
-from tttnn.corpus import text_digest
+from tttnn.corpus import Document, text_digest
 from tttnn.datastore import Neighbor
 
 QUERY = "def quicksort("
@@ -409,6 +409,29 @@ def test_report_is_json_and_names_what_was_used(trainer: Any) -> None:
     assert {"train", "tokenize", "restore", "retrieve"} <= report["seconds"].keys()
     assert report["settings"]["learning_rate"] == trainer.config.learning_rate
     assert [n["digest"] for n in report["neighbors"]] == [text_digest(text) for text in TEXTS]
+
+
+def test_replay_gives_the_same_bits_without_a_clock(trainer: Any) -> None:
+    trainer.datastore.store = [Document(text) for text in TEXTS]
+    seen = []
+    with trainer.adapt(
+        QUERY, deadline_ms=1e7, cancelled=lambda: len(seen) == 3, observe=lambda *a: seen.append(a)
+    ) as a:
+        report, inside = a.report, state_of(trainer.model)
+    assert 0 < report.steps < 6
+    held = json.loads(json.dumps(report.to_dict()))
+    with trainer.replay(held) as again:
+        assert again.report.losses == report.losses
+        assert again.report.steps == report.steps
+        assert_same_state(trainer.model, inside)
+    held["neighbors"][1]["digest"] = "0" * 32
+    with pytest.raises(tttnn.AdaptError, match="document 1"):
+        trainer.replay(held)
+    with pytest.raises(tttnn.AdaptError, match="model"):
+        trainer.replay(report.to_dict() | {"model": "another"})
+    trainer.config = trainer.config.with_(learning_rate=1e-5)
+    with pytest.raises(tttnn.AdaptError, match="learning_rate"):
+        trainer.replay(report)
 
 
 def test_a_model_too_large_to_train_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

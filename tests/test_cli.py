@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from dataclasses import fields
@@ -138,3 +139,23 @@ def test_import_verify_info_export_round_trip(
         assert (store in capsys.readouterr().err) == (code == cli.DAMAGED)
     assert cli.DAMAGED in codes
     assert codes <= {0, cli.DAMAGED}  # 0: a byte that nothing reads
+
+
+def test_repair_lists_what_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = str(tmp_path / "texts.zst"), str(tmp_path / "repaired.zst")
+    with tttnn.TextStoreWriter(store) as writer:
+        for i in range(9):
+            writer.append(f"{i} " + "".join(random.Random(i).choices("abcdefgh", k=20_000)))
+    data = bytearray(Path(store).read_bytes())
+    for position in range(len(data) // 2, len(data) // 2 + 64):
+        data[position] ^= 255
+    Path(store).write_bytes(data)
+    assert run(monkeypatch, "repair", store, out, "--json") == cli.DAMAGED
+    report = json.loads(capsys.readouterr().out)
+    assert 1 <= len(report["lost_texts"]) < 9
+    with tttnn.TextStore.open(out) as repaired:
+        assert len(repaired) == 9
+        kept = [i for i in range(9) if i not in report["lost_texts"]]
+        assert all(repaired[i].text.startswith(f"{i} ") for i in kept)

@@ -108,3 +108,24 @@ def test_library_and_command_line_give_the_same_numbers(
     rows = [json.loads(row) for row in out.read_text().splitlines()][1:]
     assert [row["nats"] for row in rows] == [line.nats for line in lines]
     assert [row["neighbors"] for row in rows] == [line.neighbors for line in lines]
+
+
+def test_a_report_is_replayed_from_the_command_line(datastore: tttnn.Datastore, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tttnn"]
+    generate = [
+        *command,
+        "generate",
+        str(datastore.path),
+        QUERY,
+        "--num-neighbors",
+        "2",
+        "--max-neighbor-tokens",
+        "128",
+    ]
+    done = subprocess.run([*generate, "--max-new-tokens", "4", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "report.json").write_text(done.stdout)
+    replay = [*command, "replay", str(tmp_path / "report.json"), str(datastore.path), "--json"]
+    done = subprocess.run(replay, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"steps": 2, "largest_difference": 0.0, "same": True}

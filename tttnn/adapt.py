@@ -32,7 +32,7 @@ from .windows import training_windows
 
 _log = logging.getLogger("tttnn")
 
-StoppedBy = Literal["neighbors", "deadline", "max_tokens", "cancelled"]
+StoppedBy = Literal["neighbors", "deadline", "max_tokens", "max_steps", "cancelled"]
 
 
 class Retriever(Protocol):
@@ -101,7 +101,7 @@ class AdaptedModel:
         self._open = True
 
     @property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> Any:
         """The adapted model itself."""
         self._check_open()
         return self._trainer.model
@@ -269,6 +269,43 @@ class TestTimeTrainer:
             self, query, self.config.with_(**changes), neighbors, frozenset(exclude_digests), observe, cancelled
         )
 
+    def replay(self, report: AdaptReport | dict[str, Any]) -> Adaptation:
+        """Return a context manager that repeats an adaptation from its report: as many steps, and no clock.
+
+        On the same machine with the same number of threads, losses and weights are the same bit for bit.
+
+        Args:
+            report: from `AdaptedModel.report`, or the dictionary that its `to_dict` gave.
+
+        Raises:
+            AdaptError: this model or datastore is not the report's, or a document's text has changed.
+        """
+        held = report.to_dict() if isinstance(report, AdaptReport) else report
+        if held["model"] != self.fingerprint:
+            raise AdaptError(f"model must be the one of the report ({held['model'][:16]}), got {self.fingerprint[:16]}")
+        if held["settings"] != self.config.to_dict() | {"deadline_ms": held["settings"]["deadline_ms"]}:
+            names = [name for name, value in self.config.to_dict().items() if held["settings"].get(name) != value]
+            raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(names)}")
+        store = getattr(self.datastore, "store", None)
+        if store is None:
+            raise AdaptError("replay must have a datastore with a store to read the neighbors from")
+        neighbors = []
+        for row in held["neighbors"]:
+            document = store[row["id"]]
+            span = None if row["span"] is None else (row["span"][0], row["span"][1])
+            neighbor = Neighbor(row["id"], row["distance"], document.text, document.meta, row["source"], span)
+            if neighbor.digest != row["digest"]:
+                raise AdaptError(
+                    f"document {row['id']} must have the text of the report (digest {row['digest']}), "
+                    f"got {neighbor.digest}"
+                )
+            neighbors.append(neighbor)
+        config = self.config.with_(deadline_ms=None)
+        # The query itself is not in a report: generate() must be given a prompt.
+        adaptation = Adaptation(self, "", config, neighbors, max_steps=held["steps"])
+        adaptation._adapted.report.query_digest = held["query_digest"]
+        return adaptation
+
     @torch.inference_mode()
     def generate(
         self,
@@ -349,11 +386,13 @@ class Adaptation:
         query: str,
         config: AdaptConfig,
         neighbors: Sequence[Neighbor] | None,
-        exclude_digests: frozenset[str],
-        observe: Observer | None,
-        cancelled: Callable[[], bool] | None,
+        exclude_digests: frozenset[str] = frozenset(),
+        observe: Observer | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        max_steps: int | None = None,
     ) -> None:
         self._trainer = trainer
+        self._max_steps = max_steps
         self._config = config
         self._given = neighbors
         self._exclude = exclude_digests
@@ -492,6 +531,8 @@ class Adaptation:
     def _why_stop(self, tokens: int) -> StoppedBy | None:
         if self._cancelled is not None and self._cancelled():
             return "cancelled"
+        if self._max_steps is not None and self._adapted.report.steps >= self._max_steps:
+            return "max_steps"
         limit = self._config.max_tokens
         if limit is not None and self._adapted.report.tokens + tokens > limit:
             return "max_tokens"
@@ -538,7 +579,7 @@ class _ModelState:
         self._modes = [(module, module.training) for module in model.modules()]
         self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         self._cpu_rng = torch.random.get_rng_state()
-        self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
         for parameter, _, _ in self._parameters:
             parameter.grad = None
 

@@ -59,7 +59,7 @@ _Command = Callable[..., Any]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _OrNone(click.ParamType):
+class _OrNone(click.ParamType):  # type: ignore[type-arg]
     """A number, or the word none."""
 
     def __init__(self, kind: type) -> None:
@@ -75,7 +75,7 @@ class _OrNone(click.ParamType):
             self.fail(f"{value!r} is neither a {self.name} nor none", param, ctx)
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
     """Whole numbers with commas between."""
 
     name = "integers"
@@ -374,6 +374,29 @@ def import_(
 @click.argument("store", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out", type=click.Path(dir_okay=False))
 @_json
+def repair(store: str, out: str, as_json: bool) -> None:
+    """Rebuild a damaged text store into OUT from what is intact, and list what was lost.
+
+    Document ids stay what they were. Exit code 3 when something was lost.
+
+    \b
+    Examples:
+      tttnn repair pile-00/segments/000/texts.zst repaired.zst
+      tttnn repair texts.zst.partial texts.zst
+    """
+    from .store import repair_store
+
+    with Bars() as bars:
+        report = repair_store(store, out, progress=bars)
+    _show(dataclasses.asdict(report), as_json)
+    if report.lost_texts or report.lost_metas or not report.tail_known:
+        raise SystemExit(DAMAGED)
+
+
+@app.command()
+@click.argument("store", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@_json
 def export(store: str, out: str, as_json: bool) -> None:
     """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
 
@@ -564,6 +587,40 @@ def generate(
         click.echo(f"--- base\n{before}\n--- adapted to {len(report.neighbors)} neighbors")
     click.echo(after)
     bars.tell(_stages(report.seconds))
+
+
+@app.command()
+@click.argument("report", type=click.Path(exists=True, dir_okay=False))
+@click.argument("datastore", type=click.Path())
+@_model
+@_threads
+@_cache
+@_json
+def replay(report: str, datastore: str, model: str, threads: int | None, cache_dir: str | None, as_json: bool) -> None:
+    """Repeat the adaptation that REPORT describes, and compare every loss.
+
+    REPORT is what generate --json printed, or its "report". Exit code 1 when a loss differs.
+
+    \b
+    Examples:
+      tttnn generate pile-00 "def quicksort(" --json > report.json
+      tttnn replay report.json pile-00
+    """
+    from .datastore import Datastore
+
+    _quiet_transformers()
+    held = json.loads(Path(report).read_text(encoding="utf-8"))
+    held = held.get("report", held)
+    config = AdaptConfig(**held["settings"])
+    with Bars() as bars:
+        trainer = _load_trainer(model, Datastore.open(datastore), config, None, threads, cache_dir, bars)
+        with trainer.replay(held) as adapted:
+            losses = adapted.report.losses
+    before = [loss for neighbor in held["neighbors"] for loss in neighbor["losses"]]
+    difference = max((abs(a - b) for a, b in zip(before, losses, strict=True)), default=0.0)
+    _show({"steps": len(losses), "largest_difference": difference, "same": difference == 0.0}, as_json)
+    if difference != 0.0:
+        raise SystemExit(FAILED)
 
 
 @app.command("eval")

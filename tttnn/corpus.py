@@ -189,7 +189,9 @@ class JoinedCorpus:
     """Several corpora, one after another."""
 
     def __init__(self, parts: Iterable[Corpus]) -> None:
-        self.parts = tuple(parts)
+        self.parts: list[JsonlCorpus | FolderCorpus | FileCorpus] = []
+        for part in parts:
+            self.parts.extend(part.parts if isinstance(part, JoinedCorpus) else [part])
 
     @property
     def rejected(self) -> list[Rejected]:

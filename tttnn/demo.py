@@ -22,7 +22,7 @@ from .corpus import Document, iter_corpus, text_digest
 from .datastore import Datastore
 from .embed import Embedder
 from .errors import MissingExtraError, TttnnError
-from .evaluation import Line, Summary, evaluate
+from .evaluation import Line, Summary, evaluate, split_task
 from .score import token_ids
 
 SAMPLE_BYTES = 3_000_000
@@ -228,11 +228,19 @@ def run_demo(
     result = DemoResult(seed, source, len(sample.windows), sample.num_bytes)
     stages: dict[str, float] = {}
     generating = 0.0
+    measure = EvalConfig(query_tokens=WINDOW_TOKENS, scored_tokens=WINDOW_TOKENS)
+
+    def letters(document: Document) -> int:
+        task = split_task(trainer.tokenizer, document.text, measure)
+        return sum(map(str.isalpha, task.query[-_PROMPT_CHARACTERS:])) if task is not None else 0
+
+    # A prompt of numbers or tables would show a reader nothing.
+    shown = max(sample.held_out, key=letters)
 
     def observe(document: Document, adapted: AdaptedModel, k: int) -> None:
         nonlocal generating
         started = time.perf_counter()
-        if document is sample.held_out[0] and k in (0, trainer.config.num_neighbors):
+        if document is shown and k in (0, trainer.config.num_neighbors):
             text = adapted.generate(max_new_tokens=48)
             result.prompt = adapted.query[-_PROMPT_CHARACTERS:]
             if k == 0:
@@ -263,7 +271,7 @@ def run_demo(
         trainer,
         sample.held_out,
         out=results,
-        config=EvalConfig(query_tokens=WINDOW_TOKENS, scored_tokens=WINDOW_TOKENS),
+        config=measure,
         observe=observe,
         on_document=collect,
     )
@@ -300,21 +308,24 @@ def _draw(result: DemoResult, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     assert result.summary is not None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for document in result.documents:
-        axes.plot(list(document.curve), list(document.curve.values()), color="0.75", linewidth=1)
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     total = [row for row in result.summary.rows if row.group == "all"]
     ks, values = [row.k for row in total], [row.bits_per_byte for row in total]
-    axes.plot(ks, values, color="C0", linewidth=2.2, marker="o", label="all held-out documents together")
-    axes.plot([], [], color="0.75", label="one document")
-    axes.annotate(f"{values[0]:.3f}", (ks[0], values[0]), xytext=(6, 6), textcoords="offset points")
-    axes.annotate(f"{values[-1]:.3f}", (ks[-1], values[-1]), xytext=(-12, -14), textcoords="offset points")
-    axes.set_xlabel("neighbors trained on, one step each")
-    axes.set_ylabel("bits per byte of the second half")
-    axes.set_title("SmolLM2-135M, test-time training on nearest neighbors", fontsize=11)
-    axes.set_xticks(ks)
-    axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    left.plot(ks, values, color="C0", linewidth=2.2, marker="o")
+    left.annotate(f"{values[0]:.3f}", (ks[0], values[0]), xytext=(8, 0), textcoords="offset points")
+    left.annotate(f"{values[-1]:.3f}", (ks[-1], values[-1]), xytext=(-16, 8), textcoords="offset points")
+    left.set_title("bits per byte, all held-out documents together", fontsize=10)
+    for document in result.documents:
+        curve = list(document.curve.values())
+        right.plot(list(document.curve), [value / curve[0] for value in curve], linewidth=1.4, label=document.name)
+    right.axhline(1, color="0.8", linewidth=1)
+    right.set_title("each document, relative to the base model", fontsize=10)
+    right.legend(frameon=False, fontsize=7)
+    for axes in (left, right):
+        axes.set_xlabel("neighbors trained on, one step each")
+        axes.set_xticks(ks)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("SmolLM2-135M with test-time training on nearest neighbors", fontsize=11)
     figure.savefig(path, dpi=150)
     return path

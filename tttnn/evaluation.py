@@ -14,28 +14,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from .adapt import AdaptedModel, AdaptReport
-from .config import AdaptConfig, EvalConfig, Progress, ScoreConfig
+from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer
+from .config import EvalConfig, Progress
 from .corpus import Document, text_digest
 from .errors import ConfigError
 from .score import Score
 
 _BOOTSTRAP = 10_000
 """Resamples of the paired bootstrap: the 95 % interval's ends are then known to about 1 % of its width."""
-
-
-class Trainer(Protocol):
-    """What evaluation needs of a trainer."""
-
-    config: AdaptConfig
-    tokenizer: Any
-
-    def adapt(self, query: str, **options: Any) -> Any:
-        """Return a context manager that yields an AdaptedModel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +210,7 @@ def _ends(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
 
 
 def evaluate(
-    trainer: Trainer,
+    trainer: TestTimeTrainer,
     documents: Iterable[Document | str],
     *,
     out: str | os.PathLike[str] | None = None,
@@ -255,9 +245,9 @@ def evaluate(
         "protocol": config.protocol,
         "evaluation": config.to_dict() | {"curve": curve},
         "adapt": trainer.config.to_dict(),
-        "score": getattr(getattr(trainer, "scorer", None), "config", ScoreConfig()).to_dict(),
-        "model": getattr(trainer, "fingerprint", None),
-        "datastore": getattr(getattr(trainer, "datastore", None), "id", None),
+        "score": trainer.scorer.config.to_dict(),
+        "model": trainer.fingerprint,
+        "datastore": getattr(trainer.datastore, "id", None),
         "exclude_own_text": exclude_own_text,
     }
     file = _ResultFile(Path(out), settings) if out is not None else None
@@ -290,7 +280,7 @@ def evaluate(
 
 
 def _measured(
-    trainer: Trainer,
+    trainer: TestTimeTrainer,
     task: Task,
     position: int,
     document: Document,

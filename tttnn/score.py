@@ -89,8 +89,8 @@ def model_max_length(model: torch.nn.Module, tokenizer: Any) -> int:
         limit = getattr(config, name, None)
         if isinstance(limit, int):
             return limit
-    limit = getattr(tokenizer, "model_max_length", _UNBOUNDED)
-    return int(limit) if limit < _UNBOUNDED else 2048
+    stated = int(getattr(tokenizer, "model_max_length", _UNBOUNDED))
+    return stated if stated < _UNBOUNDED else 2048
 
 
 class Scorer:

@@ -7,6 +7,7 @@
 #include <store_repair.h>
 #include <store_writer.h>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -135,19 +136,44 @@ py::object read_text(const StoreReader& reader, std::uint64_t document) {
   return text.finish(reader, place);
 }
 
+// Which documents a batch needs, each once and in the order of the file, and which of them each id asks for.
+struct Batch {
+  explicit Batch(const Ids& ids)
+      : wanted(ids.data(), ids.data() + ids.size()), position(static_cast<std::size_t>(ids.size())) {
+    std::sort(wanted.begin(), wanted.end());
+    wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+    for (std::size_t i = 0; i < position.size(); ++i) {
+      position[i] =
+          static_cast<std::size_t>(std::lower_bound(wanted.begin(), wanted.end(), ids.data()[i]) - wanted.begin());
+    }
+  }
+
+  // One list item for each id; the same object where ids repeat.
+  py::list publish(const std::vector<py::object>& objects) const {
+    py::list result(position.size());
+    for (std::size_t i = 0; i < position.size(); ++i) {
+      PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), objects[position[i]].inc_ref().ptr());
+    }
+    return result;
+  }
+
+  std::vector<std::int64_t> wanted;
+  std::vector<std::size_t> position;
+};
+
 // Texts of a batch that are decoded before any is published: bounds the memory for texts that are not ASCII.
 constexpr std::uint64_t kWaveBytes = 32u << 20;
 
 py::list read_texts(const StoreReader& reader, const Ids& documents, int threads) {
-  const std::size_t count = static_cast<std::size_t>(documents.size());
-  const std::int64_t* ids = documents.data();
+  const Batch batch(documents);
+  const std::size_t count = batch.wanted.size();
   std::vector<TextPlace> places(count);
   {
-    // Safe: the array is kept alive by the caller's reference; only C++ memory is written.
+    // Safe: only C++ memory is read and written.
     py::gil_scoped_release release;
-    reader.locate(ids, count, places.data());
+    reader.locate(batch.wanted.data(), count, places.data());
   }
-  py::list result(count);
+  std::vector<py::object> objects(count);
   std::vector<PendingText> texts(count);
   std::vector<Buffer> buffers(count);
   std::vector<std::size_t> wide;
@@ -159,7 +185,7 @@ py::list read_texts(const StoreReader& reader, const Ids& documents, int threads
       if (PendingText::needs_decode(places[end])) wide.push_back(end);
     }
     const int most = bytes < kParallelBytes ? 1 : threads;
-    {
+    if (!wide.empty()) {
       // Safe: no Python object is touched.
       py::gil_scoped_release release;
       for_each(wide.size(), most, [&](std::size_t i) {
@@ -174,39 +200,39 @@ py::list read_texts(const StoreReader& reader, const Ids& documents, int threads
       for_each(end - begin, most, [&](std::size_t i) { texts[begin + i].fill(reader, places[begin + i]); });
     }
     for (std::size_t i = begin; i < end; ++i) {
-      PyList_SET_ITEM(result.ptr(), static_cast<Py_ssize_t>(i), texts[i].finish(reader, places[i]).release().ptr());
+      objects[i] = texts[i].finish(reader, places[i]);
       buffers[i] = Buffer();
     }
   }
-  return result;
+  return batch.publish(objects);
 }
 
 py::list read_bytes(const StoreReader& reader, const Ids& documents, int threads) {
-  const std::size_t count = static_cast<std::size_t>(documents.size());
-  const std::int64_t* ids = documents.data();
+  const Batch batch(documents);
+  const std::size_t count = batch.wanted.size();
   std::vector<TextPlace> places(count);
   {
-    // Safe: as in read_texts.
+    // Safe: only C++ memory is read and written.
     py::gil_scoped_release release;
-    reader.locate(ids, count, places.data());
+    reader.locate(batch.wanted.data(), count, places.data());
   }
-  py::list texts(count);
+  std::vector<py::object> objects(count);
   std::vector<void*> targets(count);
+  std::uint64_t total = 0;
   for (std::size_t i = 0; i < count; ++i) {
+    // Of the bytes objects only the empty one is shared by the interpreter when made so, and it is not written to.
     PyObject* bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(places[i].text_size));
     if (bytes == nullptr) throw py::error_already_set();
+    objects[i] = py::reinterpret_steal<py::object>(bytes);
     targets[i] = PyBytes_AS_STRING(bytes);
-    PyList_SET_ITEM(texts.ptr(), static_cast<Py_ssize_t>(i), bytes);
-    // bytes of length 0 and 1 are shared by the interpreter; length 1 is made anew by FromStringAndSize(NULL, 1).
+    total += places[i].text_size;
   }
   {
-    // Safe: as in read_texts; a text of 0 bytes is not written to.
+    // Safe: the bytes objects are new and nobody else has seen them; each is filled by one thread.
     py::gil_scoped_release release;
-    std::uint64_t bytes = 0;
-    for (const TextPlace& place : places) bytes += place.text_size;
-    for_each(count, bytes < kParallelBytes ? 1 : threads, [&](std::size_t i) { reader.read(places[i], targets[i]); });
+    for_each(count, total < kParallelBytes ? 1 : threads, [&](std::size_t i) { reader.read(places[i], targets[i]); });
   }
-  return texts;
+  return batch.publish(objects);
 }
 
 py::list read_metas(const StoreReader& reader, const Ids& documents) {

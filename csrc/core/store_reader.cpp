@@ -28,6 +28,16 @@ Scratch& index_scratch_of_thread() {
   return scratch;
 }
 
+using Flags = std::unique_ptr<std::atomic<unsigned char>[], void (*)(void*)>;
+
+// calloc: memory that is never touched costs nothing, so that opening does not depend on the number of documents.
+Flags cleared_flags(std::uint64_t count) {
+  static_assert(sizeof(std::atomic<unsigned char>) == 1, "calloc gives cleared atomics");
+  void* flags = std::calloc(static_cast<std::size_t>(count), 1);
+  if (flags == nullptr) throw std::bad_alloc();
+  return {static_cast<std::atomic<unsigned char>*>(flags), std::free};
+}
+
 }  // namespace
 
 StoreReader::StoreReader(const std::string& path, FileAccess access) : file_(path, access) {
@@ -53,10 +63,8 @@ StoreReader::StoreReader(const std::string& path, FileAccess access) : file_(pat
   } catch (const FrameFault& fault) {
     corrupt("dictionary at byte " + std::to_string(header_.dictionary_offset) + ": " + fault.what);
   }
-  static_assert(sizeof(std::atomic<unsigned char>) == 1, "calloc gives cleared atomics");
-  void* flags = std::calloc(static_cast<std::size_t>(footer_.index_pages) + 1, 1);
-  if (flags == nullptr) throw std::bad_alloc();
-  page_checked_ = {static_cast<std::atomic<unsigned char>*>(flags), std::free};
+  page_checked_ = cleared_flags(footer_.index_pages + 1);
+  touched_ = cleared_flags(file_.size() / kPageBytes / 8 + 1);
 }
 
 void StoreReader::corrupt(const std::string& what) const {
@@ -140,18 +148,44 @@ TextPlace StoreReader::locate(std::uint64_t document) const {
   require(document);
   const Place found = place(document);
   TextPlace where{document, found.offset, found.frame_size, found.ascii, 0};
+  if (!is_touched(found.offset, found.frame_size)) file_.read_ahead(found.offset, found.frame_size);
   measure(where);
   return where;
 }
 
 void StoreReader::locate(const std::int64_t* documents, std::size_t count, TextPlace* places) const {
+  std::uint64_t begin = 0, end = 0;  // what is to be read ahead, frames that follow one another in one piece
   for (std::size_t i = 0; i < count; ++i) {
     const auto document = static_cast<std::uint64_t>(documents[i]);
     require(document);
     const Place found = place(document);
     places[i] = {document, found.offset, found.frame_size, found.ascii, 0};
+    if (is_touched(found.offset, found.frame_size)) continue;
+    if (found.offset < begin || found.offset > end + kPageBytes) {
+      file_.read_ahead(begin, static_cast<std::size_t>(end - begin));
+      begin = found.offset;
+      end = begin;
+    }
+    end = std::max(end, found.offset + found.frame_size);
   }
+  file_.read_ahead(begin, static_cast<std::size_t>(end - begin));
   for (std::size_t i = 0; i < count; ++i) measure(places[i]);
+}
+
+// Whether all pages of the range were read through this reader before; marks them as read. A page that the system has
+// dropped since then counts as read: it comes back by a fault, only later than by reading ahead.
+bool StoreReader::is_touched(std::uint64_t offset, std::size_t size) const {
+  if (size == 0) return true;
+  bool touched = true;
+  const std::uint64_t last = (offset + size - 1) / kPageBytes;
+  for (std::uint64_t page = offset / kPageBytes; page <= last; ++page) {
+    std::atomic<unsigned char>& bits = touched_[static_cast<std::size_t>(page / 8)];
+    const auto bit = static_cast<unsigned char>(1u << page % 8);
+    if ((bits.load(std::memory_order_relaxed) & bit) != 0) continue;
+    bits.fetch_or(bit, std::memory_order_relaxed);
+    touched = false;
+  }
+  return touched;
 }
 
 void StoreReader::read(const TextPlace& where, void* text) const {

@@ -49,7 +49,8 @@ class StoreReader {
 
   // Throws kOutOfRange for an id that is not in the store.
   TextPlace locate(std::uint64_t document) const;
-  // `places` receives one entry per document, in the order given; duplicates are allowed.
+  // `places` receives one entry per document, in the order given. The frames are asked for ahead of reading them, in
+  // one piece where documents follow one another.
   void locate(const std::int64_t* documents, std::size_t count, TextPlace* places) const;
 
   // Writes place.text_size bytes to `text`.
@@ -90,6 +91,7 @@ class StoreReader {
                               CommitRecord& last_commit) const;
   void verify_filling() const;
   void measure(TextPlace& place) const;
+  bool is_touched(std::uint64_t offset, std::size_t size) const;
 
   MappedFile file_;
   Header header_;
@@ -97,8 +99,11 @@ class StoreReader {
   std::vector<std::string> sources_;
   std::unique_ptr<Decompressor> decompressor_;
   Decompressor plain_{std::string_view()};  // metadata frames use no dictionary
-  // One byte per index page: 1 once its checksum was found right. calloc: untouched memory costs nothing.
+  // One byte per index page: 1 once its checksum was found right.
   std::unique_ptr<std::atomic<unsigned char>[], void (*)(void*)> page_checked_ { nullptr, nullptr };
+  // One bit per page of the file: 1 once it was asked for. What was asked for before is not asked for again: the call
+  // would cost a tenth of a warm read.
+  std::unique_ptr<std::atomic<unsigned char>[], void (*)(void*)> touched_ { nullptr, nullptr };
 };
 
 }  // namespace tttnn
