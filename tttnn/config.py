@@ -126,6 +126,21 @@ class DatastoreConfig(Config):
 
 
 @dataclass(frozen=True)
+class SelectionConfig(Config):
+    """Which of the documents near a query are trained on."""
+
+    method: Literal["nearest", "sift"] = setting(
+        "nearest", "the nearest ones; or sift: the most informative ones, which repeat each other least"
+    )
+    candidates: int = setting(200, "nearest documents that sift chooses from", minimum=1, maximum=1_000_000)
+    sift_lambda: float = setting(0.01, "noise that sift assumes; small: avoid repetition more", minimum=1e-9)
+    duplicate_radius: float | None = setting(
+        None, "leave out documents nearer than this, as near-duplicates of the query; none: keep them", minimum=0
+    )
+    max_distance: float | None = setting(None, "leave out documents farther than this; none: keep them", minimum=0)
+
+
+@dataclass(frozen=True)
 class AdaptConfig(Config):
     """How a model is trained on the neighbors of one query."""
 

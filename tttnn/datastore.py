@@ -68,12 +68,19 @@ class SearchResult(list[Neighbor]):
         """Tokens of the query that were embedded."""
         self.query_truncated = query_truncated
         """Whether the query was longer than the embedder reads."""
+        self.left_out: dict[str, int] = {}
+        """Documents that a selection left out, by reason."""
+        self.query_vector: NDArray[np.float32] | None = None
+        """(dim,), where vectors were asked for."""
+        self.vectors: NDArray[np.float32] | None = None
+        """(n, dim), of each neighbor the vector that was nearest, where vectors were asked for."""
 
 
 class _Found(NamedTuple):
     document: int
     distance: float
-    span: tuple[int, int] | None
+    segment: int
+    unit: int
 
 
 class _Segment:
@@ -269,6 +276,7 @@ class Datastore:
         ef: int | None = None,
         source: str | Collection[str] | None = None,
         exclude_digests: Collection[str] = (),
+        with_vectors: bool = False,
     ) -> SearchResult:
         """Find the k documents nearest to a text, nearest first.
 
@@ -278,11 +286,14 @@ class Datastore:
             ef: Width of the graph search; None for the index's own.
             source: Only documents of this source, or of one of these.
             exclude_digests: Texts that are left out (`tttnn.store.text_digest`); others come in their place.
+            with_vectors: Give the result `query_vector` and `vectors`.
 
         Raises:
             ValueError: The query is empty, or k is less than 1.
         """
-        return self.search_many([query], k, ef=ef, source=source, exclude_digests=exclude_digests)[0]
+        return self.search_many(
+            [query], k, ef=ef, source=source, exclude_digests=exclude_digests, with_vectors=with_vectors
+        )[0]
 
     def search_many(
         self,
@@ -292,6 +303,7 @@ class Datastore:
         ef: int | None = None,
         source: str | Collection[str] | None = None,
         exclude_digests: Collection[str] = (),
+        with_vectors: bool = False,
     ) -> list[SearchResult]:
         """Search for several texts at once; see `search`."""
         for query in queries:
@@ -316,27 +328,30 @@ class Datastore:
         results = []
         for number, (found, report) in enumerate(zip(lists, reports, strict=True)):
             reading = time.perf_counter()
-            neighbors = [n for n in self._read(found) if n.digest not in excluded]
+            neighbors = self._read(found)
             wanted = k + len(excluded)
-            while len(neighbors) < k and len(found) >= wanted:
+            while sum(n.digest not in excluded for n in neighbors) < k and len(found) >= wanted:
                 # More than one document has an excluded text.
                 wanted *= 2
                 found = self._nearest(vectors[number : number + 1], wanted, ef, names)[0]
-                neighbors = [n for n in self._read(found) if n.digest not in excluded]
+                neighbors = self._read(found)
+            kept = [i for i, n in enumerate(neighbors) if n.digest not in excluded][:k]
             seconds = {
                 "embed": (embedded - started) / share,
                 "search": (searched - embedded) / share,
                 "read": time.perf_counter() - reading,
             }
-            results.append(
-                SearchResult(
-                    neighbors[:k],
-                    seconds=seconds,
-                    requested=k,
-                    query_tokens=report.tokens,
-                    query_truncated=report.truncated > 0,
-                )
+            result = SearchResult(
+                [neighbors[i] for i in kept],
+                seconds=seconds,
+                requested=k,
+                query_tokens=report.tokens,
+                query_truncated=report.truncated > 0,
             )
+            if with_vectors:
+                result.query_vector = vectors[number]
+                result.vectors = self._vectors_of([found[i] for i in kept])
+            results.append(result)
         return results
 
     def _nearest(
@@ -380,7 +395,7 @@ class Datastore:
             segment = self._segments[number]
             document = int(segment.document_of(np.array([unit]))[0])
             if document not in seen:
-                seen[document] = _Found(document, distance, segment.span_of(unit))
+                seen[document] = _Found(document, distance, number, unit)
         return list(seen.values()), len(candidates) < width
 
     def _read(self, found: list[_Found]) -> list[Neighbor]:
@@ -390,9 +405,16 @@ class Datastore:
             documents = segment.store.read_many([f.document - segment.base for f in mine])
             for f, document in zip(mine, documents, strict=True):
                 neighbors[f.document] = Neighbor(
-                    f.document, f.distance, document.text, document.meta, document.source, f.span
+                    f.document, f.distance, document.text, document.meta, document.source, segment.span_of(f.unit)
                 )
         return [neighbors[f.document] for f in found]
+
+    def _vectors_of(self, found: list[_Found]) -> NDArray[np.float32]:
+        out = np.empty((len(found), self.manifest["dim"]), np.float32)
+        for number, segment in enumerate(self._segments):
+            rows = [row for row, f in enumerate(found) if f.segment == number]
+            out[rows] = segment.index.vectors([found[row].unit for row in rows])
+        return out
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of documents by id, (n, dim).

@@ -121,6 +121,8 @@ class Embedder:
         with models.loading(name):
             directory = _directory(models.resolve(name, cache_dir=cache_dir))
             files = _read_files(directory)
+            if not Path(files.folder, "config.json").is_file():
+                raise UnknownModelError(f"model must be a directory with config.json, got {files.folder!r}")
             tokenizer = AutoTokenizer.from_pretrained(files.folder)
             model = AutoModel.from_pretrained(files.folder, dtype=torch.float32)
         embedder = cls.__new__(cls)
@@ -195,7 +197,7 @@ class Embedder:
         report = report if report is not None else EmbedReport()
         out = np.empty((len(texts), self.dim), np.float32)
         starts = [0, *range(_FIRST_GROUP, len(texts), GROUP)] if texts else []
-        groups = [texts[begin:end] for begin, end in zip(starts, [*starts[1:], len(texts)], strict=True)]
+        groups = [texts[begin:end] for begin, end in zip(starts, [*starts[1:], len(texts)], strict=False)]
         with self._thread_count(), ThreadPoolExecutor(1, "tttnn-tokenize") as worker:
             ahead = worker.submit(self._tokens.encode, groups[0]) if groups else None
             for i, start in enumerate(starts):

@@ -74,8 +74,11 @@ def digest_of(value: Any) -> str:
 
 def write_manifest(path: Path, fields: dict[str, Any]) -> None:
     """Write plain values as JSON together with their digest."""
-    content = json.dumps({**fields, "digest": digest_of(fields)}, indent=2, sort_keys=True) + "\n"
-    write_file(path, content.encode())
+    write_file(path, _manifest_bytes({**fields, "digest": digest_of(fields)}))
+
+
+def _manifest_bytes(fields: dict[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_manifest(path: Path, *, format_version: int) -> dict[str, Any]:
@@ -86,7 +89,8 @@ def read_manifest(path: Path, *, format_version: int) -> dict[str, Any]:
         IndexCorruptError: It is not what was written, or its format is a newer one.
     """
     try:
-        fields = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        fields = json.loads(content)
     except ValueError as problem:
         raise IndexCorruptError(f"{path}: is not JSON ({problem}). {_REMEDY}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
@@ -95,6 +99,8 @@ def read_manifest(path: Path, *, format_version: int) -> dict[str, Any]:
         raise IndexCorruptError(
             f"{path}: format must be at most {format_version}, got {fields['format']}. Install a newer tttnn."
         )
+    if content != _manifest_bytes(fields):
+        raise IndexCorruptError(f"{path}: is not written as tttnn writes it. {_REMEDY}")
     expected = fields.pop("digest", None)
     found = digest_of(fields)
     if found != expected:

@@ -25,7 +25,8 @@ constexpr std::size_t kHeaderSize = 96;
 constexpr std::size_t kMostLinks = 20000;  // hnswlib caps M at 10000, and level 0 has twice as many
 // Distances a walk computes per unit of ef, measured on text embeddings (benchmarks/records/retrieval.md).
 constexpr std::size_t kVisitsPerEf = 12;
-constexpr std::size_t kLinesAhead = 4;  // cache lines of a vector to ask for; the processor follows the rest
+constexpr std::size_t kSeeds = 2147483646;  // states of std::minstd_rand0, which takes seeds 0 and 1 for the same
+constexpr std::size_t kLinesAhead = 4;      // cache lines of a vector to ask for; the processor follows the rest
 
 template <typename T>
 T read(const std::byte* from) {
@@ -57,7 +58,9 @@ struct Links {
 
 struct HnswBuilder::State {
   State(std::size_t dim, Metric metric, std::size_t capacity, const HnswOptions& options)
-      : space(dim, metric), graph(&space, capacity, options.M, options.ef_construction, options.seed), dim_(dim) {}
+      : space(dim, metric),
+        graph(&space, capacity, options.M, options.ef_construction, options.seed % kSeeds + 1),
+        dim_(dim) {}
   Space space;
   hnswlib::HierarchicalNSW<float> graph;
   std::size_t dim_;
