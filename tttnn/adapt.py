@@ -60,13 +60,15 @@ class AdaptReport:
     """What adapting to one query did and cost.
 
     `seconds` has one entry per stage: embed, search and read where the retriever says so (else retrieve), tokenize,
-    train, observe, restore. `stopped_by` is "neighbors" when all of them were trained on.
+    train, observe, restore. `stopped_by` is "neighbors" when all of them were trained on. `excluded` counts texts that
+    the caller excluded; `left_out` what a selection left out, by reason.
     """
 
     query_digest: str
     requested: int
     found: int = 0
     excluded: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     neighbors: list[TrainedNeighbor] = field(default_factory=list)
     steps: int = 0
     tokens: int = 0
@@ -471,6 +473,7 @@ class Adaptation:
             taken = time.perf_counter() - started
             report.seconds.update(getattr(found, "seconds", None) or {"retrieve": taken})
             report.query_truncated = bool(getattr(found, "query_truncated", False))
+            report.left_out = dict(getattr(found, "left_out", {}))
         kept = [neighbor for neighbor in found if neighbor.digest not in self._exclude]
         report.excluded = len(found) - len(kept)
         if self._given is None:
