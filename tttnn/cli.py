@@ -671,6 +671,7 @@ def eval_(
     """
     from .corpus import iter_corpus
     from .evaluation import evaluate
+    from .selection import Selector
 
     _quiet_transformers()
     with Bars() as bars:
