@@ -24,7 +24,7 @@ from . import models
 from .arena import WeightArena
 from .config import AdaptConfig, ScoreConfig
 from .datastore import Neighbor
-from .errors import AdaptError, NonFiniteLossError
+from .errors import AdaptError, NonFiniteLossError, RestoreError
 from .optim import build_optimizer
 from .precision import autocast, resolved
 from .score import Score, Scorer, model_max_length, token_ids
@@ -247,7 +247,7 @@ class TestTimeTrainer:
             query: a text that is not empty.
             neighbors: trains on these, in this order, and does not search.
             num_neighbors: instead of the configuration's.
-            deadline_ms: milliseconds from the entry of the block; training stops before the step that would overrun.
+            deadline_ms: milliseconds from this call; training stops before the step that would overrun.
             exclude_digests: neighbors with such a text are left out; see `store.text_digest`.
             observe: called between neighbors with the model in its present state.
             cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
@@ -402,6 +402,7 @@ class Adaptation:
         self._cancelled = cancelled
         self._before: _ModelState | None = None
         self._token = object()
+        self._started = time.perf_counter()
         self._deadline = math.inf
         report = AdaptReport(
             query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
@@ -416,13 +417,12 @@ class Adaptation:
         self._adapted = AdaptedModel(trainer, query, report)
 
     def __enter__(self) -> AdaptedModel:
-        started = time.perf_counter()
         try:
             # One C call, so that a Ctrl-C finds the transaction either open, and ends it, or not begun.
             if self._trainer._open.setdefault("query", self._token) is not self._token:
                 raise AdaptError("trainer must adapt to one query at a time; the block of another one is still open")
             if self._config.deadline_ms is not None:
-                self._deadline = started + self._config.deadline_ms / 1000
+                self._deadline = self._started + self._config.deadline_ms / 1000
             neighbors = self._retrieve()
             self._before = _ModelState(self._trainer.model)
             self._trainer._arena.begin()
@@ -442,21 +442,24 @@ class Adaptation:
         self._restore()
 
     def _restore(self) -> None:
-        interrupt: KeyboardInterrupt | None = None
+        raised: KeyboardInterrupt | RestoreError | None = None
         while self._trainer._open.get("query") is self._token:
             # Every step can be repeated: a Ctrl-C in the middle starts over, and is raised when all is done.
             try:
                 started = time.perf_counter()
                 self._adapted._open = False
-                self._trainer._arena.restore()
+                try:
+                    self._trainer._arena.restore()
+                except RestoreError as error:
+                    raised = error
                 if self._before is not None:
                     self._before.put_back()
                 self._adapted.report.seconds["restore"] = time.perf_counter() - started
                 self._trainer._open.clear()
             except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+                raised = error
+        if raised is not None:
+            raise raised
 
     def _retrieve(self) -> list[Neighbor]:
         report, k = self._adapted.report, self._config.num_neighbors
@@ -576,22 +579,16 @@ class Adaptation:
 
 
 class _ModelState:
-    """What else of a model a query changes: gradients, modes, flags, and torch's random state."""
+    """What else a query changes, beside what the arena puts back: train/eval modes and torch's random state."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._modes = [(module, module.training) for module in model.modules()]
-        self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         self._cpu_rng = torch.random.get_rng_state()
         self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-        for parameter, _, _ in self._parameters:
-            parameter.grad = None
 
     def put_back(self) -> None:
         for module, training in self._modes:
             module.training = training
-        for parameter, requires_grad, grad in self._parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
         torch.random.set_rng_state(self._cpu_rng)
         if self._cuda_rng is not None:
             torch.cuda.set_rng_state_all(self._cuda_rng)
