@@ -348,21 +348,18 @@ def drop_from_cache(path: Path) -> None:
 
 
 def resident(name: str, path: Path, count: int) -> float:
-    """Megabytes that opening and 1000 reads add to a fresh process: (all, without mapped files)."""
+    """Megabytes, without mapped files, that 1000 reads add to a fresh process."""
     code = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
         "import bench_store as b, numpy as np\nfrom pathlib import Path\n"
         f"b.COUNT[0] = {count}\n"
         f"c = next(c for c in b.CONTESTANTS if c.name == {name!r})()\n"
-        "def anonymous():\n"
-        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
-        "    return int(next(l for l in lines if l.startswith('RssAnon')).split()[1]) / 1024\n"
         # Import what the contestant needs before the first measurement.
         f"path = Path({str(path)!r})\n"
         "c.open(path); c.read(0); c.close(); c.open(path)\n"
-        "before = anonymous()\n"
+        "before = b.resident_now()[0]\n"
         f"for i in np.random.default_rng(5).integers(0, {count}, 1000).tolist(): c.read(i)\n"
-        "print(anonymous() - before)\n"
+        "print(b.resident_now()[0] - before)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(result.stdout)
@@ -571,8 +568,8 @@ def opening() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
     line("documents", "build s", "bytes a document", "index bytes a document", "open µs", "first read µs",
-         "MB that 1000 reads add")  # fmt: skip
-    line(*["---:"] * 7)
+         "own MB that 1000 reads add", "mapped MB")  # fmt: skip
+    line(*["---:"] * 8)
     for count in (10_000, 10_000_000):
         path = folder / f"{count}.zst"
         begin = clock()
@@ -585,19 +582,28 @@ def opening() -> None:
             seconds, store = timed(lambda p=path: TextStore.open(p))  # type: ignore[misc]
             opens.append(seconds)
             reads.append(timed(lambda s=store, c=count: s.read_text(c // 3))[0])  # type: ignore[misc]
-        before = resident_now()
+        own, mapped = resident_now()
         for i in np.random.default_rng(1).integers(0, count, 1000).tolist():
             assert store.read_text(i).startswith(f"document {i} ")
+        own_after, mapped_after = resident_now()
         info = store.info()
-        line(count, f"{build:.1f}", f"{info['file_bytes'] / count:.1f}", f"{info['index_bytes'] / count:.2f}",
-             f"{statistics.median(opens) * 1e6:.0f}", f"{statistics.median(reads) * 1e6:.0f}",
-             f"{resident_now() - before:.1f}")  # fmt: skip
+        line(
+            count,
+            f"{build:.1f}",
+            f"{info['file_bytes'] / count:.1f}",
+            f"{info['index_bytes'] / count:.2f}",
+            f"{statistics.median(opens) * 1e6:.0f}",
+            f"{statistics.median(reads) * 1e6:.0f}",
+            f"{own_after - own:.1f}",
+            f"{mapped_after - mapped:.1f}",
+        )
     shutil.rmtree(folder)
 
 
-def resident_now() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+def resident_now() -> tuple[float, float]:
+    """Megabytes of this process: its own, and of files that it maps and that others may share."""
+    rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+    return int(rows["RssAnon"].split()[0]) / 1024, int(rows["RssFile"].split()[0]) / 1024
 
 
 def main() -> None:
