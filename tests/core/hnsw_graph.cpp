@@ -76,7 +76,7 @@ double recall(const tttnn::HnswIndex& index, const std::vector<float>& queries, 
 }  // namespace
 
 // hnswlib's builder takes its locks in both orders. Here each builder belongs to one thread, so it cannot lock up.
-extern "C" const char* __tsan_default_options();
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options();
 extern "C" const char* __tsan_default_options() { return "detect_deadlocks=0"; }
 
 int main(int argc, char** argv) {
