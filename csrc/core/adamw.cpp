@@ -24,8 +24,8 @@ struct Scalars {
   float decay;      // 1 - lr * weight_decay
   float one_beta1;  // 1 - beta1
   float beta2;
-  float one_beta2;   // 1 - beta2
-  float root_bias2;  // sqrt(1 - beta2^t)
+  float one_beta2;        // 1 - beta2
+  float over_root_bias2;  // 1 / sqrt(1 - beta2^t)
   float epsilon;
   float minus_step;  // -lr / (1 - beta1^t)
 };
@@ -74,7 +74,7 @@ TTTNN_INLINE float update(float p, float g, float& m, float& v, const Scalars& s
   p *= s.decay;
   m = m + s.one_beta1 * (g - m);
   v = v * s.beta2 + s.one_beta2 * g * g;
-  const float denominator = std::sqrt(v) / s.root_bias2 + s.epsilon;
+  const float denominator = std::sqrt(v) * s.over_root_bias2 + s.epsilon;
   return p + s.minus_step * m / denominator;
 }
 
@@ -309,7 +309,7 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
     if (gradients[t] == nullptr) continue;
     const State& state = states_[t];
     const double steps = static_cast<double>(state.steps + 1);
-    scalars[t].root_bias2 = static_cast<float>(std::sqrt(1.0 - std::pow(options_.beta2, steps)));
+    scalars[t].over_root_bias2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(options_.beta2, steps)));
     scalars[t].minus_step = static_cast<float>(-learning_rate / (1.0 - std::pow(options_.beta1, steps)));
 
     const std::size_t weight = bytes_of(tensors_[t].type);
