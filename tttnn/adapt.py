@@ -14,17 +14,18 @@ import platform
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from . import models
 from .arena import WeightArena
 from .config import AdaptConfig, ScoreConfig
 from .datastore import Neighbor
 from .errors import AdaptError, NonFiniteLossError, RestoreError
+from .loss import SlicedLoss, causal_lm_loss
 from .optim import build_optimizer
 from .precision import autocast, resolved
 from .score import Score, Scorer, model_max_length, token_ids
@@ -185,6 +186,7 @@ class TestTimeTrainer:
         self.fingerprint = self._arena.digest()
         """Digest of the weights taken over."""
         self._optimizer = build_optimizer(self._arena, self.config)
+        self._loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
         self._device = next(model.parameters()).device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
         self._seconds_per_token: float | None = None
@@ -553,8 +555,7 @@ class Adaptation:
         ids = torch.tensor([tokens], device=trainer._device)
         with torch.enable_grad():
             with autocast(self._config.precision, trainer._device):
-                logits = trainer.model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = cross_entropy(logits[0].float(), ids[0, 1:])
+                loss = trainer._loss(ids)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteLossError(
