@@ -16,6 +16,7 @@ PILE_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "pile-mini
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--smoke", action="store_true", help="small inputs: the answers count, the times mean nothing")
+    parser.addoption("--datastore", default=None, help="a datastore whose vectors bench_index searches")
 
 
 @pytest.fixture(scope="session")

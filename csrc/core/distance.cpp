@@ -6,56 +6,71 @@ namespace tttnn {
 
 namespace {
 
-using lanes::Floats;
-using lanes::kWidth;
+constexpr std::size_t kLanes = 32;  // sums in flight, whatever the width of a register
 
 struct L2 {
-  TTTNN_INLINE static void add(const Floats& a, const Floats& b, Floats& total) {
-    const Floats difference = a - b;
+  template <typename Vector>
+  TTTNN_INLINE static void add(const Vector& a, const Vector& b, Vector& total) {
+    const Vector difference = a - b;
     total += difference * difference;
   }
   TTTNN_INLINE static float finish(float total) { return total; }
 };
 
 struct Ip {
-  TTTNN_INLINE static void add(const Floats& a, const Floats& b, Floats& total) { total += a * b; }
+  template <typename Vector>
+  TTTNN_INLINE static void add(const Vector& a, const Vector& b, Vector& total) {
+    total += a * b;
+  }
   TTTNN_INLINE static float finish(float total) { return 1.0f - total; }
 };
 
-template <typename Kind>
-TTTNN_INLINE float distance(const float* a, const float* b, std::size_t dim) {
-  Floats even = {}, odd = {}, x, y;
-  std::size_t i = 0;
-  for (; i + 2 * kWidth <= dim; i += 2 * kWidth) {
-    lanes::load(a + i, x);
-    lanes::load(b + i, y);
-    Kind::add(x, y, even);
-    lanes::load(a + i + kWidth, x);
-    lanes::load(b + i + kWidth, y);
-    Kind::add(x, y, odd);
+template <typename Kind, typename Vector>
+TTTNN_INLINE void add_lanes(const float* a, const float* b, Vector* totals) {
+  constexpr std::size_t width = sizeof(Vector) / sizeof(float);
+#pragma GCC unroll 8
+  for (std::size_t j = 0; j < kLanes / width; ++j) {
+    Vector x, y;
+    lanes::load(a + j * width, x);
+    lanes::load(b + j * width, y);
+    Kind::add(x, y, totals[j]);
   }
-  for (; i < dim; i += kWidth) {  // what is left, padded with zeros
-    const std::size_t left = dim - i < kWidth ? dim - i : kWidth;
-    x = Floats{};
-    y = Floats{};
-    std::memcpy(&x, a + i, left * sizeof(float));
-    std::memcpy(&y, b + i, left * sizeof(float));
-    Kind::add(x, y, even);
-  }
-  even += odd;
-  return Kind::finish(lanes::sum(even));
 }
 
-#define TTTNN_DISTANCE(name, target)                                                  \
-  template <typename Kind>                                                            \
-  target float name(const void* a, const void* b, const void* dim) {                  \
-    return distance<Kind>(static_cast<const float*>(a), static_cast<const float*>(b), \
-                          *static_cast<const std::size_t*>(dim));                     \
+template <typename Kind, typename Vector>
+TTTNN_INLINE float distance(const float* a, const float* b, std::size_t dim) {
+  constexpr std::size_t width = sizeof(Vector) / sizeof(float);
+  constexpr std::size_t half = kLanes / width / 2;
+  Vector totals[2 * half] = {};
+  std::size_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) add_lanes<Kind>(a + i, b + i, totals);
+  if (i < dim) {  // what is left, padded with zeros
+    float x[kLanes] = {}, y[kLanes] = {};
+    for (std::size_t j = 0; i + j < dim; ++j) {
+      x[j] = a[i + j];
+      y[j] = b[i + j];
+    }
+    add_lanes<Kind>(x, y, totals);
   }
-TTTNN_DISTANCE(distance_baseline, )
-TTTNN_DISTANCE(distance_v2, TTTNN_TARGET_V2)
-TTTNN_DISTANCE(distance_v3, TTTNN_TARGET_V3)
-TTTNN_DISTANCE(distance_v4, TTTNN_TARGET_V4)
+  float sixteen[kLanes / 2];
+#pragma GCC unroll 4
+  for (std::size_t j = 0; j < half; ++j) {
+    totals[j] += totals[j + half];
+    lanes::store(totals[j], sixteen + j * width);
+  }
+  return Kind::finish(lanes::sum(sixteen));
+}
+
+#define TTTNN_DISTANCE(name, vector, target)                                                  \
+  template <typename Kind>                                                                    \
+  target float name(const void* a, const void* b, const void* dim) {                          \
+    return distance<Kind, vector>(static_cast<const float*>(a), static_cast<const float*>(b), \
+                                  *static_cast<const std::size_t*>(dim));                     \
+  }
+TTTNN_DISTANCE(distance_baseline, lanes::Four, )
+TTTNN_DISTANCE(distance_v2, lanes::Four, TTTNN_TARGET_V2)
+TTTNN_DISTANCE(distance_v3, lanes::Eight, TTTNN_TARGET_V3)
+TTTNN_DISTANCE(distance_v4, lanes::Sixteen, TTTNN_TARGET_V4)
 #undef TTTNN_DISTANCE
 
 template <typename Kind>

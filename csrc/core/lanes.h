@@ -1,8 +1,7 @@
-// Thirty-two float lanes with one fixed order of addition: a kernel built for any SIMD level gives the same bits.
+// Float vectors with one fixed order of addition: a kernel built for any SIMD level gives the same bits.
 //
-// A kernel is written once as an always-inline function over Lanes and instantiated by TTTNN_LANES_KERNELS for each
-// x86-64 level, where the compiler turns a Lanes into two, four or eight registers. No fused multiply-add is used
-// (-ffp-contract=off), because only some levels have it.
+// A kernel is written once as an always-inline function and instantiated under a TTTNN_TARGET for each x86-64 level.
+// No fused multiply-add is used (-ffp-contract=off), because only some levels have it.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +10,9 @@
 
 namespace tttnn::lanes {
 
-constexpr std::size_t kWidth = 16;  // floats in one vector; kernels keep two of them in flight
-
-typedef float Floats __attribute__((vector_size(kWidth * sizeof(float))));
-typedef std::uint32_t Words __attribute__((vector_size(kWidth * sizeof(std::uint32_t))));
+typedef float Four __attribute__((vector_size(4 * sizeof(float))));
+typedef float Eight __attribute__((vector_size(8 * sizeof(float))));
+typedef float Sixteen __attribute__((vector_size(16 * sizeof(float))));
 
 #define TTTNN_INLINE inline __attribute__((always_inline))
 
@@ -29,16 +27,26 @@ typedef std::uint32_t Words __attribute__((vector_size(kWidth * sizeof(std::uint
 #endif
 
 // Vectors are passed by reference: passing them by value has another ABI at each SIMD level.
-TTTNN_INLINE void load(const void* from, Floats& to) { std::memcpy(&to, from, sizeof(to)); }
-TTTNN_INLINE void store(const Floats& from, void* to) { std::memcpy(to, &from, sizeof(from)); }
+template <typename Vector>
+TTTNN_INLINE void load(const float* from, Vector& to) {
+  std::memcpy(&to, from, sizeof(to));
+}
+template <typename Vector>
+TTTNN_INLINE void store(const Vector& from, float* to) {
+  std::memcpy(to, &from, sizeof(from));
+}
 
-// Adds the sixteen lanes in a tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
-TTTNN_INLINE float sum(const Floats& lanes) {
-  float values[kWidth];
-  store(lanes, values);
-  for (std::size_t half = kWidth / 2; half > 0; half /= 2)
-    for (std::size_t i = 0; i < half; ++i) values[i] += values[i + half];
-  return values[0];
+// Adds sixteen floats in a tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Written out, since a loop would not be unrolled.
+TTTNN_INLINE float sum(const float* sixteen) {
+  Four a, b, c, d;
+  load(sixteen, a);
+  load(sixteen + 4, b);
+  load(sixteen + 8, c);
+  load(sixteen + 12, d);
+  a += c;
+  b += d;
+  a += b;
+  return (a[0] + a[2]) + (a[1] + a[3]);
 }
 
 }  // namespace tttnn::lanes

@@ -14,8 +14,9 @@ namespace tttnn {
 
 namespace {
 
-using lanes::Floats;
-using lanes::kWidth;
+constexpr std::size_t kWidth = 8;
+using Floats = lanes::Eight;
+typedef std::uint32_t Words __attribute__((vector_size(kWidth * sizeof(std::uint32_t))));
 
 constexpr float kSmallestLength = 1e-12f;           // as torch.nn.functional.normalize
 constexpr std::size_t kElementsPerTask = 1u << 16;  // below this a thread costs more than it saves
@@ -25,7 +26,7 @@ TTTNN_INLINE void load_hidden(const std::uint16_t* from, Floats& to) {
   typedef std::uint16_t Halves __attribute__((vector_size(kWidth * sizeof(std::uint16_t))));
   Halves halves;
   std::memcpy(&halves, from, sizeof(halves));
-  const lanes::Words words = __builtin_convertvector(halves, lanes::Words) << 16;
+  const Words words = __builtin_convertvector(halves, Words) << 16;
   std::memcpy(&to, &words, sizeof(to));
 }
 TTTNN_INLINE void load_hidden(const float* from, Floats& to) { lanes::load(from, to); }
@@ -78,7 +79,9 @@ TTTNN_INLINE bool pool_row(const T* row, const std::uint8_t* mask, std::size_t t
     out[d] /= divisor;
     left += out[d] * out[d];
   }
-  const float length = std::sqrt(lanes::sum(squares) + left);
+  float sixteen[2 * kWidth] = {};
+  lanes::store(squares, sixteen);
+  const float length = std::sqrt(lanes::sum(sixteen) + left);
   // The square of a finite vector may still overflow: then each element is asked.
   if (!std::isfinite(length))
     for (std::size_t i = 0; i < dim; ++i)
