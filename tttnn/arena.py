@@ -435,6 +435,24 @@ class WeightArena:
         self._working_views = []
 
 
+def last_layers(model: nn.Module, count: int) -> list[str]:
+    """Return patterns for `WeightArena(trainable=...)` that name the parameters of the model's last layers.
+
+    The layers are the longest list of modules in the model, as every transformers decoder has one.
+
+    Args:
+        model: The model to look at.
+        count: How many layers, from the last backwards; 1 to the number of layers.
+    """
+    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
+    path, layers = max(lists, key=lambda entry: len(entry[1]))
+    if not 1 <= count <= len(layers):
+        raise ValueError(f"count must be between 1 and {len(layers)} (the number of layers), got {count}")
+    return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]
+
+
 def _refuse_unfit(model: nn.Module) -> None:
     """Raise AdaptError for a model whose weights are not plain tensors on one device."""
     device_map = getattr(model, "hf_device_map", None) or {}
