@@ -120,7 +120,7 @@ class WeightArena:
     With ``restore="copy"`` trainable weights live in a second, *working* block at addresses that never change, and are
     copied back from the pristine one. With ``"flip"`` the model uses the pristine block itself; the first step of a
     query writes the working block and points the model there, and restoring points it back and copies no weight.
-    ``"auto"`` is ``"copy"``: flipping gains about 1 % of a query with one neighbor. Buffers are always copied back.
+    ``"auto"`` is ``"copy"``: flipping gains under 2 % of a query with one neighbor. Buffers are always copied back.
 
     Inside a query, writes through ``.data`` are put back wherever the working block is in use: for all trainable
     weights with ``"copy"``, after the first step with ``"flip"``. Between queries nobody but the arena may write the
