@@ -16,6 +16,7 @@ import time
 import torch
 from bench_arena import smollm2
 
+from tttnn import _core
 from tttnn.loss import SlicedLoss, causal_lm_loss
 
 
@@ -25,7 +26,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", choices=["sliced", "model"])
+    parser.add_argument("--keep-freed-memory", action="store_true", help="as the trainer may ask the C library to")
     options = parser.parse_args()
+    if options.keep_freed_memory:
+        assert _core.keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = smollm2().eval()
