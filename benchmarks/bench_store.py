@@ -2,6 +2,7 @@
 
     python benchmarks/bench_store.py CORPUS.jsonl.zst [--mean 5900] [--repeats 7] [--only 'tttnn;bagz']
     python benchmarks/bench_store.py CORPUS.jsonl.zst --units
+    python benchmarks/bench_store.py CORPUS.jsonl.zst --scaling
     python benchmarks/bench_store.py --opening          # 10 thousand and 10 million short documents
 
 Every read is compared with what was written, outside the timed part. Texts come back as str in every column but
@@ -561,6 +562,36 @@ def units(corpus: Path) -> None:
             show(f"block of {size} KiB", frames, where, zstandard.ZstdDecompressor(), seconds)
 
 
+def scaling(corpus: Path) -> None:
+    """Batches as a share of the limit times the number of threads: fresh sorted ids for each round."""
+    from tttnn.store import TextStore
+
+    texts = load(corpus, None)
+    folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
+    Ours().build(folder / "store", texts)
+    reader = TextStore.open(folder / "store")._reader
+    ascii_only = np.array([text.isascii() for text in texts])
+    rng = np.random.default_rng(0)
+    line("texts", "batch", "limit µs a document", "bytes, 1 thread", "bytes, 2", "str, 1 thread", "str, 2")
+    line("---", *["---:"] * 6)
+    for name, pool in (("ASCII", np.flatnonzero(ascii_only)), ("other", np.flatnonzero(~ascii_only))):
+        for size, rounds in ((50, 60), (len(pool) // 2, 7)):
+            limit: list[float] = []
+            seconds: dict[tuple[str, int], list[float]] = {(r, t): [] for r in ("bytes", "texts") for t in (1, 2)}
+            for _ in range(rounds):
+                ids = np.sort(rng.choice(pool, size, replace=False))
+                limit.append(float(reader.time_decoding(ids).sum()))
+                for (kind, threads), column in seconds.items():
+                    read = getattr(reader, f"read_{kind}")
+                    taken, batch = timed(lambda r=read, i=ids, t=threads: r(i, t))  # type: ignore[misc]
+                    column.append(taken)
+                    del batch
+            whole = statistics.median(limit)
+            line(name, size, f"{whole / size * 1e6:.1f}",
+                 *[f"{whole / statistics.median(column) / t:.2f}" for (_, t), column in seconds.items()])  # fmt: skip
+    shutil.rmtree(folder)
+
+
 def opening() -> None:
     """Open time and memory at 10 thousand and at 10 million short documents."""
     from tttnn.config import StoreConfig
@@ -613,12 +644,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", default="", help="names, separated by semicolons")
     parser.add_argument("--units", action="store_true", help="a frame per document against blocks")
+    parser.add_argument("--scaling", action="store_true", help="batches against the limit times the threads")
     parser.add_argument("--opening", action="store_true", help="opening at 10 thousand and 10 million documents")
     arguments = parser.parse_args()
     if arguments.opening:
         opening()
     if arguments.units:
         units(arguments.corpus)
+    elif arguments.scaling:
+        scaling(arguments.corpus)
     elif arguments.corpus is not None:
         compare(arguments.corpus, arguments.mean, arguments.repeats, [n for n in arguments.only.split(";") if n])
 

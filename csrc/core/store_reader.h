@@ -102,7 +102,7 @@ class StoreReader {
   // One byte per index page: 1 once its checksum was found right.
   std::unique_ptr<std::atomic<unsigned char>[], void (*)(void*)> page_checked_ { nullptr, nullptr };
   // One bit per page of the file: 1 once it was asked for. What was asked for before is not asked for again: the call
-  // would cost a tenth of a warm read.
+  // is a system call, and a warm read takes microseconds.
   std::unique_ptr<std::atomic<unsigned char>[], void (*)(void*)> touched_ { nullptr, nullptr };
 };
 
