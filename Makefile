@@ -42,14 +42,15 @@ bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --smoke --benchmark-disable-gc --benchmark-min-rounds=1 --benchmark-max-time=0.01 \
 	  --benchmark-warmup=off -q
 
-# A wheel built from the source distribution, in an empty environment.
+# A wheel built from the source distribution, without CUDA, in an empty environment. What describes the build, and the
+# core itself, work without torch, transformers, zstandard and hnswlib.
 package: $(VENV)/.dev
 	rm -rf dist build/empty
 	$(BIN)/python -m build --sdist --outdir dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist dist/tttnn-*.tar.gz
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist -C cmake.define.TTTNN_CUDA=OFF dist/tttnn-*.tar.gz
 	$(PYTHON) -m venv build/empty
-	build/empty/bin/pip install --quiet "$(TORCH)"
-	build/empty/bin/pip install --quiet dist/tttnn-*.whl
+	build/empty/bin/pip install --quiet --no-deps dist/tttnn-*.whl
+	build/empty/bin/pip install --quiet click numpy rich
 	cd build/empty && bin/tttnn info --build && bin/tttnn --version
 
 $(VENV)/bin/python:

@@ -1,6 +1,7 @@
 """Compare the text store with its rivals: the same documents, the same order, level 6, in one interleaved run.
 
     python benchmarks/bench_store.py CORPUS.jsonl.zst [--mean 5900] [--repeats 7] [--only 'tttnn;bagz']
+    python benchmarks/bench_store.py CORPUS.jsonl.zst --units
     python benchmarks/bench_store.py --opening          # 10 thousand and 10 million short documents
 
 Every read is compared with what was written, outside the timed part. Texts come back as str in every column but
@@ -347,21 +348,18 @@ def drop_from_cache(path: Path) -> None:
 
 
 def resident(name: str, path: Path, count: int) -> float:
-    """Megabytes that opening and 1000 reads add to a fresh process: (all, without mapped files)."""
+    """Megabytes, without mapped files, that 1000 reads add to a fresh process."""
     code = (
         f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}\n"
         "import bench_store as b, numpy as np\nfrom pathlib import Path\n"
         f"b.COUNT[0] = {count}\n"
         f"c = next(c for c in b.CONTESTANTS if c.name == {name!r})()\n"
-        "def anonymous():\n"
-        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
-        "    return int(next(l for l in lines if l.startswith('RssAnon')).split()[1]) / 1024\n"
         # Import what the contestant needs before the first measurement.
         f"path = Path({str(path)!r})\n"
         "c.open(path); c.read(0); c.close(); c.open(path)\n"
-        "before = anonymous()\n"
+        "before = b.resident_now()[0]\n"
         f"for i in np.random.default_rng(5).integers(0, {count}, 1000).tolist(): c.read(i)\n"
-        "print(anonymous() - before)\n"
+        "print(b.resident_now()[0] - before)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(result.stdout)
@@ -408,8 +406,10 @@ def compare(corpus: Path, mean: float | None, repeats: int, only: Sequence[str])
         row.update({name: [] for name in ("p50", "p99", "fifty", "many", "cold", "open")})
         runs.append((contestant, path, row))
     limits: dict[str, list[float]] = {"p50": [], "p99": [], "mean": []}
-    for _ in range(repeats):
+    for repeat in range(repeats):
         for contestant, path, row in runs:
+            if isinstance(contestant, IndexedZstd) and repeat > 0:
+                continue  # a hundred times slower: once is enough
             latencies = []
             got = []
             for i in singles.tolist():
@@ -498,6 +498,69 @@ def by_kind(ours: Ours, path: Path, texts: list[str], repeats: int) -> None:
     ours.close()
 
 
+def units(corpus: Path) -> None:
+    """Compare the units of compression: a frame per document, with dictionaries, against blocks of several documents.
+
+    Done with python-zstandard, so that nothing but the unit differs; a block is decoded whole to read one document.
+    """
+    whole = [text.encode() for text in load(corpus, None)]
+    rng = np.random.default_rng(1)
+    short = [part.strip()[:2000] for text in whole for part in text.split(b"\n\n") if len(part.strip()) >= 100]
+    short = [short[i] for i in rng.permutation(len(short))[:100_000]]
+    line("corpus", "unit", "size / text", "build s", "read mean µs", "read p50 µs")
+    line("---", "---", *["---:"] * 4)
+    for name, texts in ((corpus.name, whole), ("its paragraphs", short)):
+        import zstandard
+
+        total = sum(map(len, texts))
+        probe = rng.integers(0, len(texts), 3000).tolist()
+        order = rng.permutation(len(texts)).tolist()
+
+        def show(
+            unit: str, frames: list[bytes], where: Sequence[int], decoder: Any, seconds: float, extra: int = 0,
+            name: str = name, total: int = total, probe: list[int] = probe,
+        ) -> None:  # fmt: skip
+            best: list[float] = []
+            for _ in range(5):
+                latencies = []
+                for i in probe:
+                    begin = clock()
+                    decoder.decompress(frames[where[i]])
+                    latencies.append(clock() - begin)
+                best = min(best, latencies, key=sum) if best else latencies
+            mean, middle = statistics.mean(best), statistics.median(best)
+            line(f"{name}, mean {total / len(where):.0f}", unit, f"{(sum(map(len, frames)) + extra) / total:.4f}",
+                 f"{seconds:.1f}", f"{mean * 1e6:.1f}", f"{middle * 1e6:.1f}")  # fmt: skip
+
+        for size in (0, 16, 32, 64, 128, 256):
+            for sample in ("spread", "first") if size == 128 else ("spread",):
+                options: dict[str, Any] = {}
+                if size:
+                    chosen, taken = [], 0
+                    for i in order if sample == "spread" else range(len(texts)):
+                        chosen.append(texts[i][: 1 << 16])
+                        taken += len(chosen[-1])
+                        if taken > 100 * size << 10:
+                            break
+                    options["dict_data"] = zstandard.train_dictionary(size << 10, chosen, k=1024, d=8)
+                compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True, write_dict_id=False, **options)
+                seconds, frames = timed(lambda c=compressor, t=texts: [c.compress(text) for text in t])  # type: ignore[misc]
+                decoder = zstandard.ZstdDecompressor(**options)
+                unit = f"frame, dictionary {size} KiB ({sample})" if size else "frame"
+                show(unit, frames, range(len(texts)), decoder, seconds, size << 10)
+        for size in (16, 32, 64, 128):
+            blocks: list[list[bytes]] = [[]]
+            where = []
+            for text in texts:
+                if sum(map(len, blocks[-1])) >= size << 10:
+                    blocks.append([])
+                where.append(len(blocks) - 1)
+                blocks[-1].append(text)
+            compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+            seconds, frames = timed(lambda c=compressor, b=blocks: [c.compress(b"".join(block)) for block in b])  # type: ignore[misc]
+            show(f"block of {size} KiB", frames, where, zstandard.ZstdDecompressor(), seconds)
+
+
 def opening() -> None:
     """Open time and memory at 10 thousand and at 10 million short documents."""
     from tttnn.config import StoreConfig
@@ -505,8 +568,8 @@ def opening() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
     line("documents", "build s", "bytes a document", "index bytes a document", "open µs", "first read µs",
-         "MB that 1000 reads add")  # fmt: skip
-    line(*["---:"] * 7)
+         "own MB that 1000 reads add", "mapped MB")  # fmt: skip
+    line(*["---:"] * 8)
     for count in (10_000, 10_000_000):
         path = folder / f"{count}.zst"
         begin = clock()
@@ -519,19 +582,28 @@ def opening() -> None:
             seconds, store = timed(lambda p=path: TextStore.open(p))  # type: ignore[misc]
             opens.append(seconds)
             reads.append(timed(lambda s=store, c=count: s.read_text(c // 3))[0])  # type: ignore[misc]
-        before = resident_now()
+        own, mapped = resident_now()
         for i in np.random.default_rng(1).integers(0, count, 1000).tolist():
             assert store.read_text(i).startswith(f"document {i} ")
+        own_after, mapped_after = resident_now()
         info = store.info()
-        line(count, f"{build:.1f}", f"{info['file_bytes'] / count:.1f}", f"{info['index_bytes'] / count:.2f}",
-             f"{statistics.median(opens) * 1e6:.0f}", f"{statistics.median(reads) * 1e6:.0f}",
-             f"{resident_now() - before:.1f}")  # fmt: skip
+        line(
+            count,
+            f"{build:.1f}",
+            f"{info['file_bytes'] / count:.1f}",
+            f"{info['index_bytes'] / count:.2f}",
+            f"{statistics.median(opens) * 1e6:.0f}",
+            f"{statistics.median(reads) * 1e6:.0f}",
+            f"{own_after - own:.1f}",
+            f"{mapped_after - mapped:.1f}",
+        )
     shutil.rmtree(folder)
 
 
-def resident_now() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+def resident_now() -> tuple[float, float]:
+    """Megabytes of this process: its own, and of files that it maps and that others may share."""
+    rows = dict(row.split(":", 1) for row in Path("/proc/self/status").read_text().splitlines())
+    return int(rows["RssAnon"].split()[0]) / 1024, int(rows["RssFile"].split()[0]) / 1024
 
 
 def main() -> None:
@@ -540,11 +612,14 @@ def main() -> None:
     parser.add_argument("--mean", type=float, help="leave out the longest documents until the mean size is this")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", default="", help="names, separated by semicolons")
+    parser.add_argument("--units", action="store_true", help="a frame per document against blocks")
     parser.add_argument("--opening", action="store_true", help="opening at 10 thousand and 10 million documents")
     arguments = parser.parse_args()
     if arguments.opening:
         opening()
-    if arguments.corpus is not None:
+    if arguments.units:
+        units(arguments.corpus)
+    elif arguments.corpus is not None:
         compare(arguments.corpus, arguments.mean, arguments.repeats, [n for n in arguments.only.split(";") if n])
 
 

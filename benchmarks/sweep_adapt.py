@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     embedder = tttnn.Embedder.load("minilm-l6")
     datastore = tttnn.Datastore.open(arguments.datastore, embedder)
-    config = tttnn.EvalConfig(query_tokens=512, scored_tokens=512, curve=(0, 1, 5, 10), limit=arguments.limit)
+    config = tttnn.EvalConfig(query_tokens=512, scored_tokens=512, curve=(0, 5, 10), limit=arguments.limit)
     documents = list(tttnn.iter_jsonl(arguments.documents))
     summaries = {}
     for name in arguments.only:

@@ -21,7 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tttnn.arena import WeightArena
+from tttnn.arena import WeightArena, last_layers
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError, RestoreError
 from tttnn.optim import build_optimizer
@@ -293,6 +293,25 @@ def test_gradients_and_flags_are_as_before(restore: str) -> None:
     arena.restore()
     assert all(parameter.grad is gradients[name] for name, parameter in model.named_parameters())
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["lm_head.weight"]
+
+
+def test_last_layers_are_trained_and_nothing_else_moves() -> None:
+    for name, prefix in (("gpt2", "transformer.h.1."), ("llama", "model.layers.1."), ("neox", "gpt_neox.layers.1.")):
+        model = build(name)
+        before = state(model)
+        arena = WeightArena(model, trainable=last_layers(model, 1))
+        assert all(trained.startswith(prefix) for trained in arena.trainable_names)
+        arena.begin()
+        backward(model)
+        build_optimizer(arena, AdaptConfig()).step(1e-3)
+        changed = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+        assert changed == arena.trainable_names
+        arena.restore()
+        assert same(state(model), before)
+        with pytest.raises(ValueError, match="count must be between 1 and 2"):
+            last_layers(model, 3)
+    with pytest.raises(AdaptError, match="list of layers"):
+        last_layers(nn.Linear(2, 2), 1)
 
 
 def test_a_model_without_gradients_is_trained_whole() -> None:

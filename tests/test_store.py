@@ -1,7 +1,9 @@
 """The text store keeps every text, reads it back in any order, and refuses what it cannot keep."""
 
+import gc
 import json
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from tttnn.store import (
     export_jsonl,
     iter_jsonl,
     text_digest,
+    train_dictionary,
     write_store,
 )
 
@@ -237,7 +240,7 @@ def test_writer_refuses_what_is_not_a_text(tmp_path: Path) -> None:
     with TextStoreWriter(tmp_path / "a") as writer:
         with pytest.raises(TypeError, match="text of document 0 must be str, got bytes"):
             writer.append(b"bytes")  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="not JSON serializable"):
+        with pytest.raises(TypeError, match="metadata of document 0 must be what JSON can hold: Object of type object"):
             writer.append("text", {"a": object()})
     assert len(TextStore.open(tmp_path / "a")) == 0
 
@@ -337,6 +340,23 @@ def test_many_threads_read_one_store(store: TextStore, documents: list[Document]
         list(pool.map(work, range(8)))
 
 
+def test_a_dictionary_may_be_trained_on_the_whole_corpus(tmp_path: Path) -> None:
+    half = ["alpha beta gamma", "jumps over the lazy dog"]
+    rng = np.random.default_rng(0)
+    documents = [Document(f"{half[i // 5000]} {rng.integers(1e9)} {half[i // 5000]}") for i in range(10_000)]
+    config = StoreConfig(dictionary_bytes=1024)
+    dictionary = train_dictionary(documents, config=config)
+    assert dictionary == train_dictionary(iter(documents), config=config)
+    assert b"alpha beta" in dictionary
+    assert b"lazy dog" in dictionary
+    first = write_store(tmp_path / "first", documents, config=config)
+    spread = write_store(tmp_path / "spread", documents, config=config, dictionary=dictionary)
+    assert spread.store_id == first.store_id
+    assert spread.file_bytes < first.file_bytes
+    assert TextStore.open(tmp_path / "spread").dictionary() == dictionary
+    assert train_dictionary([], config=config) == b""
+
+
 def test_zstd_prints_the_corpus(store_path: Path, documents: list[Document], tmp_path: Path) -> None:
     """The file is a legal zstd stream: any zstd decodes it, given the dictionary."""
     with TextStore.open(store_path) as store:
@@ -424,3 +444,35 @@ def test_pile_mini_round_trips(tmp_path: Path) -> None:
         rows = [json.loads(line) for line in (PILE_MINI / "tiny.jsonl").read_text(encoding="utf-8").splitlines()]
     assert summary.file_bytes < 0.4 * summary.text_bytes
     assert [document.text for document in iter_jsonl(PILE_MINI / "tiny.jsonl")] == [row["text"] for row in rows]
+
+
+def test_threads_may_share_a_writer(tmp_path: Path, documents: list[Document]) -> None:
+    with TextStoreWriter(tmp_path / "a", config=SMALL) as writer, ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda document: writer.append(document.text, document.meta), documents))
+    assert sorted(ids) == list(range(len(documents)))
+    with TextStore.open(tmp_path / "a") as store:
+        assert [store[i] for i in ids] == documents
+
+
+def _use_writer(writer: TextStoreWriter) -> str:
+    try:
+        writer.append("from a child")
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_writer_belongs_to_its_process(tmp_path: Path) -> None:
+    with TextStoreWriter(tmp_path / "a", config=StoreConfig(dictionary_bytes=0)) as writer:
+        writer.append("one")
+        child = os.fork()
+        if child == 0:
+            message = _use_writer(writer)
+            writer.close()
+            del writer
+            gc.collect()
+            os._exit(0 if "belongs to the process" in message else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        writer.append("two")
+    assert [document.text for document in TextStore.open(tmp_path / "a")] == ["one", "two"]

@@ -1,12 +1,14 @@
 """Importers give every document, list what is none, and never drop a line in silence."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import zstandard
 
-from tttnn.store import Document, iter_corpus, iter_folder, iter_jsonl, write_store
+from tttnn.errors import MissingExtraError
+from tttnn.store import Document, iter_corpus, iter_folder, iter_jsonl, iter_parquet, write_store
 
 GOOD = [{"text": f"text {i} é", "meta": {"pile_set_name": "Github", "n": i}} for i in range(100)]
 
@@ -129,3 +131,28 @@ def test_missing_corpora_are_named(tmp_path: Path) -> None:
     for use in (iter_jsonl, iter_folder, iter_corpus):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             use(tmp_path / "nowhere")
+
+
+def test_parquet_rows_are_documents(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    columns = {
+        "text": ["one", None, "é"],
+        "id": [1, 2, 3],
+        "meta": [{"pile_set_name": "PEPs"}, None, None],
+    }
+    parquet.write_table(pyarrow.table(columns), path)
+    corpus = iter_corpus(path)
+    for _ in range(2):
+        assert list(corpus) == [Document("one", {"pile_set_name": "PEPs", "id": 1}), Document("é", {"id": 3})]
+        assert [tuple(row) for row in corpus.rejected] == [(2, "field 'text' must be a string, got NoneType")]
+    with pytest.raises(ValueError, match="has no column 'body', only text, id, meta"):
+        list(iter_parquet(path, text_field="body"))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MissingExtraError, match="pip install pyarrow"):
+        list(iter_parquet(tmp_path / "a.parquet"))

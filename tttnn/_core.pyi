@@ -58,6 +58,7 @@ def copy_spans(
 def fingerprint_spans(
     source: Block, offsets: Sequence[int], sizes: Sequence[int], max_threads: int = 0
 ) -> list[int]: ...
+def keep_freed_memory() -> bool: ...
 
 class Adamw:
     def __init__(

@@ -14,17 +14,18 @@ import platform
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from . import models
 from .arena import WeightArena
 from .config import AdaptConfig, ScoreConfig
 from .datastore import Neighbor
-from .errors import AdaptError, NonFiniteLossError
+from .errors import AdaptError, NonFiniteLossError, RestoreError
+from .loss import SlicedLoss, causal_lm_loss
 from .optim import build_optimizer
 from .precision import autocast, resolved
 from .score import Score, Scorer, model_max_length, token_ids
@@ -60,13 +61,15 @@ class AdaptReport:
     """What adapting to one query did and cost.
 
     `seconds` has one entry per stage: embed, search and read where the retriever says so (else retrieve), tokenize,
-    train, observe, restore. `stopped_by` is "neighbors" when all of them were trained on.
+    train, observe, restore. `stopped_by` is "neighbors" when all of them were trained on. `excluded` counts texts that
+    the caller excluded; `left_out` what a selection left out, by reason.
     """
 
     query_digest: str
     requested: int
     found: int = 0
     excluded: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     neighbors: list[TrainedNeighbor] = field(default_factory=list)
     steps: int = 0
     tokens: int = 0
@@ -183,6 +186,7 @@ class TestTimeTrainer:
         self.fingerprint = self._arena.digest()
         """Digest of the weights taken over."""
         self._optimizer = build_optimizer(self._arena, self.config)
+        self._loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
         self._device = next(model.parameters()).device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
         self._seconds_per_token: float | None = None
@@ -245,7 +249,7 @@ class TestTimeTrainer:
             query: a text that is not empty.
             neighbors: trains on these, in this order, and does not search.
             num_neighbors: instead of the configuration's.
-            deadline_ms: milliseconds from the entry of the block; training stops before the step that would overrun.
+            deadline_ms: milliseconds from this call; training stops before the step that would overrun.
             exclude_digests: neighbors with such a text are left out; see `store.text_digest`.
             observe: called between neighbors with the model in its present state.
             cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
@@ -400,6 +404,7 @@ class Adaptation:
         self._cancelled = cancelled
         self._before: _ModelState | None = None
         self._token = object()
+        self._started = time.perf_counter()
         self._deadline = math.inf
         report = AdaptReport(
             query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
@@ -414,13 +419,12 @@ class Adaptation:
         self._adapted = AdaptedModel(trainer, query, report)
 
     def __enter__(self) -> AdaptedModel:
-        started = time.perf_counter()
         try:
             # One C call, so that a Ctrl-C finds the transaction either open, and ends it, or not begun.
             if self._trainer._open.setdefault("query", self._token) is not self._token:
                 raise AdaptError("trainer must adapt to one query at a time; the block of another one is still open")
             if self._config.deadline_ms is not None:
-                self._deadline = started + self._config.deadline_ms / 1000
+                self._deadline = self._started + self._config.deadline_ms / 1000
             neighbors = self._retrieve()
             self._before = _ModelState(self._trainer.model)
             self._trainer._arena.begin()
@@ -440,21 +444,24 @@ class Adaptation:
         self._restore()
 
     def _restore(self) -> None:
-        interrupt: KeyboardInterrupt | None = None
+        raised: KeyboardInterrupt | RestoreError | None = None
         while self._trainer._open.get("query") is self._token:
             # Every step can be repeated: a Ctrl-C in the middle starts over, and is raised when all is done.
             try:
                 started = time.perf_counter()
                 self._adapted._open = False
-                self._trainer._arena.restore()
+                try:
+                    self._trainer._arena.restore()
+                except RestoreError as error:
+                    raised = error
                 if self._before is not None:
                     self._before.put_back()
                 self._adapted.report.seconds["restore"] = time.perf_counter() - started
                 self._trainer._open.clear()
             except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+                raised = error
+        if raised is not None:
+            raise raised
 
     def _retrieve(self) -> list[Neighbor]:
         report, k = self._adapted.report, self._config.num_neighbors
@@ -471,6 +478,7 @@ class Adaptation:
             taken = time.perf_counter() - started
             report.seconds.update(getattr(found, "seconds", None) or {"retrieve": taken})
             report.query_truncated = bool(getattr(found, "query_truncated", False))
+            report.left_out = dict(getattr(found, "left_out", {}))
         kept = [neighbor for neighbor in found if neighbor.digest not in self._exclude]
         report.excluded = len(found) - len(kept)
         if self._given is None:
@@ -547,8 +555,7 @@ class Adaptation:
         ids = torch.tensor([tokens], device=trainer._device)
         with torch.enable_grad():
             with autocast(self._config.precision, trainer._device):
-                logits = trainer.model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = cross_entropy(logits[0].float(), ids[0, 1:])
+                loss = trainer._loss(ids)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteLossError(
@@ -573,22 +580,16 @@ class Adaptation:
 
 
 class _ModelState:
-    """What else of a model a query changes: gradients, modes, flags, and torch's random state."""
+    """What else a query changes, beside what the arena puts back: train/eval modes and torch's random state."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._modes = [(module, module.training) for module in model.modules()]
-        self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
         self._cpu_rng = torch.random.get_rng_state()
         self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-        for parameter, _, _ in self._parameters:
-            parameter.grad = None
 
     def put_back(self) -> None:
         for module, training in self._modes:
             module.training = training
-        for parameter, requires_grad, grad in self._parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = grad
         torch.random.set_rng_state(self._cpu_rng)
         if self._cuda_rng is not None:
             torch.cuda.set_rng_state_all(self._cuda_rng)

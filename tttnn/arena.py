@@ -120,7 +120,7 @@ class WeightArena:
     With ``restore="copy"`` trainable weights live in a second, *working* block at addresses that never change, and are
     copied back from the pristine one. With ``"flip"`` the model uses the pristine block itself; the first step of a
     query writes the working block and points the model there, and restoring points it back and copies no weight.
-    ``"auto"`` is ``"copy"``: flipping gains about 1 % of a query with one neighbor. Buffers are always copied back.
+    ``"auto"`` is ``"copy"``: flipping gains under 2 % of a query with one neighbor. Buffers are always copied back.
 
     Inside a query, writes through ``.data`` are put back wherever the working block is in use: for all trainable
     weights with ``"copy"``, after the first step with ``"flip"``. Between queries nobody but the arena may write the
@@ -433,6 +433,24 @@ class WeightArena:
         self._released = True
         self._homes = []
         self._working_views = []
+
+
+def last_layers(model: nn.Module, count: int) -> list[str]:
+    """Return patterns for `WeightArena(trainable=...)` that name the parameters of the model's last layers.
+
+    The layers are the longest list of modules in the model, as every transformers decoder has one.
+
+    Args:
+        model: The model to look at.
+        count: How many layers, from the last backwards; 1 to the number of layers.
+    """
+    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
+    path, layers = max(lists, key=lambda entry: len(entry[1]))
+    if not 1 <= count <= len(layers):
+        raise ValueError(f"count must be between 1 and {len(layers)} (the number of layers), got {count}")
+    return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]
 
 
 def _refuse_unfit(model: nn.Module) -> None:

@@ -44,6 +44,7 @@ from .config import (
     EvalConfig,
     IndexConfig,
     ScoreConfig,
+    SelectionConfig,
     StoreConfig,
 )
 from .errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
@@ -541,6 +542,7 @@ def search(
 @_model
 @_preset
 @settings_flags(AdaptConfig, "adapt_flags")
+@settings_flags(SelectionConfig, "select_flags", prefix="select_")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest continuation.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token each time.")
 @click.option("--base/--no-base", default=True, show_default=True, help="Show the base model's continuation too.")
@@ -555,6 +557,7 @@ def generate(
     model: str,
     preset: str,
     adapt_flags: dict[str, Any],
+    select_flags: dict[str, Any],
     max_new_tokens: int,
     temperature: float,
     base: bool,
@@ -570,12 +573,15 @@ def generate(
       tttnn generate pile-00 "def quicksort(" --model smollm2-135m --num-neighbors 20
       tttnn generate pile-00 "def quicksort(" --deadline-ms 2000 --json
     """
+    from .selection import Selector
+
     _quiet_transformers()
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     with Bars() as bars:
         config = PRESETS[preset].with_(**adapt_flags)
         opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
-        trainer = _load_trainer(model, opened, config, None, threads, cache_dir, bars)
+        chosen = Selector(opened, SelectionConfig(**select_flags))
+        trainer = _load_trainer(model, chosen, config, None, threads, cache_dir, bars)
         before = trainer.generate(query, **options) if base else None
         with trainer.adapt(query, observe=lambda _, k: bars("adapt", k, config.num_neighbors)) as adapted:
             after = adapted.generate(**options)
@@ -629,7 +635,8 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
 @_model
 @_preset
 @settings_flags(AdaptConfig, "adapt_flags")
-@settings_flags(EvalConfig, "eval_flags", prefix="")
+@settings_flags(SelectionConfig, "select_flags", prefix="select_")
+@settings_flags(EvalConfig, "eval_flags")
 @settings_flags(ScoreConfig, "score_flags", prefix="score_")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File of result lines; continued if there.")
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
@@ -643,6 +650,7 @@ def eval_(
     model: str,
     preset: str,
     adapt_flags: dict[str, Any],
+    select_flags: dict[str, Any],
     eval_flags: dict[str, Any],
     score_flags: dict[str, Any],
     out: str,
@@ -663,13 +671,15 @@ def eval_(
     """
     from .corpus import iter_corpus
     from .evaluation import evaluate
+    from .selection import Selector
 
     _quiet_transformers()
     with Bars() as bars:
         config = PRESETS[preset].with_(**adapt_flags)
         measured = EvalConfig(**eval_flags)
         opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
-        trainer = _load_trainer(model, opened, config, ScoreConfig(**score_flags), threads, cache_dir, bars)
+        chosen = Selector(opened, SelectionConfig(**select_flags))
+        trainer = _load_trainer(model, chosen, config, ScoreConfig(**score_flags), threads, cache_dir, bars)
         result = evaluate(trainer, iter_corpus(docs), out=out, config=measured, progress=bars)
     summary = result.summary()
     if as_json:

@@ -12,9 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from importlib import import_module
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
+
+from .errors import MissingExtraError
 
 SOURCE_FIELD = "pile_set_name"
 """The metadata field that names a document's source, as in the Pile."""
@@ -111,26 +114,7 @@ class JsonlCorpus:
             raise _NotADocumentError(f"is not JSON that can be read: {error}") from None
         if not isinstance(row, dict):
             raise _NotADocumentError(f"must be a JSON object, got {type(row).__name__}")
-        if self.text_field not in row:
-            raise _NotADocumentError(f"has no field {self.text_field!r}")
-        text = row.pop(self.text_field)
-        if not isinstance(text, str):
-            raise _NotADocumentError(f"field {self.text_field!r} must be a string, got {type(text).__name__}")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise _NotADocumentError(f"field {self.text_field!r} has a lone surrogate at {error.start}") from None
-        meta = row.pop("meta", None)
-        if meta is None:
-            meta = {}
-        if not isinstance(meta, dict):
-            raise _NotADocumentError(f"field 'meta' must be an object, got {type(meta).__name__}")
-        for name, value in row.items():
-            if name in meta:
-                raise _NotADocumentError(f"field {name!r} stands both beside 'meta' and in it")
-            meta[name] = value
-        return Document(text, meta)
+        return _document_of(row, self.text_field)
 
 
 class FolderCorpus:
@@ -166,6 +150,37 @@ class FolderCorpus:
             yield Document(text, {"path": relative})
 
 
+class ParquetCorpus:
+    """The rows of one Parquet file; see `iter_parquet`."""
+
+    def __init__(self, path: str | os.PathLike[str], *, text_field: str = "text") -> None:
+        self.path = Path(path)
+        self.text_field = text_field
+        self.rejected: list[Rejected] = []
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: there is no such file")
+
+    def __iter__(self) -> Iterator[Document]:
+        try:
+            parquet: Any = import_module("pyarrow.parquet")
+        except ImportError:
+            raise MissingExtraError("reading Parquet needs pyarrow: pip install pyarrow") from None
+        rejected: list[Rejected] = []
+        self.rejected = rejected
+        with parquet.ParquetFile(self.path) as file:
+            if self.text_field not in file.schema_arrow.names:
+                names = ", ".join(file.schema_arrow.names)
+                raise ValueError(f"{self.path}: has no column {self.text_field!r}, only {names}")
+            number = 0
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    number += 1
+                    try:
+                        yield _document_of(row, self.text_field)
+                    except _NotADocumentError as error:
+                        rejected.append(Rejected(number, str(error)))
+
+
 class FileCorpus:
     """One text file as one document."""
 
@@ -189,7 +204,7 @@ class JoinedCorpus:
     """Several corpora, one after another."""
 
     def __init__(self, parts: Iterable[Corpus]) -> None:
-        self.parts: list[JsonlCorpus | FolderCorpus | FileCorpus] = []
+        self.parts: list[JsonlCorpus | ParquetCorpus | FolderCorpus | FileCorpus] = []
         for part in parts:
             self.parts.extend(part.parts if isinstance(part, JoinedCorpus) else [part])
 
@@ -203,7 +218,7 @@ class JoinedCorpus:
             yield from part
 
 
-Corpus: TypeAlias = JsonlCorpus | FolderCorpus | FileCorpus | JoinedCorpus
+Corpus: TypeAlias = JsonlCorpus | ParquetCorpus | FolderCorpus | FileCorpus | JoinedCorpus
 
 
 def iter_jsonl(
@@ -231,6 +246,14 @@ def iter_jsonl(
     return JsonlCorpus(path, text_field=text_field, rejects=rejects, on_reject=on_reject)
 
 
+def iter_parquet(path: str | os.PathLike[str], *, text_field: str = "text") -> ParquetCorpus:
+    """Read documents from the rows of a Parquet file, column by column as `iter_jsonl` does field by field.
+
+    Needs pyarrow. Rows without a text are listed in ``rejected`` by their number, counted from 1.
+    """
+    return ParquetCorpus(path, text_field=text_field)
+
+
 def iter_folder(path: str | os.PathLike[str], *, patterns: Sequence[str] = ("*",)) -> FolderCorpus:
     """Read every text file under a folder as one document, in the order of their relative paths.
 
@@ -250,7 +273,10 @@ def iter_corpora(paths: Sequence[str | os.PathLike[str]]) -> Corpus:
 
 
 def iter_corpus(path: str | os.PathLike[str]) -> Corpus:
-    """Read a corpus of any kind: ``.jsonl``, ``.jsonl.zst``, a folder of either or of texts, or one text file."""
+    """Read a corpus of any kind, told by its name.
+
+    ``.jsonl``, ``.jsonl.zst``, ``.parquet``, a folder of JSON lines, a folder of texts, or one text file.
+    """
     path = Path(path)
     if path.is_dir():
         corpus = FolderCorpus(path)
@@ -266,7 +292,33 @@ def iter_corpus(path: str | os.PathLike[str]) -> Corpus:
         return JoinedCorpus(JsonlCorpus(path / name) for name in jsonl)
     if path.name.endswith((".jsonl", ".jsonl.zst")):
         return JsonlCorpus(path)
+    if path.suffix == ".parquet":
+        return ParquetCorpus(path)
     return FileCorpus(path)
+
+
+def _document_of(row: dict[str, Any], text_field: str) -> Document:
+    """Make a document of a row: its text, the object in ``meta``, and every other field as metadata."""
+    if text_field not in row:
+        raise _NotADocumentError(f"has no field {text_field!r}")
+    text = row.pop(text_field)
+    if not isinstance(text, str):
+        raise _NotADocumentError(f"field {text_field!r} must be a string, got {type(text).__name__}")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _NotADocumentError(f"field {text_field!r} has a lone surrogate at {error.start}") from None
+    meta = row.pop("meta", None)
+    if meta is None:
+        meta = {}
+    if not isinstance(meta, dict):
+        raise _NotADocumentError(f"field 'meta' must be an object, got {type(meta).__name__}")
+    for name, value in row.items():
+        if name in meta:
+            raise _NotADocumentError(f"field {name!r} stands both beside 'meta' and in it")
+        meta[name] = value
+    return Document(text, meta)
 
 
 class _NotADocumentError(Exception):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer
-from .config import EvalConfig, Progress
+from .config import EvalConfig, Progress, SelectionConfig
 from .corpus import Document, text_digest
 from .errors import ConfigError
 from .score import Score
@@ -241,6 +241,7 @@ def evaluate(
     """
     config = config if config is not None else EvalConfig()
     curve = sorted({0, *(k for k in config.curve if k <= trainer.config.num_neighbors), trainer.config.num_neighbors})
+    selection = getattr(trainer.datastore, "config", None)
     settings = {
         "protocol": config.protocol,
         "evaluation": config.to_dict() | {"curve": curve},
@@ -248,6 +249,7 @@ def evaluate(
         "score": trainer.scorer.config.to_dict(),
         "model": trainer.fingerprint,
         "datastore": getattr(trainer.datastore, "id", None),
+        "selection": selection.to_dict() if isinstance(selection, SelectionConfig) else None,
         "exclude_own_text": exclude_own_text,
     }
     file = _ResultFile(Path(out), settings) if out is not None else None

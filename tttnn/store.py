@@ -28,6 +28,7 @@ from .corpus import (
     iter_corpus,
     iter_folder,
     iter_jsonl,
+    iter_parquet,
     text_digest,
 )
 from .errors import StoreCorruptError
@@ -45,8 +46,10 @@ __all__ = [
     "iter_corpus",
     "iter_folder",
     "iter_jsonl",
+    "iter_parquet",
     "repair_store",
     "text_digest",
+    "train_dictionary",
     "write_store",
 ]
 
@@ -56,6 +59,9 @@ StoreIO = Literal["mmap", "pread"]
 _WALK_DOCUMENTS = 256
 # A crash costs at most this much of compressed text.
 _COMMIT_BYTES = 64 << 20
+# Training texts: zstd's advice is a hundred times the dictionary's size; a long text adds nothing after its beginning.
+_TRAINING_FACTOR = 100
+_TRAINING_CHARACTERS = 1 << 16
 
 
 class TextStore(Sequence[Document]):
@@ -80,6 +86,7 @@ class TextStore(Sequence[Document]):
             raise ValueError(f"io must be mmap or pread, got {io!r}")
         self._path = Path(path)
         self._io: StoreIO = io
+        self._length = 0
         self._open_reader: _core.StoreReader | None = _core.StoreReader(os.fspath(path), io == "pread")
         self._length = len(self._open_reader)
         self._sources: list[str] | None = None
@@ -126,7 +133,12 @@ class TextStore(Sequence[Document]):
     def sources(self) -> list[str]:
         """Names of the sources, in the order in which they first appear; `source_codes` refers to them."""
         if self._sources is None:
-            self._sources = self._reader.sources()
+            try:
+                self._sources = self._reader.sources()
+            except UnicodeDecodeError:
+                raise StoreCorruptError(
+                    f"{self._path}: a name in the table of sources is not UTF-8. Restore the file or rebuild it."
+                ) from None
         return list(self._sources)
 
     @property
@@ -346,12 +358,16 @@ class TextStoreWriter:
             The document's id: 0 for the first.
 
         Raises:
+            TypeError: The metadata hold what JSON cannot.
             ValueError: The text or its source has a lone surrogate, or a resumed source gives other documents.
         """
         writer = self._open_writer()
         if not isinstance(text, str):
             raise TypeError(f"text of document {writer.documents} must be str, got {type(text).__name__}")
-        packed = b"" if not meta else json.dumps(meta, separators=(",", ":")).encode()
+        try:
+            packed = b"" if not meta else json.dumps(meta, separators=(",", ":")).encode()
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"metadata of document {writer.documents} must be what JSON can hold: {error}") from None
         source = meta.get(SOURCE_FIELD) if meta else None
         try:
             return writer.append(text, packed, source if isinstance(source, str) else "")
@@ -387,12 +403,43 @@ class TextStoreWriter:
         self.close()
 
 
+def train_dictionary(documents: Iterable[Document], *, config: StoreConfig | None = None) -> bytes:
+    """Train a dictionary on documents spread evenly over a corpus, for `TextStoreWriter`.
+
+    A writer left to itself trains on the first documents, which stand for all of them only where the corpus is in no
+    order. This reads the whole corpus once; its memory is bounded by some 300 times the size of the dictionary.
+
+    Args:
+        documents: The corpus.
+        config: The settings of the writer.
+
+    Returns:
+        The dictionary; empty where the corpus is too small for one.
+    """
+    config = config or StoreConfig()
+    budget = _TRAINING_FACTOR * config.dictionary_bytes
+    kept: list[str] = []
+    stride, size = 1, 0
+    for number, document in enumerate(documents):
+        if number % stride:
+            continue
+        kept.append(document.text[:_TRAINING_CHARACTERS])
+        size += len(kept[-1])
+        # Every stride-th document so far: still so after every second one of them is dropped.
+        while size > 2 * budget and len(kept) > 1:
+            kept = kept[::2]
+            stride *= 2
+            size = sum(map(len, kept))
+    return _core.train_dictionary(kept, config.dictionary_bytes, config.level)
+
+
 def write_store(
     path: str | os.PathLike[str],
     documents: Iterable[Document],
     *,
     config: StoreConfig | None = None,
     resume: bool = False,
+    dictionary: bytes | None = None,
     progress: Progress | None = None,
 ) -> StoreSummary:
     """Write a store that holds the documents of a corpus.
@@ -402,9 +449,10 @@ def write_store(
         documents: The corpus, from `iter_jsonl`, `iter_folder` or any iterable. To resume, it begins anew.
         config: How texts are compressed. None: the defaults.
         resume: Go on with ``PATH.partial`` where there is one.
+        dictionary: A dictionary from `train_dictionary`; None: one is trained on the first documents.
         progress: Called as ``progress("import", done, None)`` in documents.
     """
-    with TextStoreWriter(path, config=config, resume=resume) as writer:
+    with TextStoreWriter(path, config=config, resume=resume, dictionary=dictionary) as writer:
         done = 0
         for document in documents:
             done = writer.append(document.text, document.meta) + 1

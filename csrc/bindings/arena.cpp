@@ -60,4 +60,7 @@ void bind_arena(py::module_& module) {
       },
       py::arg("source"), py::arg("offsets"), py::arg("sizes"), py::arg("max_threads") = 0,
       "Return one 64-bit fingerprint per span of a block.");
+  module.def(
+      "keep_freed_memory", &tttnn::keep_freed_memory,
+      "Ask the C library to keep freed memory for reuse, in the whole process and for good; False where it cannot.");
 }

@@ -283,12 +283,12 @@ py::dict info(const StoreReader& reader) {
   return result;
 }
 
-// `progress` must outlive what is returned; it is called with the GIL taken back.
+// `progress` must outlive what is returned; it is called with the GIL taken back. Ctrl-C ends the work here, too.
 tttnn::StoreProgress report_to(const py::object& progress) {
-  if (progress.is_none()) return {};
   return [&progress](std::uint64_t done, std::uint64_t total) {
     py::gil_scoped_acquire acquire;
-    progress(done, total);
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (!progress.is_none()) progress(done, total);
   };
 }
 

@@ -24,8 +24,8 @@ struct Scalars {
   float decay;      // 1 - lr * weight_decay
   float one_beta1;  // 1 - beta1
   float beta2;
-  float one_beta2;   // 1 - beta2
-  float root_bias2;  // sqrt(1 - beta2^t)
+  float one_beta2;        // 1 - beta2
+  float over_root_bias2;  // 1 / sqrt(1 - beta2^t)
   float epsilon;
   float minus_step;  // -lr / (1 - beta1^t)
 };
@@ -74,7 +74,7 @@ TTTNN_INLINE float update(float p, float g, float& m, float& v, const Scalars& s
   p *= s.decay;
   m = m + s.one_beta1 * (g - m);
   v = v * s.beta2 + s.one_beta2 * g * g;
-  const float denominator = std::sqrt(v) / s.root_bias2 + s.epsilon;
+  const float denominator = std::sqrt(v) * s.over_root_bias2 + s.epsilon;
   return p + s.minus_step * m / denominator;
 }
 
@@ -95,8 +95,18 @@ TTTNN_INLINE void in_place_bfloat(std::uint16_t* __restrict w, float* __restrict
   }
 }
 
+// Lines that were read are in the cache, and a store around it would have to evict them first.
+TTTNN_INLINE void write(void* destination, const void* source, std::size_t bytes, bool was_read, Stream stream) {
+  if (was_read) {
+    std::memcpy(destination, source, bytes);
+  } else {
+    stream(destination, source, bytes);
+  }
+}
+
 // The first step: moments are not read when they are zero, weights come from `source` when they are fresh. Chunks are
-// computed in the first-level cache and streamed out, so that lines written whole are not fetched first.
+// computed in the first-level cache; arrays that are written but not read are streamed out, so that their lines are not
+// fetched first.
 template <typename T, bool kFreshMoments>
 TTTNN_INLINE void from_source(const T* source, T* weights, float* master, float* m, float* v, const T* __restrict g,
                               std::size_t size, const Scalars& scalars, Stream stream) {
@@ -105,6 +115,7 @@ TTTNN_INLINE void from_source(const T* source, T* weights, float* master, float*
   alignas(64) float new_v[kChunk];
   alignas(64) T new_w[kChunk];
   const Scalars s = scalars;
+  const bool in_place = source == weights;
   for (std::size_t begin = 0; begin < size; begin += kChunk) {
     const std::size_t n = std::min(kChunk, size - begin);
     if (!kFreshMoments) {
@@ -118,14 +129,14 @@ TTTNN_INLINE void from_source(const T* source, T* weights, float* master, float*
       new_m[i] = mi;
       new_v[i] = vi;
     }
-    stream(m + begin, new_m, n * sizeof(float));
-    stream(v + begin, new_v, n * sizeof(float));
+    write(m + begin, new_m, n * sizeof(float), !kFreshMoments, stream);
+    write(v + begin, new_v, n * sizeof(float), !kFreshMoments, stream);
     if constexpr (sizeof(T) == sizeof(float)) {
-      stream(weights + begin, new_p, n * sizeof(float));
+      write(weights + begin, new_p, n * sizeof(float), in_place, stream);
     } else {
       for (std::size_t i = 0; i < n; ++i) new_w[i] = narrow(new_p[i]);
       stream(master + begin, new_p, n * sizeof(float));
-      stream(weights + begin, new_w, n * sizeof(T));
+      write(weights + begin, new_w, n * sizeof(T), in_place, stream);
     }
   }
 }
@@ -298,7 +309,7 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
     if (gradients[t] == nullptr) continue;
     const State& state = states_[t];
     const double steps = static_cast<double>(state.steps + 1);
-    scalars[t].root_bias2 = static_cast<float>(std::sqrt(1.0 - std::pow(options_.beta2, steps)));
+    scalars[t].over_root_bias2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(options_.beta2, steps)));
     scalars[t].minus_step = static_cast<float>(-learning_rate / (1.0 - std::pow(options_.beta1, steps)));
 
     const std::size_t weight = bytes_of(tensors_[t].type);
@@ -334,6 +345,7 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
           work.fresh_moments = state.fresh_moments;
           kernel.train(work, scalars[piece.tensor], stream);
         }
+        stream_fence();
       },
       max_threads);
   for (std::size_t t = 0; t < tensors_.size(); ++t) {

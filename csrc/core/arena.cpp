@@ -1,10 +1,14 @@
 #include "arena.h"
 
 #include <sys/mman.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "error.h"
@@ -91,6 +95,7 @@ void copy_spans(std::byte* destination, const std::byte* source, const std::vect
           std::memcpy(destination + piece.offset, source + piece.offset, piece.bytes);
         } else {
           stream(destination + piece.offset, source + piece.offset, piece.bytes);
+          stream_fence();
         }
       },
       max_threads);
@@ -106,6 +111,15 @@ std::vector<std::uint64_t> fingerprint_spans(const std::byte* source, const std:
   std::vector<std::uint64_t> results(spans.size(), 0);
   for (std::size_t i = 0; i < pieces.size(); ++i) results[pieces[i].span] = absorb(results[pieces[i].span], parts[i]);
   return results;
+}
+
+bool keep_freed_memory() noexcept {
+#if defined(__GLIBC__)
+  // No piece gets a mapping of its own, and the top of the heap is never given back.
+  return mallopt(M_MMAP_MAX, 0) == 1 && mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max()) == 1;
+#else
+  return false;
+#endif
 }
 
 }  // namespace tttnn

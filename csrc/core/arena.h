@@ -48,4 +48,9 @@ void copy_spans(std::byte* destination, const std::byte* source, const std::vect
 std::vector<std::uint64_t> fingerprint_spans(const std::byte* source, const std::vector<Span>& spans, ThreadPool& pool,
                                              int max_threads);
 
+// Asks the C library to keep memory that is freed and to hand it out again, large pieces too: gradients and logits come
+// and go at every step, and pages given back to the system return one page fault each. Changes the whole process and
+// cannot be undone; memory then shrinks only at exit. False where the C library has no such settings (only glibc has).
+bool keep_freed_memory() noexcept;
+
 }  // namespace tttnn

@@ -264,7 +264,13 @@ class StoreWriter::Impl {
     if (options_.resume && file_.size() > 0) resume();
   }
 
+  // In a forked child the compressor threads do not exist, and joining them would wait for ever.
+  ~Impl() {
+    if (getpid() != owner_) static_cast<void>(compressors_.release());
+  }
+
   std::uint64_t append(std::string_view text, std::string_view meta, std::string_view source) {
+    const std::lock_guard<std::mutex> lock(mutex_);
     require_usable();
     const std::string subject = "document " + std::to_string(appended_);
     if (text.size() > kMaxTextBytes) {
@@ -302,6 +308,7 @@ class StoreWriter::Impl {
   }
 
   StoreSummary finish() {
+    const std::lock_guard<std::mutex> lock(mutex_);
     require_usable();
     if (appended_ < committed_) {
       throw Error(ErrorCode::kInvalidArgument,
@@ -319,13 +326,17 @@ class StoreWriter::Impl {
   }
 
   void abandon() {
-    if (failed_) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (failed_ || getpid() != owner_) return;
     failed_ = true;
     if (compressors_ == nullptr) return;
     while (std::unique_ptr<Job> job = compressors_->take(true)) write_job(*job);
   }
 
-  std::uint64_t documents() const { return appended_; }
+  std::uint64_t documents() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return appended_;
+  }
   std::uint64_t committed() const { return committed_; }
 
  private:
@@ -334,6 +345,9 @@ class StoreWriter::Impl {
   };
 
   void require_usable() const {
+    if (getpid() != owner_) {
+      throw Error(ErrorCode::kInvalidArgument, file_.path() + ": the writer belongs to the process that opened it");
+    }
     if (failed_) throw Error(ErrorCode::kInvalidArgument, file_.path() + ": the writer has failed or finished");
   }
 
@@ -645,6 +659,8 @@ class StoreWriter::Impl {
     submitted_documents_ = documents;
   }
 
+  mutable std::mutex mutex_;
+  const pid_t owner_ = getpid();
   const WriterOptions options_;
   PartialFile file_;
   Compressor meta_compressor_;
@@ -684,7 +700,7 @@ std::uint64_t StoreWriter::append(std::string_view text, std::string_view meta, 
 }
 StoreSummary StoreWriter::finish() { return impl_->finish(); }
 void StoreWriter::abandon() { impl_->abandon(); }
-std::uint64_t StoreWriter::documents() const noexcept { return impl_->documents(); }
+std::uint64_t StoreWriter::documents() const { return impl_->documents(); }
 std::uint64_t StoreWriter::committed() const noexcept { return impl_->committed(); }
 
 }  // namespace tttnn

@@ -8,8 +8,9 @@
 // same documents again, from the first: those already committed are compared by digest and not written again. The
 // finished file has the same bytes as one that was never interrupted, for any number of threads.
 //
-// A writer belongs to one thread at a time; it compresses in threads of its own. After an error it can only be
-// destroyed. Throws kInvalidArgument, kIo, and kStoreCorrupt where a partial file cannot be resumed.
+// Calls from several threads take turns; texts are compressed in threads of its own. It belongs to the process that
+// opened it, not to forked children. After an error it can only be destroyed. Throws kInvalidArgument, kIo, and
+// kStoreCorrupt where a partial file cannot be resumed.
 #pragma once
 
 #include <cstddef>
@@ -55,7 +56,7 @@ class StoreWriter {
   // nothing after finish() or an error.
   void abandon();
 
-  std::uint64_t documents() const noexcept;  // appended so far
+  std::uint64_t documents() const;           // appended so far
   std::uint64_t committed() const noexcept;  // documents that a resumed partial file already held
 
  private:

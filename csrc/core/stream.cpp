@@ -30,7 +30,6 @@ __attribute__((target("avx512f"))) void stream_v4(void* destination, const void*
   std::memcpy(to, from, i);
   for (; i + 64 <= bytes; i += 64)
     _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
-  _mm_sfence();
   std::memcpy(to + i, from + i, bytes - i);
 }
 
@@ -45,7 +44,6 @@ __attribute__((target("avx2"))) void stream_v3(void* destination, const void* so
     _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), low);
     _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i + 32), high);
   }
-  _mm_sfence();
   std::memcpy(to + i, from + i, bytes - i);
 }
 
@@ -59,6 +57,12 @@ Stream stream_copy() noexcept {
   if (simd_level() == SimdLevel::kV3) return stream_v3;
 #endif
   return plain;
+}
+
+void stream_fence() noexcept {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace tttnn

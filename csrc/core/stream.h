@@ -6,11 +6,14 @@
 
 namespace tttnn {
 
-// Copies `bytes` from source to destination, which must not overlap; any alignment. What was written is visible to
-// other threads once the call returns and they synchronise with the caller as usual.
+// Copies `bytes` from source to destination, which must not overlap; any alignment. Other threads see what was written
+// after the writer has called stream_fence() and synchronised with them as usual.
 using Stream = void (*)(void* destination, const void* source, std::size_t bytes);
 
 // The best for this processor; memcpy where it has no such stores.
 Stream stream_copy() noexcept;
+
+// Orders the stores of all Stream calls of this thread before its later ones. Slow: once per task, not per copy.
+void stream_fence() noexcept;
 
 }  // namespace tttnn

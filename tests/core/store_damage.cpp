@@ -1,5 +1,6 @@
 // Damage of every kind: each read gives the right text or an error that names the file, never another text, never a
 // crash. Run it under AddressSanitizer and UndefinedBehaviorSanitizer. An argument is a number of random mutations.
+#include <store_repair.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -146,6 +147,39 @@ void forge(std::size_t count, const tttnn::Footer& footer) {
   }
 }
 
+// A repair of anything ends in an error or in a store that verifies and holds only right texts.
+void repair(std::size_t count) {
+  Random random{17};
+  std::size_t written = 0, lost = 0;
+  const std::string target = damaged_path + ".repaired";
+  for (std::size_t i = 0; i < count; ++i) {
+    std::string bytes = original;
+    for (std::uint64_t change = 0; change <= random.below(4); ++change) {
+      const std::size_t at = static_cast<std::size_t>(random.below(bytes.size()));
+      const std::size_t size = std::min<std::size_t>(bytes.size() - at, random.below(2) == 0 ? 1 : random.below(6000));
+      for (std::size_t k = at; k < at + size; ++k) bytes[k] = static_cast<char>(random());
+    }
+    if (random.below(4) == 0) bytes.resize(static_cast<std::size_t>(random.below(bytes.size())));
+    samples::put(damaged_path, bytes);
+    try {
+      const tttnn::RepairReport report = tttnn::repair_store(damaged_path, target, 2, nullptr);
+      const tttnn::StoreReader reader(target, FileAccess::kMmap);
+      reader.verify(true, nullptr);
+      CHECK(reader.size() <= documents.size());
+      for (std::uint64_t id = 0; id < reader.size(); ++id) {
+        const std::string text = samples::read(reader, id);
+        const bool is_lost = std::binary_search(report.lost_texts.begin(), report.lost_texts.end(), id);
+        CHECK(is_lost ? text.empty() && reader.meta(id) == tttnn::kLostMeta : text == documents[id].text);
+      }
+      ++written;
+      lost += report.lost_texts.size();
+    } catch (const tttnn::Error& error) {
+      CHECK(samples::is_damage(error, damaged_path));
+    }
+  }
+  std::printf("repair: %zu files, %zu repaired, %zu texts lost\n", count, written, lost);
+}
+
 void future_versions() {
   std::string bytes = original;
   bytes[16] = 2;
@@ -186,5 +220,6 @@ int main(int arguments, char** values) {
   foreign_files();
   future_versions();
   forge(mutations, reader.footer());
+  repair(mutations / 5);
   std::puts("ok");
 }
