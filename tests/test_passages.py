@@ -60,7 +60,7 @@ def test_long_text_is_tokenised_in_pieces() -> None:
 def test_table_round_trip(tmp_path: Path) -> None:
     rows = [(0, 0, 10), (0, 5, 20), (2, 0, 0), (3, 1, 4_000_000_000)]
     path = tmp_path / "passages.bin"
-    described = PassageTable.of(rows).save(path)
+    described = PassageTable.of([[(0, 10), (5, 20)], [], [(0, 0)], [(1, 4_000_000_000)]]).save(path)
     table = PassageTable.open(path, described)
     assert len(table) == 4
     assert [table[i] for i in range(4)] == [Passage(*row) for row in rows]
@@ -73,7 +73,7 @@ def test_table_round_trip(tmp_path: Path) -> None:
 
 def test_every_flipped_byte_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "passages.bin"
-    described = PassageTable.of([(0, 0, 10), (1, 0, 7)]).save(path)
+    described = PassageTable.of([[(0, 10)], [(0, 7)]]).save(path)
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])

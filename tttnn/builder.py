@@ -197,22 +197,24 @@ class Builder:
         for number, segment in enumerate(state["segments"]):
             path = self._segment(number) / PASSAGES
             if not path.exists():
-                passages: list[tuple[int, int, int]] = []
                 with TextStore.open(self._segment(number) / TEXTS) as store:
-                    for i in range(len(store)):
-                        text = store.read_text(i)
-                        spans = cut_passages(
-                            text,
-                            self.embedder.token_spans(text),
-                            length=self.embedder.passage_length,
-                            overlap=self.config.passage_overlap,
-                        )
-                        passages += [(i, begin, end) for begin, end in byte_spans(text, spans)]
-                        if i % 64 == 0:
-                            self._report("passages", done + i, total)
-                PassageTable.of(passages).save(path)
+                    PassageTable.of(self._spans(store, done, total)).save(path)
             done += segment["documents"]
             self._report("passages", done, total)
+
+    def _spans(self, store: TextStore, done: int, total: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield each document's passages, in bytes."""
+        for i in range(len(store)):
+            text = store.read_text(i)
+            spans = cut_passages(
+                text,
+                self.embedder.token_spans(text),
+                length=self.embedder.passage_length,
+                overlap=self.config.passage_overlap,
+            )
+            yield byte_spans(text, spans)
+            if i % 64 == 0:
+                self._report("passages", done + i, total)
 
     def _units(self, number: int, segment: dict[str, Any]) -> int:
         if self.config.unit == "document":

@@ -6,7 +6,8 @@ Knows text and token boundaries; does not know how tokens are found, what a vect
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,9 +84,20 @@ class PassageTable:
         self._records = records
 
     @classmethod
-    def of(cls, passages: Sequence[tuple[int, int, int]]) -> PassageTable:
-        """Make a table of (document, begin, end), ordered by document."""
-        return cls(np.array(list(passages), dtype=_RECORD))
+    def of(cls, spans: Iterable[Sequence[tuple[int, int]]]) -> PassageTable:
+        """Make a table of the spans in bytes of each document, in the order of the documents."""
+        # Three numbers a passage from the start: a segment may have tens of millions.
+        rows = array("Q")
+        for document, passages in enumerate(spans):
+            for begin, end in passages:
+                if end >= 2**32:
+                    raise ValueError(f"document {document} must have less than 4 GiB of text to be cut into passages")
+                rows.extend((document, begin, end))
+        columns = np.frombuffer(rows, np.uint64).reshape(-1, 3) if rows else np.zeros((0, 3), np.uint64)
+        records = np.empty(len(columns), _RECORD)
+        for i, name in enumerate(("document", "begin", "end")):
+            records[name] = columns[:, i]
+        return cls(records)
 
     @classmethod
     def open(cls, path: Path, expected: dict[str, object] | None = None) -> PassageTable:

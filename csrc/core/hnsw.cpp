@@ -23,8 +23,9 @@ namespace {
 
 constexpr std::size_t kHeaderSize = 96;
 constexpr std::size_t kMostLinks = 20000;  // hnswlib caps M at 10000, and level 0 has twice as many
-// Distances a walk computes per unit of ef, measured on text embeddings (benchmarks/records/retrieval.md).
-constexpr std::size_t kVisitsPerEf = 12;
+// What a walk costs per unit of ef, in distances of a scan, whose vectors come from memory in order: measured on text
+// embeddings (benchmarks/records/retrieval.md).
+constexpr std::size_t kCostPerEf = 32;
 constexpr std::size_t kSeeds = 2147483646;  // states of std::minstd_rand0, which takes seeds 0 and 1 for the same
 constexpr std::size_t kLinesAhead = 4;      // cache lines of a vector to ask for; the processor follows the rest
 
@@ -354,10 +355,11 @@ std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_id
 
   bool scanning = request.method == SearchMethod::kScan || candidates == 0;
   if (request.method == SearchMethod::kAuto) {
-    // A walk meets an allowed node once in nodes / candidates visits; a scan computes `candidates` distances.
-    const double visits = static_cast<double>(kVisitsPerEf) * static_cast<double>(ef) *
-                          static_cast<double>(table_.count) / static_cast<double>(std::max<std::size_t>(1, candidates));
-    scanning = scanning || static_cast<double>(candidates) <= visits;
+    // With a filter a walk passes nodes / candidates nodes for each that may be an answer.
+    const double walk_cost = static_cast<double>(kCostPerEf) * static_cast<double>(ef) *
+                             static_cast<double>(table_.count) /
+                             static_cast<double>(std::max<std::size_t>(1, candidates));
+    scanning = scanning || static_cast<double>(candidates) <= walk_cost;
   }
   if (scanning) {
     const auto lists = scan(table_, request.queries, request.count, request.k, allowed, request.threads);
