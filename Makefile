@@ -25,7 +25,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest tttnn._core --concise
+	$(BIN)/python -m mypy.stubtest tttnn._core --concise --mypy-config-file pyproject.toml --allowlist tests/stubtest.txt
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu tests/core/*.h tests/core/*.cpp)
 	$(BIN)/codespell
 
