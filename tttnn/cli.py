@@ -729,7 +729,7 @@ def demo(
     assert result.summary is not None
     ks = [row.k for row in result.summary.rows if row.group == "all"]
     table = Table(
-        title=f"bits per byte of the second half of {len(result.documents)} held-out documents (seed {result.seed})",
+        title=f"bits per byte of the second half of held-out documents (seed {result.seed})",
         box=box.SIMPLE,
     )
     table.add_column("document")
