@@ -6,6 +6,7 @@ import io
 import json
 import math
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -166,20 +167,47 @@ def test_ctrl_c_at_random_moments(trainer: Any) -> None:
     before = state_of(trainer.model)
     with trainer.adapt(QUERY):
         pass
-    hit = 0
-    for i in range(80):
-        signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.0008 * i)
-        old = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        try:
-            with trainer.adapt(QUERY) as adapted:
-                adapted.bits_per_byte(TEXTS[0])
-        except KeyboardInterrupt:
-            hit += 1
-        finally:
+    hit, armed = 0, [False]
+
+    def interrupt(*_: Any) -> None:
+        if armed[0]:  # not between two queries
+            raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for i in range(80):
+            signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.0008 * i)
+            try:
+                armed[0] = True
+                with trainer.adapt(QUERY) as adapted:
+                    adapted.bits_per_byte(TEXTS[0])
+                armed[0] = False
+            except KeyboardInterrupt:
+                armed[0] = False
+                hit += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, old)
-        assert_same_state(trainer.model, before)
+            assert_same_state(trainer.model, before)
+    finally:
+        signal.signal(signal.SIGALRM, old)
     assert hit > 20, "the timer never fell into a query: this test proves nothing"
+
+
+def test_leaving_survives_an_interrupt_at_its_first_instruction(trainer: Any) -> None:
+    """As CPython raises it: when the function that restores is entered, before any line of it runs."""
+    before = state_of(trainer.model)
+    raised = []
+
+    def trace(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "_leave" and not raised:
+            raised.append(True)
+            raise KeyboardInterrupt
+
+    adaptation = trainer.adapt(QUERY)
+    with pytest.raises(KeyboardInterrupt), adaptation:
+        sys.settrace(trace)
+    sys.settrace(None)
+    assert raised
+    assert_same_state(trainer.model, before)
 
 
 def test_an_unfinished_generator_restores(trainer: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, Self
 
 import torch
 
-from . import models
+from . import _core, models
 from .arena import WeightArena
 from .config import AdaptConfig, ScoreConfig
 from .datastore import Neighbor
@@ -434,14 +434,12 @@ class Adaptation:
             raise
         return self._adapted
 
-    def __exit__(
+    def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
 
-    def __del__(self) -> None:
-        # Still open here only where an interrupt hit the first instruction of __exit__.
-        self._restore()
+    __exit__ = _core.retried(_leave)
 
     def _restore(self) -> None:
         raised: KeyboardInterrupt | RestoreError | None = None

@@ -9,3 +9,4 @@ void bind_hnsw(pybind11::module_& module);
 void bind_store(pybind11::module_& module);
 void bind_arena(pybind11::module_& module);
 void bind_adamw(pybind11::module_& module);
+void bind_retried(pybind11::module_& module);

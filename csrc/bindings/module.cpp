@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, module) {
   bind_store(module);
   bind_arena(module);
   bind_adamw(module);
+  bind_retried(module);
 }
