@@ -149,8 +149,8 @@ class AdaptConfig(Config):
     max_neighbor_tokens: int | None = setting(512, "tokens trained of one neighbor; none: all of it", minimum=2)
     max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2)
     deadline_ms: float | None = setting(None, "milliseconds from the call until training stops", minimum=0)
-    learning_rate: float = setting(1e-4, "learning rate of the first step", minimum=0.0, maximum=10.0)
-    schedule: Literal["constant", "inverse_sqrt"] = setting("inverse_sqrt", "learning rate over the neighbors")
+    learning_rate: float = setting(5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0)
+    schedule: Literal["constant", "inverse_sqrt"] = setting("constant", "learning rate over the neighbors")
     optimizer: Literal["adamw", "sgd", "torch_adamw"] = setting(
         "adamw", "adamw: the fused native step; torch_adamw: torch's own, for comparison"
     )
