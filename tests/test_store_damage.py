@@ -205,7 +205,7 @@ def run_writer(path: Path, *, kill_after: float | None = None) -> bool:
     return status == 0
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_writer_killed_at_any_time_resumes_to_the_same_file(tmp_path: Path, seconds: int) -> None:
     begin = time.monotonic()
     assert run_writer(tmp_path / "whole")
@@ -213,9 +213,13 @@ def test_a_writer_killed_at_any_time_resumes_to_the_same_file(tmp_path: Path, se
     rng = random.Random(5)
     path = tmp_path / "killed"
     kills = resumed = 0
-    while time.monotonic() - begin < seconds:
+
+    def going() -> bool:
+        return time.monotonic() - begin < seconds or kills <= 2  # a slow machine takes longer to kill as often
+
+    while going():
         done = False
-        while not done and time.monotonic() - begin < seconds:
+        while not done and going():
             done = run_writer(path, kill_after=rng.uniform(0, 0.5))
             kills += not done
             if not done:
