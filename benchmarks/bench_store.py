@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,18 +76,18 @@ class OursNoDictionary(Ours):
                 writer.append(text)
 
 
-class Rival:
+class Rival(ABC):
     name: str
     checks: bool
 
     def read_many(self, ids: np.ndarray) -> list[str]:
         return [self.read(i) for i in ids.tolist()]
 
-    def read(self, i: int) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, i: int) -> str: ...
 
-    def close(self) -> None:
-        pass
+    def close(self) -> None:  # noqa: B027
+        """Give back what `open` took; most rivals hold nothing."""
 
 
 class Frames(Rival):

@@ -128,3 +128,28 @@ def test_limit_draws_by_seed(trainer: Any) -> None:
     ]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 2
+
+
+def test_a_damaged_line_is_named_and_the_file_left_alone(trainer: Any, tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    evaluate(trainer, DOCUMENTS[:2], out=out, config=CONFIG)
+    rows = out.read_bytes().split(b"\n")
+    rows[2] = rows[2][:40]
+    out.write_bytes(b"\n".join(rows))
+    with pytest.raises(tttnn.ConfigError, match=r"results\.jsonl: line 3 is no result"):
+        evaluate(trainer, DOCUMENTS[:2], out=out, config=CONFIG)
+    assert out.read_bytes() == b"\n".join(rows)
+
+
+def test_a_second_writer_is_refused(trainer: Any, tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    refused: list[str] = []
+
+    def second(*_: Any) -> None:
+        with pytest.raises(tttnn.ConfigError, match="another process is writing") as caught:
+            evaluate(trainer, DOCUMENTS, out=out, config=CONFIG)
+        refused.append(str(caught.value))
+
+    evaluate(trainer, DOCUMENTS[:2], out=out, config=CONFIG, on_document=second)
+    assert len(refused) == 2
+    assert len(out.read_text().splitlines()) == 1 + 3 * 2

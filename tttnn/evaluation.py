@@ -5,6 +5,7 @@ Knows protocols, files of results and statistics. Does not know how a model is a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -366,10 +367,19 @@ class _ResultFile:
         self._held: dict[int, list[Line]] = {}
         header = json.dumps({"tttnn": "results 1", "settings": settings}, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = self._read(path, header, settings) if path.exists() and path.stat().st_size else 0
-        self._file = open(path, "r+b" if kept else "wb")  # noqa: SIM115
+        self._file = open(path, "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kept = self._read(path, header, settings) if path.stat().st_size else 0
+        except BlockingIOError as error:
+            self._file.close()
+            raise ConfigError(
+                f"{path}: another process is writing it. Wait for it, or choose another --out."
+            ) from error
+        except BaseException:
+            self._file.close()
+            raise
         self._file.truncate(kept)
-        self._file.seek(kept)
         self._seconds = open(f"{path}.seconds", "a" if kept else "w", encoding="utf-8")  # noqa: SIM115
         if not kept:
             self._file.write(header.encode() + b"\n")
@@ -386,8 +396,11 @@ class _ResultFile:
         kept = start = len(first) + 1
         count = len(settings["evaluation"]["curve"])
         block: list[Line] = []
-        for row in rest.split(b"\n")[:-1]:
-            block.append(Line(**json.loads(row)))
+        for number, row in enumerate(rest.split(b"\n")[:-1], 2):
+            try:
+                block.append(Line(**json.loads(row)))
+            except (ValueError, TypeError) as error:
+                raise ConfigError(f"{path}: line {number} is no result: {error}. Choose another --out.") from error
             start += len(row) + 1
             if len(block) == count:
                 self._held[block[0].document] = block

@@ -227,6 +227,20 @@ std::uint32_t HnswIndex::descend(const float* query) const {
   return best;
 }
 
+// Puts the neighbors of `of` that were not visited yet into scratch.batch, their vectors on the way to the cache.
+void HnswIndex::gather_unvisited(std::uint32_t of, Scratch& scratch) const {
+  const Links links{level0_ + of * record_size_};
+  const std::size_t size = links.size();
+  scratch.batch.clear();
+  for (std::size_t i = 0; i < size; ++i) {
+    const std::uint32_t node = links[i];
+    if (!scratch.visit(node)) continue;
+    const auto* vector = reinterpret_cast<const char*>(table_.at(node));
+    for (std::size_t line = 0; line < kLinesAhead; ++line) __builtin_prefetch(vector + 64 * line);
+    scratch.batch.push_back(node);
+  }
+}
+
 // The search of a layer in the HNSW paper (algorithm 2) with one ordered list in place of two heaps: a candidate that
 // leaves the list of the ef nearest could never be expanded.
 void HnswIndex::walk(const float* query, std::size_t ef, Scratch& scratch) const {
@@ -243,16 +257,7 @@ void HnswIndex::walk(const float* query, std::size_t ef, Scratch& scratch) const
       continue;
     }
     expanded[next] = 1;
-    const Links links{level0_ + nearest[next].node * record_size_};
-    const std::size_t size = links.size();
-    scratch.batch.clear();
-    for (std::size_t i = 0; i < size; ++i) {
-      const std::uint32_t node = links[i];
-      if (!scratch.visit(node)) continue;
-      const auto* vector = reinterpret_cast<const char*>(table_.at(node));
-      for (std::size_t line = 0; line < kLinesAhead; ++line) __builtin_prefetch(vector + 64 * line);
-      scratch.batch.push_back(node);
-    }
+    gather_unvisited(nearest[next].node, scratch);
     for (const std::uint32_t node : scratch.batch) {
       const float d = distance_(query, table_.at(node), &table_.dim);
       if (!nearest.admits(d)) continue;
@@ -285,16 +290,7 @@ void HnswIndex::walk_allowed(const float* query, std::size_t ef, const std::uint
     const Candidate current = frontier.back();
     frontier.pop_back();
     if (!nearest.admits(current.distance)) break;
-    const Links links{level0_ + current.node * record_size_};
-    const std::size_t size = links.size();
-    scratch.batch.clear();
-    for (std::size_t i = 0; i < size; ++i) {
-      const std::uint32_t node = links[i];
-      if (!scratch.visit(node)) continue;
-      const auto* vector = reinterpret_cast<const char*>(table_.at(node));
-      for (std::size_t line = 0; line < kLinesAhead; ++line) __builtin_prefetch(vector + 64 * line);
-      scratch.batch.push_back(node);
-    }
+    gather_unvisited(current.node, scratch);
     for (const std::uint32_t node : scratch.batch) {
       const float d = distance_(query, table_.at(node), &table_.dim);
       if (!nearest.admits(d)) continue;

@@ -79,6 +79,7 @@ class HnswIndex {
   void check_links(const std::string& name) const;
   std::uint32_t descend(const float* query) const;
   void walk(const float* query, std::size_t ef, Scratch& scratch) const;
+  void gather_unvisited(std::uint32_t of, Scratch& scratch) const;
   void walk_allowed(const float* query, std::size_t ef, const std::uint8_t* allowed_nodes, Scratch& scratch) const;
   void emit(const NearestList& nearest, const SearchRequest& request, std::int64_t* out_ids,
             float* out_distances) const;

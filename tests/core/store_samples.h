@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -59,9 +60,9 @@ inline std::vector<Sample> documents(std::size_t count, std::uint64_t seed = 1) 
 
 inline std::string folder() {
   static const std::string path = [] {
-    char name[] = "/tmp/tttnn-store-XXXXXX";
-    CHECK(mkdtemp(name) != nullptr);
-    return std::string(name);
+    std::string name = (std::filesystem::temp_directory_path() / "tttnn-store-XXXXXX").string();
+    CHECK(mkdtemp(name.data()) != nullptr);
+    return name;
   }();
   return path;
 }
