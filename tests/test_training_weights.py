@@ -9,7 +9,7 @@ from tests.test_optim import Weights, distance, give, gradients
 from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError, RestoreError
-from tttnn.optim import build_optimizer
+from tttnn.optim import Optimizer, build_optimizer
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
@@ -91,6 +91,18 @@ def test_what_is_not_trained_is_rounded_too() -> None:
     assert same(state(model), before)
 
 
+def interrupted(
+    arena: WeightArena, model: nn.Module, optimizer: Optimizer, steps: int, error: type[BaseException]
+) -> None:
+    """Raise after some steps and one more backward."""
+    with arena.training_weights():
+        for _ in range(steps):
+            backward(model)
+            optimizer.step(1e-2)
+        backward(model)
+        raise error
+
+
 @pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_error_while_training_leaves_float32(restore: str, error: type[BaseException]) -> None:
@@ -100,12 +112,8 @@ def test_an_error_while_training_leaves_float32(restore: str, error: type[BaseEx
     optimizer = build_optimizer(arena, AdaptConfig())
     for steps in range(3):
         arena.begin()
-        with pytest.raises(error), arena.training_weights():
-            for _ in range(steps):
-                backward(model)
-                optimizer.step(1e-2)
-            backward(model)
-            raise error
+        with pytest.raises(error):
+            interrupted(arena, model, optimizer, steps, error)
         assert all(parameter.dtype is torch.float32 for parameter in model.parameters())
         arena.restore()
         assert same(state(model), before)

@@ -72,8 +72,8 @@ class FusedAdamW:
     """AdamW as one native call: norm, clip and update over the arena's blocks.
 
     Formulas and order of operations are torch's, in float32; bfloat16 weights are trained on float32 masters. The
-    first step of a query reads pristine weights and no moments. The same bits for any number of threads. Where the arena
-    holds rounded copies of its weights, gradients are taken in bfloat16 and each step writes the copies too.
+    first step of a query reads pristine weights and no moments. The same bits for any number of threads. Where the
+    arena holds rounded copies of its weights, gradients are taken in bfloat16 and each step writes the copies too.
     """
 
     def __init__(self, arena: WeightArena, config: AdaptConfig) -> None:
