@@ -16,9 +16,9 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
-from tttnn.adapt import trained_tokens
 from tttnn.corpus import Document, text_digest
 from tttnn.datastore import Neighbor
+from tttnn.portion import portion_of
 
 QUERY = "def quicksort("
 
@@ -125,7 +125,7 @@ def test_an_exception_at_any_stage_leaves_the_weights_whole(
     if stage == "search":
         monkeypatch.setattr(trainer.datastore, "search", boom)
     elif stage == "tokenize":
-        monkeypatch.setattr("tttnn.adapt.trained_tokens", boom)
+        monkeypatch.setattr("tttnn.adapt.portion_of", boom)
     elif stage == "forward":
         trainer.model.transformer.h[1].register_forward_hook(boom)
     elif stage == "backward":
@@ -478,9 +478,11 @@ def test_unknown_model() -> None:
 def test_tokens_of_a_long_neighbor_begin_at_its_passage(tokenizer: Any) -> None:
     text = "ä" * 1000 + "HERE" + "b" * 5000
     begin = 2000  # bytes
-    tokens = trained_tokens(tokenizer, Neighbor(0, 0.0, text, span=(begin, begin + 100)), 64)
+    tokens = portion_of(tokenizer, Neighbor(0, 0.0, text, span=(begin, begin + 100)), 64).tokens
     assert tokenizer.decode(tokens) == "HERE" + "b" * 60
-    tokens = trained_tokens(tokenizer, Neighbor(0, 0.0, text, span=(len(text.encode()) - 10, len(text.encode()))), 64)
+    tokens = portion_of(
+        tokenizer, Neighbor(0, 0.0, text, span=(len(text.encode()) - 10, len(text.encode()))), 64
+    ).tokens
     assert tokenizer.decode(tokens) == "b" * 64
-    assert len(trained_tokens(tokenizer, Neighbor(0, 0.0, text), None)) == len(text.encode())
-    assert len(trained_tokens(tokenizer, Neighbor(0, 0.0, text), 100)) == 100
+    assert len(portion_of(tokenizer, Neighbor(0, 0.0, text), None).tokens) == len(text.encode())
+    assert len(portion_of(tokenizer, Neighbor(0, 0.0, text), 100).tokens) == 100
