@@ -488,11 +488,10 @@ class WeightArena:
         self._require_open("use_kept")
         if self._kept is not None:
             self.load(self._kept)
-        elif self.restore_mode == "copy":
-            self._working.copy_from(self._pristine, [item for item in self._trainable if item.nbytes > 0])
-        else:
-            homes = [home for item, home in zip(self._items, self._homes, strict=True) if item.kind == "trainable"]
-            _run(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), homes))
+            return
+        # Not re-pointed at the pristine block: an in-place optimizer has raised versions, which there mean harm.
+        self._working.copy_from(self._pristine, [item for item in self._trainable if item.nbytes > 0])
+        self.point_at_working()
 
     @property
     def trainable_nbytes(self) -> int:
