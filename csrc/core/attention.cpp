@@ -98,7 +98,7 @@ struct Cut {
   // Tokens of a block up to the next multiple of 16: all that must be computed.
   std::size_t size(std::size_t block) const { return std::min(kBlock, round_up(tokens - block * kBlock, kRows)); }
 
-  // Key blocks are dealt out to the splits of the backward pass to and fro: the early ones have more queries.
+  // Key blocks are dealt out to the splits of the backward pass, each round backwards: early blocks have more queries.
   std::size_t split_of(std::size_t block) const {
     const std::size_t place = block % (2 * splits);
     return place < splits ? place : 2 * splits - 1 - place;
