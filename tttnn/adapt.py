@@ -24,6 +24,7 @@ import torch
 from . import _core, models
 from .adaptation_report import AdaptReport, GuardReport, StoppedBy, TrainedNeighbor
 from .arena import WeightArena
+from .attention import NativeAttention
 from .config import AdaptConfig, ScoreConfig
 from .datastore import Neighbor
 from .errors import AdaptError, ConfigError, NonFiniteLossError, RestoreError
@@ -167,6 +168,9 @@ class TestTimeTrainer:
             if self._low_rank is not None:
                 self._low_rank.remove()
             raise
+        bfloat16 = resolved(self.config.precision, next(model.parameters()).device) == "bfloat16"
+        native = bfloat16 and self.config.attention == "auto"
+        self._attention = NativeAttention.for_model(model) if native else None
         self._made_with = self.config
         self._device = next(model.parameters()).device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
@@ -365,7 +369,8 @@ class TestTimeTrainer:
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
         """Let the model compute as it does in training: for forward, backward and step."""
-        with self._arena.training_weights():
+        attention = contextlib.nullcontext() if self._attention is None else self._attention.enabled()
+        with self._arena.training_weights(), attention:
             yield
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:

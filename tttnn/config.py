@@ -175,6 +175,9 @@ class AdaptConfig(Config):
         "fresh", "carried keeps AdamW's moments from query to query, as the published code does"
     )
     precision: Precision = setting("auto", "arithmetic of training; auto: bfloat16 where the processor has it")
+    attention: Literal["auto", "model"] = setting(
+        "auto", "attention while training; auto: the native one where it gives what the model's own does"
+    )
     restore: Literal["auto", "copy", "flip"] = setting("auto", "put weights back by copying or by re-pointing")
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",
