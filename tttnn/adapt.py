@@ -160,7 +160,7 @@ class TestTimeTrainer:
         self._low_rank = _low_rank(model, self.config)
         try:
             self._arena = _arena(model, self.config, self._low_rank)
-            self.fingerprint = self._arena.digest(LowRankLayers.base_name if self._low_rank is not None else None)
+            self.fingerprint = self.digest()
             """Digest of the weights taken over; the same whichever of them are trained."""
             self._optimizer = build_optimizer(self._arena, self.config)
             self._loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
@@ -382,6 +382,13 @@ class TestTimeTrainer:
         """Prove that the weights are those taken over at creation; a RestoreError otherwise."""
         self._arena.check()
         self._arena.verify()
+
+    def digest(self) -> str:
+        """Return the digest of the model's own weights as they are now between queries; reads them all.
+
+        Low-rank matrices are left out.
+        """
+        return self._arena.digest(LowRankLayers.base_name if self._low_rank is not None else None)
 
     def release(self) -> None:
         """Give the model back as an ordinary one and free states kept for reuse; the trainer cannot be used again."""
