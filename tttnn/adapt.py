@@ -524,6 +524,9 @@ class Adaptation:
         else:
             self._observed(0)
             report.stopped_by = self._train_each(neighbors, guard)
+        if report.stopped_by == "deadline" and report.steps == 0:
+            trainer._training_pace.doubt()
+            trainer._guard_pace.doubt()
         if guard is not None:
             guard.finish(len(report.neighbors), steps=report.steps)
             report.seconds["guard"] = guard.seconds
