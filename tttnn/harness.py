@@ -11,6 +11,9 @@ What is searched with (the query) is never what is scored, but for one case that
   second half under the adapted one.
 
 A neighbor whose text is what is scored, alone or after its context, is left out.
+
+Prompts are cut into tokens as the harness does it for its model ``hf``: context and continuation together, and no
+`bos` before a context unless the tokenizer puts it there, while `Scorer.score` takes them apart and puts it there.
 """
 
 from __future__ import annotations
