@@ -7,6 +7,11 @@ each --windows length: by `tttnn.score.Scorer`, by the harness's model ``hf`` (i
 tokenizer of its own), and in float64 (weights and arithmetic), one window after another, as the definition says.
 Printed: the largest absolute difference of bits per byte in each group. The file holds ids, digests and numbers, no
 text. Exit code 1 where a difference is above --tolerance.
+
+What to expect: torch's log_softmax in float32 over 49,152 words gives 6e-6 nats a token too little on the CPU (it sums
+49,152 exponentials), the same for tttnn and the harness, so both differ from float64 by some 3e-6 bits per byte and
+hardly from each other. What transformers keeps in float32 inside its layers (norms, rotary angles) stays so in the
+float64 model: below 1e-7 nats a token in the mean.
 """
 
 from __future__ import annotations
@@ -171,7 +176,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", help="only these; else all")
     parser.add_argument("--tokens", type=int, default=512, help="a document is cut to as many")
     parser.add_argument("--windows", type=int, nargs="+", default=[1024, 200], help="tokens that are read at once")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="largest difference in bits per byte")
+    parser.add_argument("--tolerance", type=float, default=2e-5, help="largest difference in bits per byte")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     from transformers import AutoModelForCausalLM, AutoTokenizer

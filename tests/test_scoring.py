@@ -102,5 +102,5 @@ def test_smollm2_is_scored_as_by_float64(smollm2: str, pile_mini: Path) -> None:
     )
     assert len(rows) == 2
     for row in rows:
-        assert row.from_float64 < 1e-5, row
+        assert row.from_float64 < 2e-5, row  # see check_scoring: the bias of a float32 log_softmax
         assert row.from_harness < 1e-5, row
