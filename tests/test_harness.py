@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
@@ -52,10 +53,16 @@ def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
     return [Instance(request_type=kind, doc={}, arguments=a, idx=i) for i, a in enumerate(arguments)]
 
 
-@pytest.fixture
-def tokens(tokenizer: Any) -> Any:
-    """A tokenizer of our own: the harness's model gives the one it gets a padding token."""
-    return copy.deepcopy(tokenizer)
+@pytest.fixture(params=["plain", "with bos"])
+def tokens(tokenizer: Any, request: pytest.FixtureRequest) -> Any:
+    """A tokenizer of our own, because `hf` gives its one a padding token; also one that puts `bos` before a text."""
+    own = copy.deepcopy(tokenizer)
+    if request.param == "with bos":
+        own.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 256)]
+        )
+        assert own("x")["input_ids"] == [256, own("x", add_special_tokens=False)["input_ids"][0]]
+    return own
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +102,13 @@ def without_neighbors(model: Any, tokenizer: Any, **score: Any) -> tttnn.TestTim
 
 
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
-def test_without_neighbors_loglikelihood_is_that_of_hf(tokens: Any, make: Any) -> None:
+@pytest.mark.parametrize("bos", [None, True, False])
+def test_without_neighbors_loglikelihood_is_that_of_hf(tokens: Any, make: Any, bos: bool | None) -> None:
     model = make()
     trainer = without_neighbors(model, tokens)
-    theirs = HFLM(pretrained=model, tokenizer=tokens).loglikelihood(requests("loglikelihood", PAIRS), disable_tqdm=True)
-    ours = TttnnLM(trainer).loglikelihood(requests("loglikelihood", PAIRS), disable_tqdm=True)
+    hf = HFLM(pretrained=model, tokenizer=tokens, add_bos_token=bos)
+    theirs = hf.loglikelihood(requests("loglikelihood", PAIRS), disable_tqdm=True)
+    ours = TttnnLM(trainer, add_bos_token=bos).loglikelihood(requests("loglikelihood", PAIRS), disable_tqdm=True)
     for (a, a_greedy), (b, b_greedy) in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, abs=1e-5 * max(1, abs(b)))
         assert a_greedy == b_greedy
@@ -143,6 +152,23 @@ def test_without_neighbors_generation_is_that_of_hf(tokens: Any) -> None:
     ]
     theirs = HFLM(pretrained=model, tokenizer=tokens).generate_until(requests("generate_until", asked))
     assert TttnnLM(trainer).generate_until(requests("generate_until", asked)) == theirs
+    trainer.release()
+
+
+def test_conversations_are_written_as_by_hf(tokens: Any) -> None:
+    tokens.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    model = tiny_gpt2()
+    trainer = without_neighbors(model, tokens)
+    ours, theirs = TttnnLM(trainer), HFLM(pretrained=model, tokenizer=tokens)
+    talk = [{"role": "user", "content": "Hello."}]
+    assert ours.apply_chat_template(talk) == theirs.apply_chat_template(talk) == "[user] Hello.\n[assistant] "
+    talk.append({"role": "assistant", "content": "I am"})
+    assert ours.apply_chat_template(talk, False) == theirs.apply_chat_template(talk, False)
+    assert ours.chat_template(True) == theirs.chat_template(True)
+    assert ours.tokenizer_name == theirs.tokenizer_name
     trainer.release()
 
 
@@ -279,13 +305,14 @@ def test_the_model_is_found_by_name() -> None:
 
 def test_settings_are_read_by_the_types_of_their_fields(place: SimpleNamespace) -> None:
     arguments = f"pretrained={place.model},datastore={place.store},k=3,learning_rate=2e-4,max_length=64,dtype=bfloat16"
-    arguments += ",adapt_max_length=32,max_neighbor_tokens=none,schedule=inverse_sqrt,select_method=sift,rolling=split"
+    arguments += ",query_tokens=none,adapt_max_length=32,max_neighbor_tokens=none,schedule=inverse_sqrt,select_method=sift,rolling=split"
     lm = TttnnLM.create_from_arg_string(arguments, {"batch_size": 8, "device": "cuda:0"})
     assert lm.trainer.config == tttnn.AdaptConfig(
         num_neighbors=3, learning_rate=2e-4, max_length=32, max_neighbor_tokens=None, schedule="inverse_sqrt"
     )
     assert lm.max_length == lm.trainer.scorer.config.max_length == 64
     assert lm.get_model_info()["tttnn"]["selection"]["method"] == "sift"
+    assert lm.get_model_info()["tttnn"]["query"] == "the context, which is not scored"
     assert lm.get_model_info()["model_dtype"] == "torch.bfloat16"
     lm.trainer.release()
 
@@ -318,6 +345,7 @@ def test_texts_become_values(hint: Any, text: Any, value: Any) -> None:
         ({}, "datastore must be given where k is above 0"),
         ({"k": 0, "rolling": "half"}, "rolling must be one of full, split"),
         ({"k": 0, "query_tokens": 0}, "query_tokens must be at least 1"),
+        ({"k": 0, "query_tokens": "few"}, "query_tokens must be of type .*few"),
         ({"k": 0, "learning_rte": 1}, "setting must be one of .*learning_rte"),
         ({"k": 0, "beta1": "much"}, "beta1 must be of type .*much"),
         ({"k": 0, "schedule": "cosine"}, "schedule must be one of"),

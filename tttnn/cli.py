@@ -701,6 +701,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     """
     from .harness import run
 
+    _quiet_transformers()
     run(arguments)
 
 

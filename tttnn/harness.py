@@ -119,7 +119,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if rolling not in get_args(Rolling):
             raise ConfigError(f"rolling must be one of {', '.join(get_args(Rolling))}, got {rolling!r}")
-        if query_tokens is not None and query_tokens < 1:
+        self._query_tokens: int | None = _read("query_tokens", int | None, query_tokens)
+        if self._query_tokens is not None and self._query_tokens < 1:
             raise ConfigError(f"query_tokens must be at least 1, got {query_tokens}")
         if isinstance(pretrained, TestTimeTrainer):
             given = {"datastore": datastore, "k": k, "max_length": max_length, **settings}
@@ -151,7 +152,6 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 cache_dir=cache_dir,
             )
         self.tokenizer = self.trainer.tokenizer
-        self._query_tokens = query_tokens
         self._rolling = rolling
         self._add_bos_token = add_bos_token
         self._device = next(self.trainer.model.parameters()).device
@@ -440,12 +440,16 @@ def _settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, Sele
         )
         field = key.removeprefix(prefix)
         hint = get_type_hints(type(bases[prefix])).get(field)
-        try:
-            changes[prefix or "adapt_"][field] = value if hint is None else parsed(hint, value)
-        except ValueError as error:
-            raise ConfigError(f"{key} must be of type {hint}, got {value!r}") from error
+        changes[prefix or "adapt_"][field] = _read(key, hint, value)
     config = preset(name).with_(**changes["adapt_"])
     return config, SelectionConfig().with_(**changes["select_"]), ScoreConfig().with_(**changes["score_"])
+
+
+def _read(name: str, hint: Any, value: Any) -> Any:
+    try:
+        return value if hint is None else parsed(hint, value)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}") from error
 
 
 def _opened(path: str, embedder: str | None, threads: int | None, cache_dir: str | None) -> Datastore:
@@ -457,7 +461,7 @@ def _opened(path: str, embedder: str | None, threads: int | None, cache_dir: str
 def _present(device: str | None) -> str:
     """Return the device to use: the harness asks for CUDA where nothing was said."""
     if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        _log.warning("there is no CUDA device here: the CPU is used")
+        _log.info("there is no CUDA device here: the CPU is used")
         return "cpu"
     return device or "cpu"
 
