@@ -305,7 +305,8 @@ def test_the_model_is_found_by_name() -> None:
 
 def test_settings_are_read_by_the_types_of_their_fields(place: SimpleNamespace) -> None:
     arguments = f"pretrained={place.model},datastore={place.store},k=3,learning_rate=2e-4,max_length=64,dtype=bfloat16"
-    arguments += ",query_tokens=none,adapt_max_length=32,max_neighbor_tokens=none,schedule=inverse_sqrt,select_method=sift,rolling=split"
+    arguments += ",query_tokens=none"
+    arguments += ",adapt_max_length=32,max_neighbor_tokens=none,schedule=inverse_sqrt,select_method=sift,rolling=split"
     lm = TttnnLM.create_from_arg_string(arguments, {"batch_size": 8, "device": "cuda:0"})
     assert lm.trainer.config == tttnn.AdaptConfig(
         num_neighbors=3, learning_rate=2e-4, max_length=32, max_neighbor_tokens=None, schedule="inverse_sqrt"
