@@ -750,6 +750,90 @@ def eval_(
 
 
 @app.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False))
+@click.option("--datastore", required=True, type=click.Path(exists=True), help="The one that was searched.")
+@click.option("--documents", required=True, type=click.Path(exists=True), help="The documents that were measured.")
+@click.option("--model", help="Whose tokenizer to use; that of the results unless given.")
+@click.option("--ngram", default=8, show_default=True, type=click.IntRange(1), help="Words of an n-gram.")
+@click.option(
+    "--max-share",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Largest share of the n-grams of a passage, or of a scored text, that the other may hold.",
+)
+@_cache
+@_json
+def audit(
+    results: str,
+    datastore: str,
+    documents: str,
+    model: str | None,
+    ngram: int,
+    max_share: float,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Check RESULTS for leaks: whether text that was scored was trained on.
+
+    Re-reads every document and every passage that a method used: ids and digests must match, and no passage may share
+    more of its n-grams with the scored text than --max-share, nor the other way round. Exit code 1 when something is
+    found.
+
+    \b
+    Examples:
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --max-share 0.02 --json
+    """
+    from transformers import AutoTokenizer
+
+    from .audit import audit_results
+    from .corpus import iter_corpus
+    from .datastore import Datastore
+    from .results import read_results
+
+    _quiet_transformers()
+    held = read_results(results)
+    name = model or held.settings["model"]["name"]
+    with Bars() as bars:
+        place = models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        with models.loading(name):
+            tokenizer = AutoTokenizer.from_pretrained(place)
+        with Datastore.open(datastore) as opened:
+            report = audit_results(
+                held,
+                iter_corpus(documents),
+                opened.store,
+                tokenizer,
+                ngram=ngram,
+                max_share=max_share,
+                progress=bars,
+            )
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print_audit(report)
+    if not report.clean:
+        raise SystemExit(FAILED)
+
+
+def _print_audit(report: Any) -> None:
+    if report.findings or report.notes:
+        table = Table(box=box.SIMPLE)
+        for heading in ("kind", "document", "method", "neighbor", "what"):
+            table.add_column(heading)
+        for finding in [*report.findings, *report.notes]:
+            neighbor = "" if finding.neighbor is None else str(finding.neighbor)
+            table.add_row(finding.kind, str(finding.document), finding.method, neighbor, finding.what)
+        Console().print(table)
+    click.echo(
+        f"{report.documents} documents, {report.lines} lines, {report.passages} passages; {len(report.findings)} leaks "
+        f"or wrong receipts, {len(report.notes)} notes; largest share of {report.ngram}-grams in common "
+        f"{report.largest_share:.1%}, allowed {report.max_share:.1%}"
+    )
+
+
+@app.command()
 @click.option("--corpus", type=click.Path(exists=True), help="Folder, .jsonl or .jsonl.zst; else Python's own library.")
 @click.option(
     "--out", default="tttnn-demo", show_default=True, type=click.Path(file_okay=False), help="Where files go."

@@ -100,13 +100,14 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     evaluation = lab.config.to_dict() | {"curve": lab.curve}
     del evaluation["limit"]
     selection = getattr(trainer.datastore, "config", None)
+    name = str(getattr(trainer.model.config, "_name_or_path", ""))
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
         "methods": lab.settings,
         "score": trainer.scorer.config.to_dict(),
         "model": {
-            "name": str(getattr(trainer.model.config, "_name_or_path", "")).rstrip("/").rpartition("/")[2],
+            "name": Path(name).name if Path(name).is_dir() else name,
             "fingerprint": trainer.fingerprint,
         },
         "datastore": getattr(trainer.datastore, "id", None),
