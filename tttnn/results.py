@@ -38,7 +38,8 @@ class Point:
     """A measurement after `k` neighbors (0: none).
 
     `nats` of the scored text; `query_nats` of the query in the same state, where the method knows it. `trained_tokens`
-    were trained on, `context_tokens` of neighbors were read in the context. `extra` holds what one method alone has.
+    were trained on, `context_tokens` of neighbors were read in the context, or counted into a histogram. `extra` holds
+    what one method alone has.
     """
 
     k: int
