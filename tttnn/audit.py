@@ -165,9 +165,11 @@ def _document_problem(line: Line, documents: list[Document]) -> str | None:
 
 
 def _neighbor_problem(neighbor: UsedNeighbor, store: Sequence[Document]) -> str | None:
-    if not 0 <= neighbor.id < len(store):
-        return f"the datastore has only {len(store)} documents"
-    digest = text_digest(store[neighbor.id].text)
+    try:
+        text = store[neighbor.id].text
+    except IndexError as error:
+        return f"the datastore has it no more: {error}"
+    digest = text_digest(text)
     return None if digest == neighbor.digest else f"its digest is {digest}, expected {neighbor.digest}"
 
 
