@@ -21,7 +21,9 @@ ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
     *("builder", "datastore"),
     *("selection", "windows", "schedule", "pace", "memory", "arena", "optim", "loss", "attention", "score", "portion"),
-    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt", "evaluation", "demo", "harness", "cli"),
+    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
+    *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
+    *("demo", "harness", "cli"),
 ]
 
 
