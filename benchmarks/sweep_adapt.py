@@ -20,33 +20,42 @@ from tttnn.results import ALL, PILE_ALL, Summary
 _BASE = tttnn.AdaptConfig(num_neighbors=10, max_neighbor_tokens=512)
 
 SETTINGS = {
-    "constant-5e-5": _BASE.with_(learning_rate=5e-5, schedule="constant"),
-    "constant-1e-4": _BASE.with_(learning_rate=1e-4, schedule="constant"),
-    "constant-2e-4": _BASE.with_(learning_rate=2e-4, schedule="constant"),
+    "default": _BASE,
+    "float32": _BASE.with_(precision="float32"),
+    "constant-1e-4": _BASE.with_(learning_rate=1e-4),
+    "constant-2e-4": _BASE.with_(learning_rate=2e-4),
     "sqrt-1e-4": _BASE.with_(learning_rate=1e-4, schedule="inverse_sqrt"),
     "sqrt-2e-4": _BASE.with_(learning_rate=2e-4, schedule="inverse_sqrt"),
-    "sqrt-3e-4": _BASE.with_(learning_rate=3e-4, schedule="inverse_sqrt"),
-    "sqrt-5e-4": _BASE.with_(learning_rate=5e-4, schedule="inverse_sqrt"),
-    "sqrt-2e-4-float32": _BASE.with_(learning_rate=2e-4, schedule="inverse_sqrt", precision="float32"),
+    "distance-1e-4": _BASE.with_(learning_rate=1e-4, schedule="distance"),
+    "no-embeddings": _BASE.with_(trainable="no-embeddings"),
+    "last-10-layers": _BASE.with_(trainable="last-layers", last_layers=10),
+    "lora-5e-4": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=5e-4),
+    "lora-2e-3": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=2e-3),
+    "windows-of-1024": _BASE.with_(max_neighbor_tokens=1024),
 }
+METHODS = ("ttt-nn", "ttt-nn-guard")
 
 
 def table(summaries: dict[str, Summary]) -> str:
-    """One line per setting and k: mean ratio over the groups, total ratio with its interval, groups above base."""
+    """One line per setting, method and k: mean ratio over the groups, total ratio, seconds, groups above base."""
     lines = [
-        "| setting | k | mean ratio | total ratio [95 %] | worst group | groups above base |",
-        "|---|---|---|---|---|---|",
+        "| setting | method | k | mean ratio | total ratio [95 %] | s/query | worst group | groups above base |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, summary in summaries.items():
-        for k in sorted({row.k for row in summary.rows} - {0}):
-            rows = [row for row in summary.rows if row.k == k and row.group not in (ALL, PILE_ALL)]
-            total = summary.total(k).ratio
-            worst = max(rows, key=lambda row: row.ratio.value)
-            mean = sum(row.ratio.value for row in rows) / len(rows)
-            lines.append(
-                f"| {name} | {k} | {mean:.4f} | {total.value:.4f} [{total.low:.4f}, {total.high:.4f}] "
-                f"| {worst.group} {worst.ratio.value:.3f} | {sum(row.ratio.value > 1 for row in rows)} of {len(rows)} |"
-            )
+        for method in METHODS:
+            for k in sorted({row.k for row in summary.rows} - {0}):
+                rows = [row for row in summary.rows if row.k == k and row.method == method]
+                groups = [row for row in rows if row.group not in (ALL, PILE_ALL)]
+                total = summary.total(k, method=method)
+                worst = max(groups, key=lambda row: row.ratio.value)
+                mean = sum(row.ratio.value for row in groups) / len(groups)
+                lines.append(
+                    f"| {name} | {method} | {k} | {mean:.4f} "
+                    f"| {total.ratio.value:.4f} [{total.ratio.low:.4f}, {total.ratio.high:.4f}] "
+                    f"| {total.seconds or 0:.1f} | {worst.group} {worst.ratio.value:.3f} "
+                    f"| {sum(row.ratio.value > 1 for row in groups)} of {len(groups)} |"
+                )
     return "\n".join(lines)
 
 
@@ -60,13 +69,13 @@ def main() -> None:
     arguments = parser.parse_args()
     embedder = tttnn.Embedder.load("minilm-l6")
     datastore = tttnn.Datastore.open(arguments.datastore, embedder)
-    config = tttnn.EvalConfig(query_tokens=512, scored_tokens=512, curve=(0, 5, 10), limit=arguments.limit)
+    config = tttnn.EvalConfig(query_tokens=512, scored_tokens=512, curve=(0, 1, 5, 10), limit=arguments.limit)
     documents = list(tttnn.iter_jsonl(arguments.documents))
     summaries = {}
     for name in arguments.only:
         trainer = tttnn.TestTimeTrainer.load("smollm2-135m", datastore, SETTINGS[name])
         out = arguments.out / f"{name}.jsonl"
-        result = tttnn.evaluate(trainer, documents, out=out, config=config)
+        result = tttnn.evaluate(trainer, documents, out=out, config=config, methods=METHODS)
         trainer.release()
         summaries[name] = result.summary()
         print(table({name: summaries[name]}), flush=True)
