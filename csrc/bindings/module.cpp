@@ -8,7 +8,9 @@ PYBIND11_MODULE(_core, module) {
   bind_pooling(module);
   bind_hnsw(module);
   bind_store(module);
+  bind_shared_memory(module);
   bind_arena(module);
   bind_adamw(module);
+  bind_adamw_cuda(module);
   bind_retried(module);
 }
