@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .embed import Embedder
     from .evaluation import evaluate
     from .index import NeighborIndex
+    from .shared import SharedWeights
     from .store import TextStore, TextStoreWriter
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ _LAZY = {
     "Neighbor": "datastore",
     "NeighborIndex": "index",
     "Retriever": "adapt",
+    "SharedWeights": "shared",
     "TestTimeTrainer": "adapt",
     "TextStore": "store",
     "TextStoreWriter": "store",
@@ -96,6 +98,7 @@ __all__ = [
     "RestoreError",
     "Retriever",
     "ScoreConfig",
+    "SharedWeights",
     "StoreConfig",
     "StoreCorruptError",
     "StoreError",

@@ -29,6 +29,7 @@ from .loss import SlicedLoss, causal_lm_loss
 from .optim import build_optimizer
 from .precision import autocast, resolved
 from .score import Score, Scorer, model_max_length, token_ids
+from .shared import SharedWeights
 from .windows import training_windows
 
 _log = logging.getLogger("tttnn")
@@ -165,6 +166,7 @@ class TestTimeTrainer:
         config: AdaptConfig | None = None,
         *,
         score: ScoreConfig | None = None,
+        shared_weights: SharedWeights | None = None,
     ) -> None:
         """Take over a loaded model.
 
@@ -174,6 +176,7 @@ class TestTimeTrainer:
             datastore: where neighbors come from; None: every call of `adapt` brings its own.
             config: how to train.
             score: how to score.
+            shared_weights: of the same model, from `WeightArena.share`: this process then keeps no copy of its own.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -182,7 +185,7 @@ class TestTimeTrainer:
         self.scorer = Scorer(model, tokenizer, score)
         self._max_window = model_max_length(model, tokenizer)
         _check_memory(model)
-        self._arena = WeightArena(model, restore=self.config.restore)
+        self._arena = WeightArena(model, restore=self.config.restore, shared=shared_weights)
         self.fingerprint = self._arena.digest()
         """Digest of the weights taken over."""
         self._optimizer = build_optimizer(self._arena, self.config)
@@ -203,6 +206,7 @@ class TestTimeTrainer:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        shared_weights: SharedWeights | None = None,
     ) -> Self:
         """Load a model by demo name, hub id or directory.
 
@@ -215,6 +219,7 @@ class TestTimeTrainer:
             dtype: type of the weights; float32 unless memory forbids it.
             threads: torch's threads on the CPU; None leaves them as they are.
             cache_dir: where demo models are kept.
+            shared_weights: of the same model; see the constructor.
 
         Raises:
             UnknownModelError: there is no such model in reach.
@@ -227,7 +232,7 @@ class TestTimeTrainer:
         with models.loading(name):
             tokenizer = AutoTokenizer.from_pretrained(place)
             model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-        return cls(model.to(device), tokenizer, datastore, config, score=score)
+        return cls(model.to(device), tokenizer, datastore, config, score=score, shared_weights=shared_weights)
 
     def adapt(
         self,

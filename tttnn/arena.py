@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from . import _core
 from .errors import AdaptError, RestoreError
+from .shared import SharedTensor, SharedWeights
 
 _ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector of any kernel."""
@@ -55,12 +56,12 @@ class _Captured:
 
 class _Memory:
     """One block on the model's device: from the core on CPU, a torch tensor elsewhere (the core allocates no device
-    memory).
+    memory); or a block that other processes read too.
     """
 
-    def __init__(self, nbytes: int, device: torch.device) -> None:
+    def __init__(self, nbytes: int, device: torch.device, shared: SharedWeights | None = None) -> None:
         self.nbytes = nbytes
-        self.host = _core.Block(nbytes) if device.type == "cpu" else None
+        self.host = (_core.Block(nbytes) if shared is None else shared.block()) if device.type == "cpu" else None
         self.flat = torch.zeros(nbytes, dtype=torch.uint8, device=device) if self.host is None else None
 
     def view(self, item: _Captured) -> Tensor:
@@ -80,6 +81,19 @@ class _Memory:
         if self.host is not None and source.host is not None:
             _core.copy_spans(
                 self.host, source.host, [i.offset for i in items], [i.nbytes for i in items], torch.get_num_threads()
+            )
+            return
+        assert self.flat is not None
+        assert source.flat is not None
+        if self.flat.device.type == "cuda" and _core.build_info()["cuda"]:
+            _core.copy_spans_cuda(
+                self.flat.data_ptr(),
+                source.flat.data_ptr(),
+                [i.offset for i in items],
+                [min(_aligned(i.nbytes), self.nbytes - i.offset) for i in items],  # padding too: neighbors then touch
+                limit=min(self.nbytes, source.nbytes),
+                device=self.flat.device.index,
+                stream=torch.cuda.current_stream(self.flat.device).cuda_stream,
             )
             return
         for item in items:
@@ -135,6 +149,7 @@ class WeightArena:
         *,
         trainable: Sequence[str] | None = None,
         restore: Literal["auto", "copy", "flip"] = "auto",
+        shared: SharedWeights | None = None,
     ) -> None:
         """Move the model's weights into the arena.
 
@@ -143,9 +158,12 @@ class WeightArena:
             trainable: Patterns (``fnmatch``) of names of parameters to train; a tied parameter answers to each of its
                 names. None: those that require gradients, or all where none does.
             restore: How weights are put back.
+            shared: Weights that another arena shared: they become the pristine block, and the model's own are freed.
+                The model must hold the same bytes. With ``"flip"`` it then lies in shared memory between queries.
 
         Raises:
-            AdaptError: The model cannot be held, or no parameter is trainable.
+            AdaptError: The model cannot be held, no parameter is trainable, or the model is not the shared one; the
+                message names the tensor that differs.
         """
         if restore not in ("auto", "copy", "flip"):
             raise ValueError(f"restore must be one of auto, copy, flip, got {restore!r}")
@@ -183,14 +201,20 @@ class WeightArena:
         end = _aligned(max((item.offset + item.nbytes for item in self._items), default=0))
         working_end = max((i.offset + i.nbytes for i in self._items if i.kind != "frozen"), default=0)
         device = self._items[0].tensor.device
-        self._pristine = _Memory(end, device)
+        if shared is not None:
+            if device.type != "cpu":
+                raise AdaptError(f"model must be on cpu to use shared weights, got {device}. Leave out shared.")
+            shared.require_layout(self._describe())
+        self._pristine = _Memory(end, device, shared)
+        if shared is not None:
+            _require_same_bytes(self._items, self._pristine.fingerprints(self._items))
         self._working = _Memory(_aligned(working_end), device)
         self.nbytes = self._pristine.nbytes + self._working.nbytes
         """Bytes of both blocks."""
 
         self._tensors = [item.tensor for item in self._items]
         self._working_views = [self._working.view(item) for item in self._trainable]
-        self._homes = self._move_in()
+        self._homes = self._move_in(fill=shared is None)
         # What every tensor must look like until the arena itself changes it.
         self._pointers = list(map(Tensor.data_ptr, self._homes))
         self._versions = self._read_versions()
@@ -199,12 +223,13 @@ class WeightArena:
         self._strides = [item.stride for item in self._items]
         self._fingerprints = self._pristine.fingerprints(self._items)
 
-    def _move_in(self) -> list[Tensor]:
-        """Copy every tensor into the pristine block and point it at its home; return the homes."""
+    def _move_in(self, *, fill: bool) -> list[Tensor]:
+        """Copy every tensor into the pristine block, unless it is there, and point it at its home; return the homes."""
         homes = []
         for item in self._items:
             pristine = self._pristine.view(item)
-            pristine.copy_(item.tensor.detach())
+            if fill:
+                pristine.copy_(item.tensor.detach())
             home = pristine
             if item.kind == "buffer" or (item.kind == "trainable" and self.restore_mode == "copy"):
                 home = self._working.view(item)
@@ -419,6 +444,30 @@ class WeightArena:
             result.update(f"{item.names[0]} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
         return result.hexdigest()
 
+    def share(self) -> SharedWeights:
+        """Return a copy of the pristine weights that other processes can use in place of one of their own.
+
+        This arena keeps its block. To use the copy here too, make a new arena with it.
+
+        Raises:
+            AdaptError: The arena was released, or its weights are not on the CPU.
+            OSError: The system has no such memory (only Linux does), or not enough.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        block = self._pristine.host
+        if block is None:
+            raise AdaptError(f"weights must be on cpu to be shared between processes, got {self.device}.")
+        memory = _core.SharedMemory(self._pristine.nbytes)
+        memory.write(0, torch.frombuffer(block, dtype=torch.uint8).numpy())
+        memory.seal()
+        return SharedWeights(memory, self._describe())
+
+    def _describe(self) -> list[SharedTensor]:
+        return [
+            SharedTensor(i.names, i.kind, i.dtype, tuple(i.shape), i.stride, i.offset, i.nbytes) for i in self._items
+        ]
+
     def release(self) -> None:
         """Give the model back memory of its own, with restored weights; the arena cannot be used again.
 
@@ -451,6 +500,23 @@ def last_layers(model: nn.Module, count: int) -> list[str]:
     if not 1 <= count <= len(layers):
         raise ValueError(f"count must be between 1 and {len(layers)} (the number of layers), got {count}")
     return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]
+
+
+def _require_same_bytes(items: Sequence[_Captured], shared: Sequence[int]) -> None:
+    """Raise AdaptError where a tensor of the model does not have the shared one's fingerprint."""
+    for item, expected in zip(items, shared, strict=True):
+        tensor = item.tensor.detach()
+        if tensor.numel() == 0:
+            continue
+        if tensor.stride() != item.stride:
+            tensor = torch.empty_strided(item.shape, item.stride, dtype=item.dtype).copy_(tensor)
+        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+        found = _core.fingerprint(flat.numpy(), torch.get_num_threads())
+        if found != expected:
+            raise AdaptError(
+                f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {found:016x}. Load "
+                "the same model in every process."
+            )
 
 
 def _refuse_unfit(model: nn.Module) -> None:
