@@ -185,12 +185,19 @@ class TestTimeTrainer:
         self.scorer = Scorer(model, tokenizer, score)
         self._max_window = model_max_length(model, tokenizer)
         _check_memory(model)
-        self._arena = WeightArena(model, restore=self.config.restore, shared=shared_weights)
+        device = next(model.parameters()).device
+        fused = self.config.optimizer == "adamw" and device.type == "cpu"
+        self._arena = WeightArena(
+            model,
+            restore=self.config.restore,
+            shared=shared_weights,
+            rounded=fused and resolved(self.config.precision, device) == "bfloat16",
+        )
         self.fingerprint = self._arena.digest()
         """Digest of the weights taken over."""
         self._optimizer = build_optimizer(self._arena, self.config)
         self._loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
-        self._device = next(model.parameters()).device
+        self._device = device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
         self._seconds_per_token: float | None = None
 
@@ -556,7 +563,7 @@ class Adaptation:
         trainer, report = self._trainer, self._adapted.report
         started = time.perf_counter()
         ids = torch.tensor([tokens], device=trainer._device)
-        with torch.enable_grad():
+        with torch.enable_grad(), trainer._arena.training_weights():
             with autocast(self._config.precision, trainer._device):
                 loss = trainer._loss(ids)
             value = loss.item()
@@ -566,12 +573,12 @@ class Adaptation:
                     f"{report.steps}. The weights are restored; leave the document out or lower the learning rate."
                 )
             loss.backward()  # type: ignore[no-untyped-call]
-        try:
-            stats = trainer._optimizer.step(rate)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(
-                f"gradient of neighbor {position} (document {neighbor.id}) at step {report.steps}: {error}"
-            ) from error
+            try:
+                stats = trainer._optimizer.step(rate)
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(
+                    f"gradient of neighbor {position} (document {neighbor.id}) at step {report.steps}: {error}"
+                ) from error
         report.steps += 1
         report.tokens += len(tokens)
         report.bytes_moved += stats.bytes_moved

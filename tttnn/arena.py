@@ -6,12 +6,13 @@ weights lie and says which it has trained; nothing here computes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import compress, repeat
+from itertools import repeat
 from operator import attrgetter, is_, setitem
 from typing import Any, Literal
 
@@ -31,11 +32,14 @@ class Place:
     """Where one trainable tensor lies: addresses, in bytes, and its size in elements.
 
     ``pristine`` is read by the first step of a query and ``working`` written; they are equal where steps work in place.
+    ``other`` is a second place to write (0: none), ``rounded`` the tensor's copy in bfloat16 (0: none).
     """
 
     name: str
     pristine: int
     working: int
+    other: int
+    rounded: int
     size: int
     dtype: torch.dtype
 
@@ -136,6 +140,10 @@ class WeightArena:
     query writes the working block and points the model there, and restoring points it back and copies no weight.
     ``"auto"`` is ``"copy"``: flipping gains under 2 % of a query with one neighbor. Buffers are always copied back.
 
+    With ``keeps_best`` there is a second working block: after `keep` the weights of that moment stay where they are,
+    and the next step writes the other block. With ``rounded`` every float32 parameter has a copy in bfloat16 that the
+    model computes with inside `training_weights`, so that no product has to round its weights first.
+
     Inside a query, writes through ``.data`` are put back wherever the working block is in use: for all trainable
     weights with ``"copy"``, after the first step with ``"flip"``. Between queries nobody but the arena may write the
     weights: every way through torch is noticed by the next ``begin()``, ``.data`` writes by ``verify()``.
@@ -149,6 +157,8 @@ class WeightArena:
         *,
         trainable: Sequence[str] | None = None,
         restore: Literal["auto", "copy", "flip"] = "auto",
+        keeps_best: bool = False,
+        rounded: bool = False,
         shared: SharedWeights | None = None,
     ) -> None:
         """Move the model's weights into the arena.
@@ -158,6 +168,8 @@ class WeightArena:
             trainable: Patterns (``fnmatch``) of names of parameters to train; a tied parameter answers to each of its
                 names. None: those that require gradients, or all where none does.
             restore: How weights are put back.
+            keeps_best: Make room for `keep`: as many bytes again as the trainable weights have.
+            rounded: Make room for `training_weights`: two bytes for each float32 weight, and for each trainable one.
             shared: Weights that another arena shared: they become the pristine block, and the model's own are freed.
                 The model must hold the same bytes. With ``"flip"`` it then lies in shared memory between queries.
 
@@ -209,12 +221,24 @@ class WeightArena:
         if shared is not None:
             _require_same_bytes(self._items, self._pristine.fingerprints(self._items))
         self._working = _Memory(_aligned(working_end), device)
-        self.nbytes = self._pristine.nbytes + self._working.nbytes
-        """Bytes of both blocks."""
+        trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
+        self._other = _Memory(_aligned(trainable_end), device) if keeps_best else None
 
         self._tensors = [item.tensor for item in self._items]
-        self._working_views = [self._working.view(item) for item in self._trainable]
+        # Of each trainable tensor: its pristine, working and other view. `_at` says which of them are the weights now.
+        self._views = [[self._pristine.view(item), self._working.view(item)] for item in self._trainable]
+        if self._other is not None:
+            for views, item in zip(self._views, self._trainable, strict=True):
+                views.append(self._other.view(item))
+        self._at = [0] * len(self._trainable)
+        self._kept: list[int] | None = None
+        self._keeps = 0
         self._homes = self._move_in(fill=shared is None)
+        self._rounded = _Rounded(self._items, self._pristine, device) if rounded else None
+        self._training = False
+        blocks = (self._pristine, self._working, self._other, *(self._rounded.blocks if self._rounded else ()))
+        self.nbytes = sum(block.nbytes for block in blocks if block is not None)
+        """Bytes of all blocks."""
         # What every tensor must look like until the arena itself changes it.
         self._pointers = list(map(Tensor.data_ptr, self._homes))
         self._versions = self._read_versions()
@@ -260,10 +284,18 @@ class WeightArena:
     @property
     def places(self) -> list[Place]:
         """Where trainable weights lie, in the order of `parameters`; fixed for the arena's life."""
-        first = self._pristine if self.restore_mode == "flip" else self._working
+        first = 0 if self.restore_mode == "flip" else 1
         return [
-            Place(i.names[0], first.view(i).data_ptr(), self._working.view(i).data_ptr(), i.tensor.numel(), i.dtype)
-            for i in self._trainable
+            Place(
+                name=item.names[0],
+                pristine=views[first].data_ptr(),
+                working=views[1].data_ptr(),
+                other=views[2].data_ptr() if self._other is not None else 0,
+                rounded=self._rounded.address(item) if self._rounded is not None else 0,
+                size=item.tensor.numel(),
+                dtype=item.dtype,
+            )
+            for item, views in zip(self._trainable, self._views, strict=True)
         ]
 
     @property
@@ -280,6 +312,16 @@ class WeightArena:
     def generation(self) -> int:
         """The number of queries begun; an optimizer sees by it that weights are fresh."""
         return self._generation
+
+    @property
+    def rounded(self) -> bool:
+        """Whether there are copies in bfloat16 to train with."""
+        return self._rounded is not None
+
+    @property
+    def keeps(self) -> int:
+        """The number of calls of `keep`; an optimizer sees by it that it has to write elsewhere."""
+        return self._keeps
 
     def begin(self) -> None:
         """Open a query: check the model, set aside gradients and ``requires_grad``, and let weights be trained.
@@ -301,28 +343,92 @@ class WeightArena:
         self._saved = saved
         self._active = True
         self._generation += 1
+        self._at = [0] * len(self._trainable)
+        self._kept = None
         _run(map(setattr, self._parameters, repeat("grad"), repeat(None)))
         if saved[0] != self._trained_flags:
             _run(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
 
-    def point_at_working(self, mask: Sequence[bool] | None = None) -> None:
-        """Point trainable parameters at the working block, whose weights the caller has written.
+    def point_at(self, places: list[int]) -> None:
+        """Say where the trainable weights are now, which the caller has written, and point the model there.
 
         Args:
-            mask: Which of `parameters`; None for all.
+            places: For each of `parameters`: 0 where it was at the beginning, 1 its working place, 2 the other.
         """
-        if self.restore_mode == "copy":
+        if places == self._at:
             return
-        chosen: Iterable[bool] = repeat(True) if mask is None else mask
-        tensors = list(compress(map(attrgetter("tensor"), self._trainable), chosen))
-        chosen = repeat(True) if mask is None else mask
-        _run(map(setattr, tensors, repeat("data"), compress(self._working_views, chosen)))
+        self._at = list(places)
+        if not self._training:
+            self._point()
+
+    def _point(self) -> None:
+        """Point trainable parameters at their weights of now; those at place 0 at their home."""
+        if self.restore_mode == "copy" and self._other is None and self._rounded is None:
+            return  # they never left
+        first = 0 if self.restore_mode == "flip" else 1
+        views = [views[at or first] for views, at in zip(self._views, self._at, strict=True)]
+        _run(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+
+    @contextlib.contextmanager
+    def training_weights(self) -> Iterator[None]:
+        """Let the model compute with weights rounded to bfloat16, inside the block; gradients are bfloat16 too.
+
+        Does nothing in an arena without ``rounded``. The optimizer must write the rounded weights with each step.
+        """
+        if self._rounded is None:
+            yield
+            return
+        self._training = True
+        try:
+            self._rounded.use(self._trainable, self._at)
+            yield
+        finally:
+            self._training = False
+            self._rounded.leave()
+            self._point()
+
+    def keep(self) -> None:
+        """Remember the weights of now; the next step leaves them as they are. Copies nothing.
+
+        Raises:
+            AdaptError: The arena was made without ``keeps_best``.
+        """
+        if self._other is None:
+            raise AdaptError("keep() must have a second working block. Make the arena with keeps_best=True.")
+        self._kept = list(self._at)
+        self._keeps += 1
+
+    def use_kept(self) -> None:
+        """Point the model at the weights of the last `keep` in this query; at the pristine ones without one.
+
+        No step may follow in this query.
+        """
+        kept = self._kept if self._kept is not None else [0] * len(self._trainable)
+        if self.restore_mode == "copy":
+            # The model's own memory is the working block: nobody may be handed the pristine one to write in.
+            back = [i for i, place in zip(self._trainable, kept, strict=True) if place == 0 and i.nbytes > 0]
+            self._working.copy_from(self._pristine, back)
+            kept = [place or 1 for place in kept]
+        views = [views[place] for views, place in zip(self._views, kept, strict=True)]
+        _run(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
     def copy_to_working(self) -> None:
-        """Fill the working block from the pristine one and use it: for optimizers that work in place."""
-        if self.restore_mode == "flip":
-            self._working.copy_from(self._pristine, [item for item in self._trainable if item.nbytes > 0])
-            self.point_at_working()
+        """Make the weights of now ready to be written in place: for optimizers that work on parameters.
+
+        Copies those that are pristine or kept to another place.
+        """
+        targets = []
+        for at, kept in zip(self._at, self._kept or repeat(0), strict=False):
+            if at == 0:
+                # Under "copy" weights at place 0 are in the working block already.
+                targets.append(1)
+            else:
+                targets.append(3 - at if at == kept else at)
+        moved = [i for i, (at, target) in enumerate(zip(self._at, targets, strict=True)) if at != target]
+        for i in moved:
+            if self._at[i] != 0 or self.restore_mode == "flip":
+                self._views[i][targets[i]].copy_(self._views[i][self._at[i]])
+        self.point_at(targets)
 
     def restore(self) -> None:
         """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.
@@ -344,6 +450,7 @@ class WeightArena:
     def _put_back(self) -> None:
         if not self._active:
             return
+        self._training = False
         if self._closing is None:
             versions = self._read_versions()
             # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
@@ -481,7 +588,53 @@ class WeightArena:
                 item.tensor.data = home.clone(memory_format=torch.preserve_format)
         self._released = True
         self._homes = []
-        self._working_views = []
+        self._views = []
+        self._rounded = None
+
+
+class _Rounded:
+    """bfloat16 copies of all float32 parameters, and a second one of the trainable ones, which the optimizer writes."""
+
+    def __init__(self, items: Sequence[_Captured], pristine: _Memory, device: torch.device) -> None:
+        self._items = [
+            replace(item, offset=0, dtype=torch.bfloat16, nbytes=item.nbytes // 2)
+            for item in items
+            if item.kind != "buffer" and item.dtype is torch.float32
+        ]
+        ends = [0]
+        for i, item in enumerate(self._items):  # trainable ones come first
+            self._items[i] = replace(item, offset=ends[-1])
+            ends.append(_aligned(ends[-1] + item.nbytes))
+        trainable = sum(item.kind == "trainable" for item in self._items)
+        self.blocks = _Memory(ends[-1], device), _Memory(ends[trainable], device)
+        self._tensors = [item.tensor for item in self._items]
+        self._pristine = [self.blocks[0].view(item) for item in self._items]
+        self._trained = [self.blocks[1].view(item) for item in self._items[:trainable]]
+        captured = {id(item.tensor): item for item in items}
+        for item, view in zip(self._items, self._pristine, strict=True):
+            view.copy_(pristine.view(captured[id(item.tensor)]))
+        self._addresses = {
+            id(item.tensor): view.data_ptr() for item, view in zip(self._items, self._trained, strict=False)
+        }
+        self._before: list[Tensor] = []
+
+    def address(self, item: _Captured) -> int:
+        """Return the address of a trainable tensor's copy; 0 where it has none."""
+        return self._addresses.get(id(item.tensor), 0)
+
+    def use(self, trainable: Sequence[_Captured], at: Sequence[int]) -> None:
+        """Point all parameters at their copies: those at place 0 at the pristine ones."""
+        stepped = {id(item.tensor) for item, place in zip(trainable, at, strict=True) if place != 0}
+        views = list(self._pristine)
+        for i, view in enumerate(self._trained):
+            if id(self._tensors[i]) in stepped:
+                views[i] = view
+        self._before = list(map(attrgetter("data"), self._tensors))
+        _run(map(setattr, self._tensors, repeat("data"), views))
+
+    def leave(self) -> None:
+        """Point all parameters back."""
+        _run(map(setattr, self._tensors, repeat("data"), self._before))
 
 
 def last_layers(model: nn.Module, count: int) -> list[str]:

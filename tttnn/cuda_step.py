@@ -29,7 +29,7 @@ class DeviceAdamw:
 
     def __init__(
         self,
-        tensors: Sequence[tuple[int, int, int, int, int, int, str]],
+        tensors: Sequence[tuple[int, int, int, int, int, int, int, int, str]],
         *,
         device: torch.device,
         beta1: float,
@@ -47,6 +47,14 @@ class DeviceAdamw:
     def fresh_weights(self) -> None:
         """Let the next step start from the pristine weights."""
         self._core.fresh_weights()
+
+    def keep(self) -> None:
+        """Leave the weights of now where they are; the next step writes the other place."""
+        self._core.keep()
+
+    def places(self) -> list[int]:
+        """Where the weights of each tensor are: 0 source, 1 weights, 2 other."""
+        return self._core.places()
 
     def fresh_moments(self) -> None:
         """Let the next step start from zero moments, steps counted from 0."""

@@ -60,6 +60,8 @@ def build_optimizer(arena: WeightArena, config: AdaptConfig) -> Optimizer:
     """
     if config.optimizer == "adamw":
         return FusedAdamW(arena, config)
+    if arena.rounded:
+        raise AdaptError(f"{config.optimizer} must have an arena without rounded weights: it does not write them.")
     return TorchOptimizer(arena, config)
 
 
@@ -72,8 +74,9 @@ class FusedAdamW:
     """AdamW as one native call: norm, clip and update over the arena's blocks.
 
     Formulas and order of operations are torch's, in float32; bfloat16 weights are trained on float32 masters. The
-    first step of a query reads pristine weights and no moments. The same bits for any number of threads. On a CUDA
-    device kernels do the same, in the same order, where the build has them.
+    first step of a query reads pristine weights and no moments. The same bits for any number of threads. Where the
+    arena holds rounded copies of its weights, gradients are taken in bfloat16 and each step writes the copies too. On a
+    CUDA device kernels do the same, in the same order, where the build has them.
     """
 
     def __init__(self, arena: WeightArena, config: AdaptConfig) -> None:
@@ -85,8 +88,9 @@ class FusedAdamW:
         self._carried = config.optimizer_state == "carried"
         self._generation = -1
         self._parameters = arena.parameters
-        self._touched = [False] * len(self._parameters)
+        self._keeps = arena.keeps
         places = arena.places
+        self._gradient_types = [torch.bfloat16 if place.rounded else place.dtype for place in places]
         offsets, total = [], 0
         for place in places:
             if place.dtype not in (torch.float32, torch.bfloat16):
@@ -104,7 +108,9 @@ class FusedAdamW:
                 (
                     place.pristine,
                     place.working,
+                    place.other,
                     self._masters.address + offset if place.dtype is torch.bfloat16 else 0,
+                    place.rounded,
                     self._m.address + offset,
                     self._v.address + offset,
                     place.size,
@@ -129,31 +135,31 @@ class FusedAdamW:
         _require_query(arena)
         if arena.generation != self._generation:
             self._generation = arena.generation
-            self._touched = [False] * len(parameters)
             self._core.fresh_weights()
             if not self._carried:
                 self._core.fresh_moments()
-        gradients = [_usable(parameter) for parameter in parameters]
+        if arena.keeps != self._keeps:
+            self._keeps = arena.keeps
+            self._core.keep()
+        gradients = list(map(_usable, parameters, self._gradient_types))
         addresses = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
         norm, moved = self._core.step(addresses, learning_rate, torch.get_num_threads())
-        given = [gradient is not None for gradient in gradients]
-        if any(new and not old for new, old in zip(given, self._touched, strict=True)):
-            arena.point_at_working(given)
-            self._touched = [new or old for new, old in zip(given, self._touched, strict=True)]
+        arena.point_at(self._core.places())
         # None, not zero: the next backward then hands over its own tensors and adds nothing.
         deque(map(setattr, parameters, repeat("grad"), repeat(None)), maxlen=0)
         return StepStats(norm, moved)
 
 
-def _usable(parameter: nn.Parameter) -> Tensor | None:
-    """Return the gradient with the parameter's own type and memory order, copied only where it differs."""
+def _usable(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor | None:
+    """Return the gradient as `dtype` in the parameter's memory order, copied only where it differs."""
     gradient = parameter.grad
-    if gradient is None or (gradient.dtype is parameter.dtype and gradient.stride() == parameter.stride()):
-        if gradient is None or gradient.layout is torch.strided:
-            return gradient
-    elif gradient.layout is torch.strided:
-        return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient)
-    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(gradient.to_dense())
+    if gradient is None:
+        return None
+    if gradient.layout is not torch.strided:
+        gradient = gradient.to_dense()
+    if gradient.dtype is dtype and gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter, dtype=dtype, memory_format=torch.preserve_format).copy_(gradient)
 
 
 _PASSES = {"sgd": 9, "torch_adamw": 23}
@@ -190,10 +196,10 @@ class TorchOptimizer:
     def step(self, learning_rate: float) -> StepStats:
         """Clip, train one step, and drop the gradients; see `Optimizer.step`."""
         _require_query(self._arena)
+        self._arena.copy_to_working()
         parameters = self._arena.parameters
         if self._arena.generation != self._generation:
             self._generation = self._arena.generation
-            self._arena.copy_to_working()
             with torch.no_grad():
                 for master, parameter in zip(self._masters, parameters, strict=True):
                     if master is not parameter:

@@ -7,9 +7,9 @@ namespace py = pybind11;
 
 namespace {
 
-// source, weights, master (0: none), m, v, size, dtype
+// source, weights, other (0: none), master (0: none), shadow (0: none), m, v, size, dtype
 using TensorTuple = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t, std::uintptr_t,
-                               std::size_t, std::string>;
+                               std::uintptr_t, std::uintptr_t, std::size_t, std::string>;
 
 tttnn::WeightType type_of(const std::string& name) {
   if (name == "float32") return tttnn::WeightType::kFloat32;
@@ -28,10 +28,12 @@ void bind_adamw_cuda(py::module_& module) {
                        double weight_decay, double clip_norm) {
              std::vector<tttnn::AdamwTensor> list;
              list.reserve(tensors.size());
-             for (const auto& [source, weights, master, m, v, size, dtype] : tensors) {
+             for (const auto& [source, weights, other, master, shadow, m, v, size, dtype] : tensors) {
                tttnn::AdamwTensor tensor{};
                tensor.source = reinterpret_cast<const void*>(source);
                tensor.weights = reinterpret_cast<void*>(weights);
+               tensor.other = reinterpret_cast<void*>(other);
+               tensor.shadow = reinterpret_cast<std::uint16_t*>(shadow);
                tensor.master = reinterpret_cast<float*>(master);
                tensor.m = reinterpret_cast<float*>(m);
                tensor.v = reinterpret_cast<float*>(v);
@@ -51,6 +53,8 @@ void bind_adamw_cuda(py::module_& module) {
            py::arg("weight_decay"), py::arg("clip_norm"))
       .def_property_readonly("scratch_bytes", &AdamwCuda::scratch_bytes, "Device memory that a step needs, in bytes.")
       .def("fresh_weights", &AdamwCuda::fresh_weights, "Let the next step start from the pristine weights.")
+      .def("keep", &AdamwCuda::keep, "Leave the weights of now where they are; the next step writes the other place.")
+      .def("places", &AdamwCuda::places, "Where the weights of each tensor are: 0 source, 1 weights, 2 other.")
       .def("fresh_moments", &AdamwCuda::fresh_moments,
            "Let the next step start from zero moments, steps counted from 0.")
       .def(

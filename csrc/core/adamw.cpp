@@ -78,23 +78,6 @@ TTTNN_INLINE float update(float p, float g, float& m, float& v, const Scalars& s
   return p + s.minus_step * m / denominator;
 }
 
-// The later steps: everything is read and written in place.
-TTTNN_INLINE void in_place_float(float* __restrict p, float* __restrict m, float* __restrict v,
-                                 const float* __restrict g, std::size_t size, const Scalars& scalars) {
-  const Scalars s = scalars;
-  for (std::size_t i = 0; i < size; ++i) p[i] = update(p[i], g[i], m[i], v[i], s);
-}
-
-TTTNN_INLINE void in_place_bfloat(std::uint16_t* __restrict w, float* __restrict p, float* __restrict m,
-                                  float* __restrict v, const std::uint16_t* __restrict g, std::size_t size,
-                                  const Scalars& scalars) {
-  const Scalars s = scalars;
-  for (std::size_t i = 0; i < size; ++i) {
-    p[i] = update(p[i], widen(g[i]), m[i], v[i], s);
-    w[i] = narrow(p[i]);
-  }
-}
-
 // Lines that were read are in the cache, and a store around it would have to evict them first.
 TTTNN_INLINE void write(void* destination, const void* source, std::size_t bytes, bool was_read, Stream stream) {
   if (was_read) {
@@ -104,18 +87,30 @@ TTTNN_INLINE void write(void* destination, const void* source, std::size_t bytes
   }
 }
 
-// The first step: moments are not read when they are zero, weights come from `source` when they are fresh. Chunks are
-// computed in the first-level cache; arrays that are written but not read are streamed out, so that their lines are not
-// fetched first.
-template <typename T, bool kFreshMoments>
-TTTNN_INLINE void from_source(const T* source, T* weights, float* master, float* m, float* v, const T* __restrict g,
-                              std::size_t size, const Scalars& scalars, Stream stream) {
+// The later steps: everything is read and written in place. `rounded` gets the weights in bfloat16, where it is given.
+template <typename G, bool kRounded>
+TTTNN_INLINE void in_place(float* __restrict p, std::uint16_t* __restrict rounded, float* __restrict m,
+                           float* __restrict v, const G* __restrict g, std::size_t size, const Scalars& scalars) {
+  const Scalars s = scalars;
+  for (std::size_t i = 0; i < size; ++i) {
+    p[i] = update(p[i], widen(g[i]), m[i], v[i], s);
+    if (kRounded) rounded[i] = narrow(p[i]);
+  }
+}
+
+// A step that reads weights at `source` and writes them elsewhere, or whose moments are zero and need not be read.
+// Chunks are computed in the first-level cache; arrays that are written but not read are streamed out, so that their
+// lines are not fetched first.
+template <typename S, typename G, bool kRounded, bool kFreshMoments>
+TTTNN_INLINE void from_source(const S* source, float* p, std::uint16_t* rounded, float* m, float* v,
+                              const G* __restrict g, std::size_t size, const Scalars& scalars, Stream stream) {
   alignas(64) float new_p[kChunk];
   alignas(64) float new_m[kChunk];
   alignas(64) float new_v[kChunk];
-  alignas(64) T new_w[kChunk];
+  alignas(64) std::uint16_t new_rounded[kChunk];
   const Scalars s = scalars;
-  const bool in_place = source == weights;
+  const bool p_was_read = static_cast<const void*>(source) == p;
+  const bool rounded_was_read = static_cast<const void*>(source) == rounded;
   for (std::size_t begin = 0; begin < size; begin += kChunk) {
     const std::size_t n = std::min(kChunk, size - begin);
     if (!kFreshMoments) {
@@ -131,85 +126,56 @@ TTTNN_INLINE void from_source(const T* source, T* weights, float* master, float*
     }
     write(m + begin, new_m, n * sizeof(float), !kFreshMoments, stream);
     write(v + begin, new_v, n * sizeof(float), !kFreshMoments, stream);
-    if constexpr (sizeof(T) == sizeof(float)) {
-      write(weights + begin, new_p, n * sizeof(float), in_place, stream);
-    } else {
-      for (std::size_t i = 0; i < n; ++i) new_w[i] = narrow(new_p[i]);
-      stream(master + begin, new_p, n * sizeof(float));
-      write(weights + begin, new_w, n * sizeof(T), in_place, stream);
+    write(p + begin, new_p, n * sizeof(float), p_was_read, stream);
+    if (kRounded) {
+      for (std::size_t i = 0; i < n; ++i) new_rounded[i] = narrow(new_p[i]);
+      write(rounded + begin, new_rounded, n * sizeof(std::uint16_t), rounded_was_read, stream);
     }
-  }
-}
-
-// Weights trained already in this query, moments zero (reset in between).
-template <typename T>
-TTTNN_INLINE void fresh_moments_only(T* __restrict weights, float* __restrict master, float* __restrict m,
-                                     float* __restrict v, const T* __restrict g, std::size_t size,
-                                     const Scalars& scalars) {
-  const Scalars s = scalars;
-  for (std::size_t i = 0; i < size; ++i) {
-    float mi = 0.0f;
-    float vi = 0.0f;
-    if constexpr (sizeof(T) == sizeof(float)) {
-      weights[i] = update(weights[i], g[i], mi, vi, s);
-    } else {
-      master[i] = update(master[i], widen(g[i]), mi, vi, s);
-      weights[i] = narrow(master[i]);
-    }
-    m[i] = mi;
-    v[i] = vi;
   }
 }
 
 // One piece of one tensor: addresses of its first element.
 struct Work {
-  const void* source;
-  void* weights;
-  float* master;
+  const void* source;  // weights before the step
+  WeightType source_type;
+  float* p;                // trained values after it: weights or masters
+  std::uint16_t* rounded;  // their bfloat16 values: weights or shadow; or null
   float* m;
   float* v;
-  const void* gradient;
+  const void* gradient;  // bfloat16 where `rounded` is given
   std::size_t size;
-  WeightType type;
-  bool fresh_weights;
   bool fresh_moments;
 };
 
-template <typename T>
+template <typename S, typename G, bool kRounded>
 TTTNN_INLINE void train(const Work& w, const Scalars& s, Stream stream) {
-  const T* gradient = static_cast<const T*>(w.gradient);
-  T* weights = static_cast<T*>(w.weights);
-  if (w.fresh_weights) {
-    const T* source = static_cast<const T*>(w.source);
-    if (w.fresh_moments) {
-      from_source<T, true>(source, weights, w.master, w.m, w.v, gradient, w.size, s, stream);
-    } else {
-      from_source<T, false>(source, weights, w.master, w.m, w.v, gradient, w.size, s, stream);
-    }
-  } else if (w.fresh_moments) {
-    fresh_moments_only<T>(weights, w.master, w.m, w.v, gradient, w.size, s);
-  } else if constexpr (sizeof(T) == sizeof(float)) {
-    in_place_float(weights, w.m, w.v, gradient, w.size, s);
+  const S* source = static_cast<const S*>(w.source);
+  const G* gradient = static_cast<const G*>(w.gradient);
+  if (w.fresh_moments) {
+    from_source<S, G, kRounded, true>(source, w.p, w.rounded, w.m, w.v, gradient, w.size, s, stream);
+  } else if (w.source != w.p) {
+    from_source<S, G, kRounded, false>(source, w.p, w.rounded, w.m, w.v, gradient, w.size, s, stream);
   } else {
-    in_place_bfloat(weights, w.master, w.m, w.v, gradient, w.size, s);
+    in_place<G, kRounded>(w.p, w.rounded, w.m, w.v, gradient, w.size, s);
   }
 }
 
 struct Kernels {
-  double (*square_sum)(const void* gradient, std::size_t size, WeightType type);
+  double (*square_sum)(const void* gradient, std::size_t size, bool bfloat);
   void (*train)(const Work& work, const Scalars& scalars, Stream stream);
 };
 
 // The same code, compiled for each level: elementwise IEEE operations and fixed lanes give the same bits in all.
-#define TTTNN_KERNELS(name, attributes)                                                             \
-  attributes double square_sum_##name(const void* gradient, std::size_t size, WeightType type) {    \
-    if (type == WeightType::kFloat32) return square_sum(static_cast<const float*>(gradient), size); \
-    return square_sum(static_cast<const std::uint16_t*>(gradient), size);                           \
-  }                                                                                                 \
-  attributes void train_##name(const Work& work, const Scalars& scalars, Stream stream) {           \
-    if (work.type == WeightType::kFloat32) return train<float>(work, scalars, stream);              \
-    train<std::uint16_t>(work, scalars, stream);                                                    \
-  }                                                                                                 \
+#define TTTNN_KERNELS(name, attributes)                                                                            \
+  attributes double square_sum_##name(const void* gradient, std::size_t size, bool bfloat) {                       \
+    if (bfloat) return square_sum(static_cast<const std::uint16_t*>(gradient), size);                              \
+    return square_sum(static_cast<const float*>(gradient), size);                                                  \
+  }                                                                                                                \
+  attributes void train_##name(const Work& work, const Scalars& scalars, Stream stream) {                          \
+    if (work.rounded == nullptr) return train<float, float, false>(work, scalars, stream);                         \
+    if (work.source_type == WeightType::kFloat32) return train<float, std::uint16_t, true>(work, scalars, stream); \
+    train<std::uint16_t, std::uint16_t, true>(work, scalars, stream);                                              \
+  }                                                                                                                \
   constexpr Kernels kKernels_##name{square_sum_##name, train_##name};
 
 TTTNN_KERNELS(plain, )
@@ -233,6 +199,10 @@ const Kernels& kernels(SimdLevel level) {
 
 std::size_t bytes_of(WeightType type) { return type == WeightType::kFloat32 ? 4 : 2; }
 
+bool bfloat_gradient(const AdamwTensor& tensor) {
+  return tensor.type == WeightType::kBFloat16 || tensor.shadow != nullptr;
+}
+
 }  // namespace
 
 Adamw::Adamw(std::vector<AdamwTensor> tensors, const AdamwOptions& options, SimdLevel level)
@@ -254,7 +224,21 @@ Adamw::Adamw(std::vector<AdamwTensor> tensors, const AdamwOptions& options, Simd
 }
 
 void Adamw::fresh_weights() noexcept {
-  for (State& state : states_) state.fresh_weights = true;
+  for (State& state : states_) state.place = state.kept = 0;
+}
+
+void Adamw::keep() {
+  for (const AdamwTensor& tensor : tensors_)
+    if (tensor.other == nullptr)
+      throw Error(ErrorCode::kInvalidArgument, "tensors must have two places to keep weights in one, got one");
+  for (State& state : states_) state.kept = state.place;
+}
+
+std::vector<int> Adamw::places() const {
+  std::vector<int> places;
+  places.reserve(states_.size());
+  for (const State& state : states_) places.push_back(state.place);
+  return places;
 }
 
 void Adamw::fresh_moments() noexcept {
@@ -274,7 +258,7 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
   const auto gradient_of = [&](const Piece& piece) -> const void* {
     const void* gradient = gradients[piece.tensor];
     if (gradient == nullptr) return nullptr;
-    return static_cast<const char*>(gradient) + piece.begin * bytes_of(tensors_[piece.tensor].type);
+    return static_cast<const char*>(gradient) + piece.begin * (bfloat_gradient(tensors_[piece.tensor]) ? 2 : 4);
   };
 
   pool.run(
@@ -282,9 +266,9 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
       [&](std::size_t task) {
         for (std::size_t i = tasks_[task].begin; i < tasks_[task].end; ++i) {
           const void* gradient = gradient_of(pieces_[i]);
-          partials_[i] = gradient == nullptr
-                             ? 0.0
-                             : kernel.square_sum(gradient, pieces_[i].size, tensors_[pieces_[i].tensor].type);
+          partials_[i] = gradient == nullptr ? 0.0
+                                             : kernel.square_sum(gradient, pieces_[i].size,
+                                                                 bfloat_gradient(tensors_[pieces_[i].tensor]));
         }
       },
       max_threads);
@@ -312,12 +296,10 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
     scalars[t].over_root_bias2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(options_.beta2, steps)));
     scalars[t].minus_step = static_cast<float>(-learning_rate / (1.0 - std::pow(options_.beta1, steps)));
 
-    const std::size_t weight = bytes_of(tensors_[t].type);
-    const std::size_t trained = sizeof(float);  // the float32 weights or masters
-    std::size_t per_element = 2 * weight;       // gradient: norm and update
-    per_element += (state.fresh_weights ? weight : trained) + trained;
-    if (tensors_[t].master != nullptr) per_element += weight;
-    per_element += (state.fresh_moments ? 2 : 4) * sizeof(float);
+    const bool rounded = bfloat_gradient(tensors_[t]);
+    std::size_t per_element = 2 * (rounded ? 2 : 4);  // gradient: norm and update
+    per_element += (state.place == 0 ? bytes_of(tensors_[t].type) : 4) + 4 + (rounded ? 2 : 0);
+    per_element += state.fresh_moments ? 8 : 16;
     result.bytes_moved += per_element * tensors_[t].size;
   }
 
@@ -331,17 +313,28 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
           if (gradient == nullptr) continue;
           const AdamwTensor& tensor = tensors_[piece.tensor];
           const State& state = states_[piece.tensor];
-          const std::size_t offset = piece.begin * bytes_of(tensor.type);
+          const auto at = [&](int place) {
+            void* const places[] = {const_cast<void*>(tensor.source), tensor.weights, tensor.other};
+            return static_cast<char*>(places[place]) + piece.begin * bytes_of(tensor.type);
+          };
           Work work{};
-          work.source = static_cast<const char*>(tensor.source) + offset;
-          work.weights = static_cast<char*>(tensor.weights) + offset;
-          work.master = tensor.master == nullptr ? nullptr : tensor.master + piece.begin;
+          char* const target = at(state.next_place());
+          if (tensor.type == WeightType::kFloat32) {
+            work.source = at(state.place);
+            work.source_type = WeightType::kFloat32;
+            work.p = reinterpret_cast<float*>(target);
+            work.rounded = tensor.shadow == nullptr ? nullptr : tensor.shadow + piece.begin;
+          } else {
+            // Steps after the first go on in the masters, wherever the rounded weights are written.
+            work.p = tensor.master + piece.begin;
+            work.source = state.place == 0 ? static_cast<const void*>(at(0)) : work.p;
+            work.source_type = state.place == 0 ? WeightType::kBFloat16 : WeightType::kFloat32;
+            work.rounded = reinterpret_cast<std::uint16_t*>(target);
+          }
           work.m = tensor.m + piece.begin;
           work.v = tensor.v + piece.begin;
           work.gradient = gradient;
           work.size = piece.size;
-          work.type = tensor.type;
-          work.fresh_weights = state.fresh_weights;
           work.fresh_moments = state.fresh_moments;
           kernel.train(work, scalars[piece.tensor], stream);
         }
@@ -350,7 +343,7 @@ AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning
       max_threads);
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
     if (gradients[t] == nullptr) continue;
-    states_[t].fresh_weights = false;
+    states_[t].place = states_[t].next_place();
     states_[t].fresh_moments = false;
     ++states_[t].steps;
   }

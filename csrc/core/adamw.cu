@@ -28,7 +28,7 @@ __global__ void square_sums(const AdamwRow* rows, std::size_t count, std::size_t
   if (row.gradient != nullptr) {
     const std::size_t begin = (piece - row.first_piece) * kAdamwPieceSize;
     const std::size_t end = begin + kAdamwPieceSize < row.size ? begin + kAdamwPieceSize : row.size;
-    if (row.is_bfloat16) {
+    if (row.rounded != nullptr) {
       sum = adamw_lane_sum(static_cast<const std::uint16_t*>(row.gradient), begin, end, lane);
     } else {
       sum = adamw_lane_sum(static_cast<const float*>(row.gradient), begin, end, lane);
@@ -60,10 +60,15 @@ __global__ void train(const AdamwRow* rows, std::size_t count, const AdamwTotals
   const float clip = totals->clip;
   const std::size_t begin = (blockIdx.x - row.first_piece) * kAdamwPieceSize;
   const std::size_t end = begin + kAdamwPieceSize < row.size ? begin + kAdamwPieceSize : row.size;
-  if (row.is_bfloat16) {
-    for (std::size_t i = begin + threadIdx.x; i < end; i += kTrainThreads) adamw_element<std::uint16_t>(row, clip, i);
+  // The types are the same for a whole block: no warp diverges.
+  if (row.rounded == nullptr) {
+    for (std::size_t i = begin + threadIdx.x; i < end; i += kTrainThreads) adamw_element<float, float>(row, clip, i);
+  } else if (row.bfloat_source) {
+    for (std::size_t i = begin + threadIdx.x; i < end; i += kTrainThreads)
+      adamw_element<std::uint16_t, std::uint16_t>(row, clip, i);
   } else {
-    for (std::size_t i = begin + threadIdx.x; i < end; i += kTrainThreads) adamw_element<float>(row, clip, i);
+    for (std::size_t i = begin + threadIdx.x; i < end; i += kTrainThreads)
+      adamw_element<float, std::uint16_t>(row, clip, i);
   }
 }
 

@@ -25,13 +25,15 @@ enum class WeightType { kFloat32, kBFloat16 };
 // One tensor. All arrays hold `size` elements in the same order and start on 64-byte boundaries; the caller owns them
 // and keeps them while the Adamw lives. `weights` may equal `source`: then every step works in place.
 struct AdamwTensor {
-  const void* source;  // pristine weights, read by the first step after fresh_weights()
-  void* weights;       // written by every step, read by the later ones
-  float* master;       // bfloat16 weights only: their float32 values, which the steps really train; else null
-  float* m;            // first moment
-  float* v;            // second moment
+  const void* source;     // pristine weights, read by the first step after fresh_weights()
+  void* weights;          // written by every step, read by the later ones
+  void* other;            // a second place for weights, so that keep() can leave the first as it is; or null
+  float* master;          // bfloat16 weights only: their float32 values, which the steps really train; else null
+  std::uint16_t* shadow;  // float32 weights only: written by every step with weights rounded to bfloat16; or null
+  float* m;               // first moment
+  float* v;               // second moment
   std::size_t size;
-  WeightType type;  // of source, weights and gradient
+  WeightType type;  // of source and weights; gradients are bfloat16 where weights are or have a shadow
 };
 
 struct AdamwOptions {
@@ -54,10 +56,18 @@ class Adamw {
   // `level` is for tests: every level gives the same bits.
   Adamw(std::vector<AdamwTensor> tensors, const AdamwOptions& options, SimdLevel level = simd_level());
 
-  // The next step of each tensor starts from `source`, keeping moments: new query, carried optimizer state.
+  // The next step of each tensor starts from `source`, keeping moments: new query, carried optimizer state. Forgets
+  // what was kept.
   void fresh_weights() noexcept;
   // Moments are zero and steps counted from 0 again. Costs nothing: the next step does not read them.
   void fresh_moments() noexcept;
+
+  // Leaves the weights of now where they are: the next step of each tensor reads them and writes the other place. What
+  // was kept before is given up. Copies nothing. Throws Error(kInvalidArgument) where a tensor has no other place.
+  void keep();
+
+  // Where the weights of each tensor are: 0 source, 1 weights, 2 other.
+  std::vector<int> places() const;
 
   // Trains on `gradients`, one address per tensor, null for none, 4-byte (2-byte for bfloat16) alignment.
   // Throws Error(kNonFinite) before anything is written when the norm is not finite; kInvalidArgument on a wrong count.
@@ -66,8 +76,11 @@ class Adamw {
  private:
   struct State {
     std::uint64_t steps = 0;
-    bool fresh_weights = true;
     bool fresh_moments = true;
+    int place = 0;  // as in places()
+    int kept = 0;   // the place that the next step may not write; 0: none
+
+    int next_place() const noexcept { return place == 0 || place == kept ? (kept == 1 ? 2 : 1) : place; }
   };
   struct Piece {  // a run of elements of one tensor; what the norm's partial sums belong to
     std::size_t tensor;

@@ -22,6 +22,8 @@ class AdamwPlan {
   // As in Adamw.
   void fresh_weights() noexcept;
   void fresh_moments() noexcept;
+  void keep();
+  std::vector<int> places() const;
 
   // Writes the rows of one step; returns the bytes that it reads and writes. Throws Error(kInvalidArgument) on a wrong
   // count of gradients. The step counts once settle() has seen its norm.
@@ -34,9 +36,19 @@ class AdamwPlan {
   double clip_norm() const noexcept { return options_.clip_norm; }
 
  private:
+  struct State {
+    std::uint64_t steps = 0;
+    bool fresh_moments = true;
+    int place = 0;  // as in places()
+    int kept = 0;   // the place that the next step may not write; 0: none
+
+    int next_place() const noexcept { return place == 0 || place == kept ? (kept == 1 ? 2 : 1) : place; }
+  };
+
+  std::vector<AdamwTensor> tensors_;
   AdamwOptions options_;
-  std::vector<AdamwRow> rows_;
-  std::vector<std::uint64_t> steps_;  // per tensor
+  std::vector<State> states_;   // per tensor, as the rest
+  std::vector<AdamwRow> rows_;  // of the step prepared last
   std::size_t pieces_ = 0;
 };
 
@@ -46,6 +58,8 @@ class AdamwCuda {
 
   void fresh_weights() noexcept { plan_.fresh_weights(); }
   void fresh_moments() noexcept { plan_.fresh_moments(); }
+  void keep() { plan_.keep(); }
+  std::vector<int> places() const { return plan_.places(); }
 
   // Bytes of device memory, 256-byte aligned, that step() needs; nothing in it is kept from one step to the next.
   std::size_t scratch_bytes() const noexcept;

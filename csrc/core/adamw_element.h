@@ -33,19 +33,18 @@ struct AdamwScalars {
   float minus_step;       // -lr / (1 - beta1^t)
 };
 
-// One tensor in one step, as a kernel reads it. Arrays as in AdamwTensor.
+// One tensor in one step, as a kernel reads it.
 struct AdamwRow {
-  const void* source;
-  void* weights;
-  float* master;
-  float* m;
-  float* v;
-  const void* gradient;       // null: the tensor is left alone
+  const void* source;         // weights before the step
+  float* p;                   // trained values after it: weights or masters
+  std::uint16_t* rounded;     // their bfloat16 values: weights or shadow; or null
+  float* m;                   //
+  float* v;                   //
+  const void* gradient;       // bfloat16 where `rounded` is given; null: the tensor is left alone
   std::uint64_t size;         // elements
   std::uint64_t first_piece;  // pieces of the tensors before it
   AdamwScalars scalars;
-  std::uint8_t is_bfloat16;  // source, weights, gradient; else float32
-  std::uint8_t fresh_weights;
+  std::uint8_t bfloat_source;  // else float32
   std::uint8_t fresh_moments;
 };
 
@@ -120,29 +119,17 @@ TTTNN_BOTH float adamw_update(float p, float g, float& m, float& v, float clip, 
   return p + s.minus_step * m / denominator;
 }
 
-// Trains element i of a tensor whose source, weights and gradient are T.
-template <typename T>
+// Trains element i of a tensor whose weights before the step are S and whose gradient is G.
+template <typename S, typename G>
 TTTNN_BOTH void adamw_element(const AdamwRow& row, float clip, std::size_t i) {
-  T* const weights = static_cast<T*>(row.weights);
-  float p;
-  if (row.fresh_weights) {
-    p = adamw_widen(static_cast<const T*>(row.source)[i]);
-  } else if (row.is_bfloat16) {
-    p = row.master[i];
-  } else {
-    p = adamw_widen(weights[i]);
-  }
   float m = row.fresh_moments ? 0.0f : row.m[i];
   float v = row.fresh_moments ? 0.0f : row.v[i];
-  p = adamw_update(p, adamw_widen(static_cast<const T*>(row.gradient)[i]), m, v, clip, row.scalars);
+  const float before = adamw_widen(static_cast<const S*>(row.source)[i]);
+  const float p = adamw_update(before, adamw_widen(static_cast<const G*>(row.gradient)[i]), m, v, clip, row.scalars);
   row.m[i] = m;
   row.v[i] = v;
-  if constexpr (sizeof(T) == sizeof(float)) {
-    weights[i] = p;
-  } else {
-    row.master[i] = p;
-    weights[i] = adamw_narrow(p);
-  }
+  row.p[i] = p;
+  if constexpr (sizeof(G) < sizeof(float)) row.rounded[i] = adamw_narrow(p);
 }
 
 }  // namespace tttnn

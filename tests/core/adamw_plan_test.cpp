@@ -34,47 +34,57 @@ float noise() {  // in [-1, 1)
 
 struct Weights {
   WeightType type;
-  bool in_place;
-  std::vector<std::vector<float>> source, weights, master, m, v;  // of bfloat16, two to a float
+  bool in_place, shadowed;
+  std::vector<std::vector<float>> source, weights, other, master, shadow, m, v;  // of bfloat16, two to a float
 
-  Weights(WeightType kind, bool same) : type(kind), in_place(same) {
+  Weights(WeightType kind, bool same, bool rounded) : type(kind), in_place(same), shadowed(rounded) {
     for (std::size_t size : kSizes) {
-      source.push_back(values(size, 0.1f));
+      source.push_back(values(size, 0.1f, type == WeightType::kBFloat16));
       weights.push_back(source.back());
       // Not zero: what is fresh must not be read.
-      for (auto* array : {&master, &m, &v}) array->emplace_back(size + 1, std::numeric_limits<float>::quiet_NaN());
+      for (auto* array : {&other, &master, &shadow, &m, &v})
+        array->emplace_back(size + 1, std::numeric_limits<float>::quiet_NaN());
     }
   }
 
-  std::vector<float> values(std::size_t size, float scale) const {
+  static std::vector<float> values(std::size_t size, float scale, bool bfloat) {
     std::vector<float> result(size + 1, 0.0f);
     for (std::size_t i = 0; i < size; ++i) {
       const float value = scale * noise();
-      if (type == WeightType::kFloat32) {
-        result[i] = value;
+      if (bfloat) {
+        const std::uint16_t bits = adamw_narrow(value);
+        std::memcpy(reinterpret_cast<char*>(result.data()) + 2 * i, &bits, 2);
       } else {
-        reinterpret_cast<std::uint16_t*>(result.data())[i] = adamw_narrow(value);
+        result[i] = value;
       }
     }
+    return result;
+  }
+
+  std::vector<std::vector<float>> gradients() const {
+    std::vector<std::vector<float>> result;
+    for (std::size_t size : kSizes) result.push_back(values(size, 0.02f, shadowed || type == WeightType::kBFloat16));
     return result;
   }
 
   std::vector<AdamwTensor> tensors() {
     std::vector<AdamwTensor> list;
     for (std::size_t t = 0; t < kSizes.size(); ++t)
-      list.push_back({in_place ? weights[t].data() : source[t].data(), weights[t].data(),
-                      type == WeightType::kFloat32 ? nullptr : master[t].data(), m[t].data(), v[t].data(), kSizes[t],
-                      type});
+      list.push_back({in_place ? weights[t].data() : source[t].data(), weights[t].data(), other[t].data(),
+                      type == WeightType::kFloat32 ? nullptr : master[t].data(),
+                      shadowed ? reinterpret_cast<std::uint16_t*>(shadow[t].data()) : nullptr, m[t].data(), v[t].data(),
+                      kSizes[t], type});
     return list;
   }
 
-  bool operator==(const Weights& other) const {
+  bool operator==(const Weights& their) const {
     const auto same = [](const std::vector<std::vector<float>>& a, const std::vector<std::vector<float>>& b) {
       for (std::size_t t = 0; t < a.size(); ++t)
         if (std::memcmp(a[t].data(), b[t].data(), a[t].size() * sizeof(float)) != 0) return false;
       return true;
     };
-    return same(weights, other.weights) && same(master, other.master) && same(m, other.m) && same(v, other.v);
+    return same(weights, their.weights) && same(other, their.other) && same(master, their.master) &&
+           same(shadow, their.shadow) && same(m, their.m) && same(v, their.v);
   }
 };
 
@@ -90,8 +100,9 @@ double run_kernels(AdamwPlan& plan) {
     const std::size_t end = begin + kAdamwPieceSize < row.size ? begin + kAdamwPieceSize : row.size;
     double lanes[kAdamwLanes];
     for (std::size_t lane = 0; lane < kAdamwLanes; ++lane)
-      lanes[lane] = row.is_bfloat16 ? adamw_lane_sum(static_cast<const std::uint16_t*>(row.gradient), begin, end, lane)
-                                    : adamw_lane_sum(static_cast<const float*>(row.gradient), begin, end, lane);
+      lanes[lane] = row.rounded != nullptr
+                        ? adamw_lane_sum(static_cast<const std::uint16_t*>(row.gradient), begin, end, lane)
+                        : adamw_lane_sum(static_cast<const float*>(row.gradient), begin, end, lane);
     for (std::size_t width = kAdamwLanes / 2; width > 0; width /= 2)
       for (std::size_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
     sum += lanes[0];
@@ -104,28 +115,29 @@ double run_kernels(AdamwPlan& plan) {
     const std::size_t begin = (piece - row.first_piece) * kAdamwPieceSize;
     const std::size_t end = begin + kAdamwPieceSize < row.size ? begin + kAdamwPieceSize : row.size;
     for (std::size_t i = begin; i < end; ++i) {
-      if (row.is_bfloat16) {
-        adamw_element<std::uint16_t>(row, totals.clip, i);
+      if (row.rounded == nullptr) {
+        adamw_element<float, float>(row, totals.clip, i);
+      } else if (row.bfloat_source) {
+        adamw_element<std::uint16_t, std::uint16_t>(row, totals.clip, i);
       } else {
-        adamw_element<float>(row, totals.clip, i);
+        adamw_element<float, std::uint16_t>(row, totals.clip, i);
       }
     }
   }
   return totals.norm;
 }
 
-void same_bits_as_the_processor(WeightType type, bool in_place, double clip_norm) {
+void same_bits_as_the_processor(WeightType type, bool in_place, bool shadowed, double clip_norm) {
   AdamwOptions options = kOptions;
   options.clip_norm = clip_norm;
-  Weights ours(type, in_place);
+  Weights ours(type, in_place, shadowed);
   Weights theirs = ours;
   AdamwPlan plan(ours.tensors(), options);
   Adamw adamw(theirs.tensors(), options);
   ThreadPool pool(2);
-  for (int step = 0; step < 8; ++step) {
-    std::vector<std::vector<float>> values;
+  for (int step = 0; step < 12; ++step) {
+    const std::vector<std::vector<float>> values = ours.gradients();
     std::vector<const void*> gradients;
-    for (std::size_t size : kSizes) values.push_back(ours.values(size, 0.02f));
     for (const auto& value : values) gradients.push_back(value.data());
     if (step % 3 == 1) gradients[6] = nullptr;
     if (step == 3 || step == 5) {  // moments alone, then both
@@ -136,22 +148,26 @@ void same_bits_as_the_processor(WeightType type, bool in_place, double clip_norm
       plan.fresh_weights();
       adamw.fresh_weights();
     }
+    if (step == 2 || step == 9 || step == 10) {
+      plan.keep();
+      adamw.keep();
+    }
     const AdamwStep expected = adamw.step(gradients, 1e-3 / (step + 1), pool, 0);
     CHECK(plan.prepare(gradients, 1e-3 / (step + 1)) == expected.bytes_moved);
     const double norm = run_kernels(plan);
     plan.settle(norm);
     CHECK(norm == expected.norm);
     CHECK(ours == theirs);
+    CHECK(plan.places() == adamw.places());
   }
 }
 
 void bad_gradients_do_not_count() {
-  Weights ours(WeightType::kFloat32, true);
+  Weights ours(WeightType::kFloat32, true, false);
   Weights never = ours;
   AdamwPlan plan(ours.tensors(), kOptions);
-  std::vector<std::vector<float>> values;
+  std::vector<std::vector<float>> values = ours.gradients();
   std::vector<const void*> gradients;
-  for (std::size_t size : kSizes) values.push_back(ours.values(size, 0.02f));
   for (const auto& value : values) gradients.push_back(value.data());
   const float good = values[8][40000];
   values[8][40000] = std::numeric_limits<float>::quiet_NaN();
@@ -175,6 +191,16 @@ void bad_gradients_do_not_count() {
   plan.settle(run_kernels(plan));
   CHECK(ours == never);
 
+  std::vector<AdamwTensor> one_place = ours.tensors();
+  one_place[3].other = nullptr;
+  thrown = false;
+  try {
+    AdamwPlan(one_place, kOptions).keep();
+  } catch (const Error& error) {
+    thrown = error.code() == ErrorCode::kInvalidArgument;
+  }
+  CHECK(thrown);
+
   thrown = false;
   try {
     plan.prepare({}, 1e-3);
@@ -189,8 +215,11 @@ void bad_gradients_do_not_count() {
 int main() {
   for (WeightType type : {WeightType::kFloat32, WeightType::kBFloat16})
     for (bool in_place : {false, true})
-      for (double clip : {1.0, std::numeric_limits<double>::infinity()})
-        same_bits_as_the_processor(type, in_place, clip);
+      for (bool shadowed : {false, true})
+        for (double clip : {1.0, std::numeric_limits<double>::infinity()}) {
+          if (shadowed && type == WeightType::kBFloat16) continue;
+          same_bits_as_the_processor(type, in_place, shadowed, clip);
+        }
   bad_gradients_do_not_count();
   return 0;
 }

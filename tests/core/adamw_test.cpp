@@ -43,24 +43,29 @@ float widen(std::uint16_t value) {
 }
 
 struct Model {
-  Block pristine{1 << 20}, working{1 << 20}, master{1 << 20}, m{1 << 20}, v{1 << 20}, gradient{1 << 20};
+  Block pristine{1 << 20}, working{1 << 20}, other{1 << 20}, master{1 << 20}, shadow{1 << 20}, m{1 << 20}, v{1 << 20},
+      gradient{1 << 20};
   std::vector<AdamwTensor> tensors;
   std::vector<const void*> gradients;
+  WeightType gradient_type;
 
-  Model(WeightType type, bool in_place) {
+  Model(WeightType type, bool in_place, bool shadowed = false)
+      : gradient_type(shadowed ? WeightType::kBFloat16 : type) {
+    const std::size_t gradient_width = gradient_type == WeightType::kFloat32 ? 4 : 2;
     const std::size_t width = type == WeightType::kFloat32 ? 4 : 2;
     std::size_t offset = 0;  // elements
     for (std::size_t size : kSizes) {
       for (std::size_t i = offset; i < offset + size; ++i) {
         put(pristine, i, 0.1f * noise(i), type);
         put(working, i, 0.1f * noise(i), type);
-        put(gradient, i, 0.01f * noise(i + 12345), type);
+        put(gradient, i, 0.01f * noise(i + 12345), gradient_type);
       }
       std::byte* weights = working.data() + offset * width;
-      tensors.push_back({in_place ? weights : pristine.data() + offset * width, weights,
-                         type == WeightType::kFloat32 ? nullptr : floats(master) + offset, floats(m) + offset,
-                         floats(v) + offset, size, type});
-      gradients.push_back(gradient.data() + offset * width);
+      tensors.push_back({in_place ? weights : pristine.data() + offset * width, weights, other.data() + offset * width,
+                         type == WeightType::kFloat32 ? nullptr : floats(master) + offset,
+                         shadowed ? reinterpret_cast<std::uint16_t*>(shadow.data()) + offset : nullptr,
+                         floats(m) + offset, floats(v) + offset, size, type});
+      gradients.push_back(gradient.data() + offset * gradient_width);
       offset = (offset + size + 31) / 32 * 32;
     }
   }
@@ -83,8 +88,8 @@ std::string bytes_of(const Block& block) {
   return std::string(reinterpret_cast<const char*>(block.data()), block.size());
 }
 
-void against_float64(WeightType type, bool in_place) {
-  Model model(type, in_place);
+void against_float64(WeightType type, bool in_place, bool shadowed) {
+  Model model(type, in_place, shadowed);
   ThreadPool pool(2);
   Adamw adamw(model.tensors, kOptions);
   for (int query = 0; query < 2; ++query) {
@@ -101,7 +106,8 @@ void against_float64(WeightType type, bool in_place) {
     }
     double sum = 0;
     for (std::size_t t = 0; t < kSizes.size(); ++t)
-      for (std::size_t i = 0; i < kSizes[t]; ++i) sum += std::pow(Model::get(model.gradients[t], i, type), 2);
+      for (std::size_t i = 0; i < kSizes[t]; ++i)
+        sum += std::pow(Model::get(model.gradients[t], i, model.gradient_type), 2);
     CHECK(std::abs(norm / std::sqrt(sum) - 1) < 1e-12);
     const double clip = std::min(1.0, 1.0 / (std::sqrt(sum) + 1e-6));
     double error = 0;
@@ -110,7 +116,7 @@ void against_float64(WeightType type, bool in_place) {
     for (std::size_t t = 0; t < kSizes.size(); ++t) {
       for (std::size_t i = 0; i < kSizes[t]; ++i) {
         const double start = Model::get(model.pristine.data(), offset + i, type);
-        const double g = clip * Model::get(model.gradients[t], i, type);
+        const double g = clip * Model::get(model.gradients[t], i, model.gradient_type);
         double p = start;
         double m = 0;
         double v = 0;
@@ -124,6 +130,7 @@ void against_float64(WeightType type, bool in_place) {
         const double trained = tensor.master != nullptr ? tensor.master[i] : Model::get(tensor.weights, i, type);
         error += (trained - p) * (trained - p);
         update += (p - start) * (p - start);
+        if (shadowed) CHECK(tensor.shadow[i] == narrow(static_cast<const float*>(tensor.weights)[i]));
         if (tensor.master != nullptr) CHECK(Model::get(tensor.weights, i, type) == widen(narrow(tensor.master[i])));
       }
       offset = (offset + kSizes[t] + 31) / 32 * 32;
@@ -133,14 +140,14 @@ void against_float64(WeightType type, bool in_place) {
   }
 }
 
-void same_bits(WeightType type, bool in_place) {
+void same_bits(WeightType type, bool in_place, bool shadowed) {
   std::string first;
   std::vector<SimdLevel> levels = {SimdLevel::kBaseline};
   if (simd_level() >= SimdLevel::kV3) levels.push_back(SimdLevel::kV3);
   if (simd_level() >= SimdLevel::kV4) levels.push_back(SimdLevel::kV4);
   for (SimdLevel level : levels)
     for (int threads : {1, 2, 3}) {
-      Model model(type, in_place);
+      Model model(type, in_place, shadowed);
       ThreadPool pool(threads);
       Adamw adamw(model.tensors, kOptions, level);
       for (int step = 0; step < 5; ++step) {
@@ -153,10 +160,58 @@ void same_bits(WeightType type, bool in_place) {
         adamw.fresh_weights();
         adamw.step(model.gradients, 1e-3, pool, 0);
       }
-      const std::string all = bytes_of(model.working) + bytes_of(model.m) + bytes_of(model.v) + bytes_of(model.master);
+      const std::string all = bytes_of(model.working) + bytes_of(model.m) + bytes_of(model.v) + bytes_of(model.master) +
+                              bytes_of(model.shadow);
       if (first.empty()) first = all;
       CHECK(all == first);
     }
+}
+
+// What is kept stays as it is, and the steps go on as without keeping.
+void keeping(WeightType type, bool in_place, bool shadowed) {
+  Model plain(type, in_place, shadowed);
+  Model model(type, in_place, shadowed);
+  ThreadPool pool(2);
+  Adamw reference(plain.tensors, kOptions);
+  Adamw adamw(model.tensors, kOptions);
+  adamw.keep();  // before the first step: the source is kept, which no step writes unless it works in place
+  const auto step = [&] {
+    reference.step(plain.gradients, 1e-3, pool, 0);
+    adamw.step(model.gradients, 1e-3, pool, 0);
+    const Block& now = adamw.places()[0] == 1 ? model.working : model.other;
+    std::size_t offset = 0;
+    const std::size_t width = type == WeightType::kFloat32 ? 4 : 2;
+    for (std::size_t size : kSizes) {
+      CHECK(std::memcmp(now.data() + offset * width, plain.working.data() + offset * width, size * width) == 0);
+      offset = (offset + size + 31) / 32 * 32;
+    }
+    CHECK(bytes_of(plain.m) + bytes_of(plain.v) + bytes_of(plain.master) + bytes_of(plain.shadow) ==
+          bytes_of(model.m) + bytes_of(model.v) + bytes_of(model.master) + bytes_of(model.shadow));
+  };
+  step();
+  CHECK(adamw.places()[0] == 1);
+  adamw.keep();
+  const std::string first = bytes_of(model.working);
+  step();
+  step();
+  CHECK(adamw.places()[0] == 2);
+  CHECK(bytes_of(model.working) == first);
+  adamw.keep();
+  const std::string third = bytes_of(model.other);
+  step();
+  CHECK(adamw.places()[0] == 1);
+  CHECK(bytes_of(model.other) == third);
+  adamw.fresh_weights();
+  CHECK(adamw.places()[0] == 0);
+
+  model.tensors[3].other = nullptr;
+  bool thrown = false;
+  try {
+    Adamw(model.tensors, kOptions).keep();
+  } catch (const Error& error) {
+    thrown = error.code() == ErrorCode::kInvalidArgument;
+  }
+  CHECK(thrown);
 }
 
 void bad_gradients_change_nothing() {
@@ -191,10 +246,13 @@ void bad_gradients_change_nothing() {
 
 int main() {
   for (WeightType type : {WeightType::kFloat32, WeightType::kBFloat16})
-    for (bool in_place : {false, true}) {
-      against_float64(type, in_place);
-      same_bits(type, in_place);
-    }
+    for (bool in_place : {false, true})
+      for (bool shadowed : {false, true}) {
+        if (shadowed && type == WeightType::kBFloat16) continue;
+        against_float64(type, in_place, shadowed);
+        same_bits(type, in_place, shadowed);
+        keeping(type, in_place, shadowed);
+      }
   bad_gradients_change_nothing();
   return 0;
 }
