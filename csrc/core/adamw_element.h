@@ -1,8 +1,8 @@
-// The arithmetic of adamw.h for one element, one norm lane and one piece, for the device and the host alike: the CUDA
-// kernels (adamw.cu) are loops around these functions, and the core's tests run the same loops on the host.
+// The arithmetic of adamw.h, for the processor and the device alike: adamw.cpp and the CUDA kernels (adamw.cu) are
+// loops around it, and the core's tests run the kernels' loops on the processor.
 //
-// Every operation is an IEEE operation of its own, never fused with the next: with -fmad=false on the device and
-// -ffp-contract=off on the host both give the bits of adamw.cpp.
+// Every operation is an IEEE operation of its own, never fused with the next: with -ffp-contract=off here and
+// -fmad=false there both give the same bits.
 #pragma once
 
 #include <cmath>
@@ -18,8 +18,8 @@
 
 namespace tttnn {
 
-// As in adamw.cpp, and part of the norm's definition: changing one changes last bits.
-inline constexpr std::size_t kAdamwPieceSize = 16384;  // elements
+// Part of the norm's definition: changing one changes last bits.
+inline constexpr std::size_t kAdamwPieceSize = 16384;  // elements that have a sum of their own
 inline constexpr std::size_t kAdamwLanes = 32;         // partial sums of a piece: one per thread of a warp
 
 // What is the same for all elements of one tensor in one step, but for the clip coefficient.
