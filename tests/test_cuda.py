@@ -169,6 +169,32 @@ def test_carried_moments_are_those_of_the_processor() -> None:
 
 
 @gpu
+@pytest.mark.parametrize("restore", ["copy", "flip"])
+def test_kept_and_rounded_weights_are_those_of_the_processor(restore: Restore) -> None:
+    results = []
+    for device in (torch.device("cpu"), DEVICE):
+        arena = WeightArena(Weights(device=device), restore=restore, keeps_best=True, rounded=True)
+        optimizer = build_optimizer(arena, AdaptConfig())
+        arena.begin()
+        found = []
+        for step in range(5):
+            with arena.training_weights():
+                found += [p.detach().cpu().clone() for p in arena.parameters]
+                give(arena.parameters, list(gradients(step, torch.bfloat16)))
+                optimizer.step(1e-3)
+            if step in (1, 2):
+                arena.keep()
+        found += [p.detach().cpu().clone() for p in arena.parameters]
+        arena.use_kept()
+        found += [p.detach().cpu().clone() for p in arena.parameters]
+        arena.restore()
+        arena.verify()
+        results.append(found)
+    assert {value.dtype for value in results[0]} == {torch.float32, torch.bfloat16}
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
+
+
+@gpu
 def test_spans_are_copied_and_nothing_else() -> None:
     source = torch.randint(0, 256, (1 << 20,), dtype=torch.uint8, device=DEVICE)
     target = torch.zeros_like(source)
