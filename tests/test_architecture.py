@@ -20,20 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
     *("builder", "datastore"),
-    *(
-        "selection",
-        "windows",
-        "shared",
-        "arena",
-        "cuda_step",
-        "optim",
-        "loss",
-        "score",
-        "adapt",
-        "evaluation",
-        "demo",
-        "cli",
-    ),
+    *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
+    *("loss", "attention", "score", "portion"),
+    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt", "evaluation", "demo", "cli"),
 ]
 
 

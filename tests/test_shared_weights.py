@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+import tttnn
 from tttnn import _core
 from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
@@ -185,15 +186,29 @@ def test_the_same_bits_as_a_private_arena(dtype: torch.dtype, restore: Restore) 
     assert train(models[1], arenas[1]) == expected
 
 
-def test_a_trainer_on_shared_weights_gives_the_same_answer(trainer: Any, retriever: Any, tokenizer: Any) -> None:
-    from .conftest import tiny_gpt2
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"restore": "flip", "precision": "bfloat16"},
+        {"guard": "query"},
+        {"trainable": "last-layers", "last_layers": 1},
+    ],
+)
+def test_trainers_on_shared_weights_give_the_same_answer(
+    settings: dict[str, Any], retriever: Any, tokenizer: Any
+) -> None:
+    from .conftest import tiny_gpt2  # not above: spawned processes would import transformers
 
-    weights = WeightArena(tiny_gpt2(), restore="flip").share()
-    other = type(trainer)(tiny_gpt2(), tokenizer, retriever, trainer.config, shared_weights=weights)
-    assert other.fingerprint == trainer.fingerprint
-    with trainer.adapt("A cat") as mine, other.adapt("A cat") as shared:
-        assert mine.report.losses == shared.report.losses
-        assert mine.bits_per_byte("The cat sat") == shared.bits_per_byte("The cat sat")
+    config = tttnn.AdaptConfig(num_neighbors=3, max_length=64, learning_rate=1e-3).with_(**settings)
+    alone = tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, retriever, config)
+    weights = alone.share_weights()
+    other = tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, retriever, config, shared_weights=weights)
+    assert other.fingerprint == alone.fingerprint
+    for query in ("A cat", "The cat sat on the mat and looked at the moon, for a while, as cats do."):
+        with alone.adapt(query) as mine, other.adapt(query) as shared:
+            assert mine.report.losses == shared.report.losses
+            assert mine.bits_per_byte("The cat sat") == shared.bits_per_byte("The cat sat")
     other.release()
 
 

@@ -206,3 +206,33 @@ def repair_store(
     path: str, target: str, threads: int, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]: ...
 def retried(function: Callable[..., None]) -> Callable[..., None]: ...
+def attention_supported() -> bool: ...
+
+class Attention:
+    def __init__(self) -> None: ...
+    def forward(
+        self,
+        sizes: tuple[int, int, int, int],
+        scale: float,
+        q: tuple[int, int, int],
+        k: tuple[int, int, int],
+        v: tuple[int, int, int],
+        out: tuple[int, int, int],
+        lse: int,
+        max_threads: int = 0,
+    ) -> None: ...
+    def backward(
+        self,
+        sizes: tuple[int, int, int, int],
+        scale: float,
+        q: tuple[int, int, int],
+        k: tuple[int, int, int],
+        v: tuple[int, int, int],
+        out: tuple[int, int, int],
+        lse: int,
+        of_out: tuple[int, int, int],
+        of_q: tuple[int, int, int],
+        of_k: tuple[int, int, int],
+        of_v: tuple[int, int, int],
+        max_threads: int = 0,
+    ) -> None: ...

@@ -58,6 +58,18 @@ class _Captured:
     stride: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of an arena's trained weights, made and taken back by that arena alone."""
+
+    memory: _Memory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.memory.nbytes
+
+
 class _Memory:
     """One block on the model's device: from the core on CPU, a torch tensor elsewhere (the core allocates no device
     memory); or a block that other processes read too.
@@ -391,24 +403,28 @@ class WeightArena:
         """Remember the weights of now; the next step leaves them as they are. Copies nothing.
 
         Raises:
-            AdaptError: The arena was made without ``keeps_best``.
+            AdaptError: No query is open, or the arena was made without ``keeps_best``.
         """
+        self._require_open("keep")
         if self._other is None:
-            raise AdaptError("keep() must have a second working block. Make the arena with keeps_best=True.")
+            raise AdaptError("the arena must be made with keeps_best=True to keep weights, got False.")
         self._kept = list(self._at)
         self._keeps += 1
 
     def use_kept(self) -> None:
-        """Point the model at the weights of the last `keep` in this query; at the pristine ones without one.
+        """Point the model at the weights of the last `keep` in this query; at a copy of the pristine ones without one.
 
         No step may follow in this query.
+
+        Raises:
+            AdaptError: No query is open.
         """
+        self._require_open("use_kept")
         kept = self._kept if self._kept is not None else [0] * len(self._trainable)
-        if self.restore_mode == "copy":
-            # The model's own memory is the working block: nobody may be handed the pristine one to write in.
-            back = [i for i, place in zip(self._trainable, kept, strict=True) if place == 0 and i.nbytes > 0]
-            self._working.copy_from(self._pristine, back)
-            kept = [place or 1 for place in kept]
+        # Pristine weights are copied, not handed out: whoever writes what he is given would write them for good.
+        back = [item for item, place in zip(self._trainable, kept, strict=True) if place == 0 and item.nbytes > 0]
+        self._working.copy_from(self._pristine, back)
+        kept = [place or 1 for place in kept]
         views = [views[place] for views, place in zip(self._views, kept, strict=True)]
         _run(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
@@ -544,11 +560,21 @@ class WeightArena:
                     "wrote them behind torch's back. Load the model again and make a new WeightArena."
                 )
 
-    def digest(self) -> str:
-        """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits."""
+    def digest(self, name_of: Callable[[str], str | None] | None = None) -> str:
+        """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits.
+
+        It does not depend on which of them are trained.
+
+        Args:
+            name_of: The name under which a tensor counts; None leaves it out. By default its own.
+        """
         result = hashlib.sha256()
-        for item, fingerprint in zip(self._items, self._pristine.fingerprints(self._items), strict=True):
-            result.update(f"{item.names[0]} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
+        order = {path: position for position, (_, _, path, _) in enumerate(self._slots)}
+        items = sorted(self._items, key=lambda item: (not isinstance(item.tensor, nn.Parameter), order[item.names[0]]))
+        for item, fingerprint in zip(items, self._pristine.fingerprints(items), strict=True):
+            name = item.names[0] if name_of is None else name_of(item.names[0])
+            if name is not None:
+                result.update(f"{name} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
         return result.hexdigest()
 
     def share(self) -> SharedWeights:
@@ -574,6 +600,47 @@ class WeightArena:
         return [
             SharedTensor(i.names, i.kind, i.dtype, tuple(i.shape), i.stride, i.offset, i.nbytes) for i in self._items
         ]
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the trained weights as the model has them now.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("snapshot")
+        held = _Memory(self.trainable_nbytes, self.device)
+        memories = [self._pristine, self._working, self._other]
+        for position, memory in enumerate(memories):
+            if memory is not None:
+                held.copy_from(memory, self._lying_in(position))
+        return Snapshot(held)
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Give the model the weights of a snapshot, with one copy; no step may follow in this query.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("load")
+        self._working.copy_from(snapshot.memory, [item for item in self._trainable if item.nbytes > 0])
+        self.point_at([1] * len(self._trainable))
+
+    @property
+    def trainable_nbytes(self) -> int:
+        """Bytes of the trained weights: of one snapshot."""
+        return _aligned(max(item.offset + item.nbytes for item in self._trainable))
+
+    def _lying_in(self, position: int) -> list[_Captured]:
+        """Return the trainable tensors that the model has in the pristine (0), working (1) or other block (2)."""
+        return [
+            item
+            for item, views in zip(self._trainable, self._views, strict=True)
+            if item.nbytes > 0 and item.tensor.data_ptr() == views[position].data_ptr()
+        ]
+
+    def _require_open(self, what: str) -> None:
+        if not self._active:
+            raise AdaptError(f"{what}() must be called inside a query. Call begin() first.")
 
     def release(self) -> None:
         """Give the model back memory of its own, with restored weights; the arena cannot be used again.

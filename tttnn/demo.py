@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from . import models
-from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer
+from .adapt import AdaptedModel, TestTimeTrainer
+from .adaptation_report import AdaptReport
 from .config import AdaptConfig, EvalConfig, Progress
 from .corpus import Document, iter_corpus, text_digest
 from .datastore import Datastore

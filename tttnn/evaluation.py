@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer
+from .adapt import AdaptedModel, TestTimeTrainer
+from .adaptation_report import AdaptReport
 from .config import EvalConfig, Progress, SelectionConfig
 from .corpus import Document, text_digest
 from .errors import ConfigError

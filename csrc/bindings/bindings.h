@@ -12,3 +12,4 @@ void bind_arena(pybind11::module_& module);
 void bind_adamw(pybind11::module_& module);
 void bind_adamw_cuda(pybind11::module_& module);
 void bind_retried(pybind11::module_& module);
+void bind_attention(pybind11::module_& module);

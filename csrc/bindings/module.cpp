@@ -2,7 +2,7 @@
 #include "bindings.h"
 
 PYBIND11_MODULE(_core, module) {
-  module.doc() = "Native core of tttnn: text store, pooling, HNSW, weight arena.";
+  module.doc() = "Native core of tttnn: text store, pooling, HNSW, weight arena, attention.";
   bind_errors(module);
   bind_build_info(module);
   bind_pooling(module);
@@ -13,4 +13,5 @@ PYBIND11_MODULE(_core, module) {
   bind_adamw(module);
   bind_adamw_cuda(module);
   bind_retried(module);
+  bind_attention(module);
 }
