@@ -20,6 +20,7 @@ import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.corpus import Document, text_digest
 from tttnn.datastore import Neighbor
+from tttnn.pace import Pace
 from tttnn.portion import portion_of
 from tttnn.schedule import rate_factors
 
@@ -355,6 +356,40 @@ def test_deadline_stops_before_the_step_that_would_overrun(trainer: Any, monkeyp
         assert adapted.report.stopped_by == "deadline"
         assert 0 < adapted.report.steps < 5
         assert now[0] - started <= 0.15 + 0.05
+
+
+def test_one_slow_step_does_not_end_training_for_good(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of a process may take many times what the others take."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr("tttnn.adapt.time.perf_counter", clock)
+    with trainer.adapt(QUERY, num_neighbors=1):
+        pass
+    trainer._training_pace.saw(60.0, 46)
+    steps = []
+    for _ in range(40):
+        with trainer.adapt(QUERY, deadline_ms=1000) as adapted:
+            steps.append(adapted.report.steps)
+    assert steps[0] == 0
+    assert steps[-1] == 9
+
+
+def test_a_pace_believes_slow_at_once_and_fast_slowly() -> None:
+    pace = Pace()
+    assert pace.predict(10) == 0
+    pace.saw(1.0, 10)
+    assert pace.predict(20) == pytest.approx(2.0)
+    pace.saw(2.0, 10)
+    assert pace.predict(10) == pytest.approx(2.0)
+    pace.saw(1.0, 10)
+    assert pace.predict(10) == pytest.approx(1.8)
+    for _ in range(20):
+        pace.doubt()
+    assert pace.predict(10) == pytest.approx(1.0), "three were seen: nothing faster than the fastest is believed"
 
 
 def test_cancellation_from_another_thread(trainer: Any) -> None:

@@ -22,7 +22,7 @@ ORDER = [
     *("builder", "datastore"),
     *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
     *("loss", "attention", "score", "portion"),
-    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt", "evaluation", "demo", "cli"),
+    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt", "evaluation", "demo", "harness", "cli"),
 ]
 
 

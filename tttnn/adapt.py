@@ -491,14 +491,16 @@ class Adaptation:
                 self._adapted._open = False
                 try:
                     self._trainer._arena.restore()
-                    if self._config.verify and self._before is not None:
-                        self._verify()
                 except RestoreError as error:
                     raised = error
                 if self._before is not None:
                     self._before.put_back()
                 self._adapted.report.seconds["restore"] = time.perf_counter() - started
-                self._trainer._open.clear()
+                try:
+                    if self._config.verify and self._before is not None and raised is None:
+                        self._verify()
+                finally:
+                    self._trainer._open.clear()
             except KeyboardInterrupt as error:
                 raised = error
         if raised is not None:
@@ -551,6 +553,9 @@ class Adaptation:
         else:
             self._observed(0)
             report.stopped_by = self._train_each(neighbors, guard)
+        if report.stopped_by == "deadline" and report.steps == 0:
+            trainer._training_pace.doubt()
+            trainer._guard_pace.doubt()
         if guard is not None:
             guard.finish(len(report.neighbors), steps=report.steps)
             report.seconds["guard"] = guard.seconds

@@ -702,6 +702,23 @@ def eval_(
         click.echo(str(summary))
 
 
+@app.command("lm-eval", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lm_eval(arguments: tuple[str, ...]) -> None:
+    """Run lm-evaluation-harness with the model tttnn and the packaged task tttnn_jsonl; ARGUMENTS are its own.
+
+    \b
+    Examples:
+      tttnn lm-eval run --model tttnn --model_args pretrained=smollm2-135m,datastore=pile-00,k=10 --tasks lambada_openai
+      tttnn lm-eval run --model tttnn --model_args pretrained=smollm2-135m,datastore=pile-00,k=10,rolling=split \\
+        --tasks tttnn_jsonl --metadata '{"documents": "val.jsonl.zst"}' --limit 20
+    """
+    from .harness import run
+
+    _quiet_transformers()
+    run(arguments)
+
+
 @app.command()
 @click.option("--corpus", type=click.Path(exists=True), help="Folder, .jsonl or .jsonl.zst; else Python's own library.")
 @click.option(

@@ -82,6 +82,32 @@ class Config:
         return asdict(self)
 
 
+def parsed(hint: Any, value: Any) -> Any:
+    """Return what a text from outside means as the value of a field of type `hint`; other values stay as they are.
+
+    A number is read as such, ``none`` where the type allows None, ``true`` and ``false`` where it is a bool, and what
+    stands between commas where it is a tuple. Whether a word is one of a choice's, the class checks.
+
+    Raises:
+        ValueError: the text is no such number or bool.
+    """
+    kinds = get_args(hint) or (hint,)
+    if value is None and "none" in kinds:
+        return "none"  # a choice of that name, which others read as None
+    if not isinstance(value, str) or all(isinstance(kind, str) for kind in kinds):
+        return value
+    if type(None) in kinds and value.lower() == "none":
+        return None
+    kind = next(kind for kind in kinds if kind is not type(None))
+    if get_origin(hint) is tuple:
+        return tuple(parsed(kind, part) for part in value.split(",") if part)
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"{value!r} is neither true nor false")
+        return value.lower() == "true"
+    return kind(value) if kind in (int, float) else value
+
+
 @dataclass(frozen=True)
 class StoreConfig(Config):
     """How a text store is written."""

@@ -125,12 +125,22 @@ class Scorer:
         nats = self.token_nats(sequence, first=1 + len(before))
         return Score(float(nats.sum()), len(tokens), len(text.encode("utf-8")), len(text.split()))
 
-    @torch.inference_mode()
     def token_nats(self, sequence: list[int], *, first: int = 1) -> torch.Tensor:
         """Return the negative log-likelihood of each token from `first` on, in nats, (n,) float64 on the CPU."""
+        return self.token_scores(sequence, first=first, likeliest=False)[0]
+
+    @torch.inference_mode()
+    def token_scores(
+        self, sequence: list[int], *, first: int = 1, likeliest: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `token_nats` does, and whether each token is the likeliest one, (n,) bool on the CPU.
+
+        The second is empty where `likeliest` is False.
+        """
         device = next(self._model.parameters()).device
         ids = torch.tensor([sequence], device=device)
         nats = [torch.zeros(0, dtype=torch.float64)]
+        same = [torch.zeros(0, dtype=torch.bool)]
         training = self._model.training
         self._model.eval()
         try:
@@ -143,8 +153,10 @@ class Scorer:
                 targets = ids[0, window.first : window.end]
                 for row in range(0, count, _ROWS):
                     log_probs = logits[row : row + _ROWS].float().log_softmax(-1)
-                    picked = log_probs.gather(-1, targets[row : row + _ROWS, None])[:, 0]
-                    nats.append(-picked.double().cpu())
+                    wanted = targets[row : row + _ROWS]
+                    nats.append(-log_probs.gather(-1, wanted[:, None])[:, 0].double().cpu())
+                    if likeliest:
+                        same.append((log_probs.argmax(-1) == wanted).cpu())
         finally:
             self._model.train(training)
-        return torch.cat(nats)
+        return torch.cat(nats), torch.cat(same)

@@ -47,6 +47,8 @@ using AttentionInput = AttentionView<const std::uint16_t>;
 using AttentionOutput = AttentionView<std::uint16_t>;
 
 // Keeps its scratch memory between calls, which may come from several threads: each call takes a block of its own.
+// The backward pass takes 22 to 30 bytes per element of q (8 MB for 512 tokens and 9 heads of 64 on 3), more for few
+// heads.
 // Callers own every buffer of the arguments and keep it alive and unchanged during a call. Throws kInvalidArgument for
 // a shape outside of the limits above.
 class Attention {
