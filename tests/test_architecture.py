@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
     *("builder", "datastore"),
-    *("selection", "windows", "schedule", "pace", "memory", "arena", "optim", "loss", "attention", "score", "portion"),
+    *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
+    *("loss", "attention", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
     *("demo", "harness", "cli"),

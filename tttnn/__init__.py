@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .index import NeighborIndex
     from .results import read_results
+    from .shared import SharedWeights
     from .store import TextStore, TextStoreWriter
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ _LAZY = {
     "Neighbor": "datastore",
     "NeighborIndex": "index",
     "Retriever": "adapt",
+    "SharedWeights": "shared",
     "TestTimeTrainer": "adapt",
     "TextStore": "store",
     "TextStoreWriter": "store",
@@ -99,6 +101,7 @@ __all__ = [
     "RestoreError",
     "Retriever",
     "ScoreConfig",
+    "SharedWeights",
     "StoreConfig",
     "StoreCorruptError",
     "StoreError",

@@ -1,7 +1,7 @@
 """Types of the extension. Written by hand; stubtest compares it with the module."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,24 @@ class StoreWriter:
 
 def train_dictionary(texts: list[str], dictionary_bytes: int, level: int) -> bytes: ...
 
-class Block(Buffer):
+class SharedMemory:
+    @overload
     def __init__(self, size: int) -> None: ...
+    @overload
+    def __init__(self, descriptor: int, size: int) -> None: ...
+    @property
+    def size(self) -> int: ...
+    def fileno(self) -> int: ...
+    def write(self, offset: int, data: npt.NDArray[np.uint8]) -> None: ...
+    def seal(self) -> None: ...
+
+def fingerprint(data: npt.NDArray[np.uint8], max_threads: int = 0) -> int: ...
+
+class Block(Buffer):
+    @overload
+    def __init__(self, size: int) -> None: ...
+    @overload
+    def __init__(self, shared: SharedMemory) -> None: ...
     @property
     def size(self) -> int: ...
     @property
@@ -54,6 +70,16 @@ class Block(Buffer):
 
 def copy_spans(
     destination: Block, source: Block, offsets: Sequence[int], sizes: Sequence[int], max_threads: int = 0
+) -> None: ...
+def copy_spans_cuda(
+    destination: int,
+    source: int,
+    offsets: Sequence[int],
+    sizes: Sequence[int],
+    *,
+    limit: int,
+    device: int,
+    stream: int,
 ) -> None: ...
 def fingerprint_spans(
     source: Block, offsets: Sequence[int], sizes: Sequence[int], max_threads: int = 0
@@ -76,6 +102,27 @@ class Adamw:
     def places(self) -> list[int]: ...
     def fresh_moments(self) -> None: ...
     def step(self, gradients: Sequence[int], learning_rate: float, max_threads: int = 0) -> tuple[float, int]: ...
+
+class AdamwCuda:
+    def __init__(
+        self,
+        tensors: Sequence[tuple[int, int, int, int, int, int, int, int, str]],
+        *,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        weight_decay: float,
+        clip_norm: float,
+    ) -> None: ...
+    @property
+    def scratch_bytes(self) -> int: ...
+    def fresh_weights(self) -> None: ...
+    def keep(self) -> None: ...
+    def places(self) -> list[int]: ...
+    def fresh_moments(self) -> None: ...
+    def step(
+        self, gradients: Sequence[int], learning_rate: float, *, scratch: int, device: int, stream: int
+    ) -> tuple[float, int]: ...
 
 def pool(
     hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],

@@ -39,6 +39,7 @@ from .precision import autocast, resolved
 from .reuse import ReuseCache, TrainedState
 from .schedule import rate_factors
 from .score import Score, Scorer, model_max_length, token_ids
+from .shared import SharedWeights
 from .subset import trained_elements, trained_names
 from .windows import training_windows
 
@@ -141,6 +142,7 @@ class TestTimeTrainer:
         config: AdaptConfig | None = None,
         *,
         score: ScoreConfig | None = None,
+        shared_weights: SharedWeights | None = None,
     ) -> None:
         """Take over a loaded model.
 
@@ -150,6 +152,8 @@ class TestTimeTrainer:
             datastore: where neighbors come from; None: every call of `adapt` brings its own.
             config: how to train.
             score: how to score.
+            shared_weights: from `share_weights` of a trainer with the same model and settings, in another process: this
+                one then keeps no copy of its own.
         """
         self.model = model
         self.tokenizer = tokenizer
@@ -159,7 +163,7 @@ class TestTimeTrainer:
         self._max_window = model_max_length(model, tokenizer)
         self._low_rank = _low_rank(model, self.config)
         try:
-            self._arena = _arena(model, self.config, self._low_rank)
+            self._arena = _arena(model, self.config, self._low_rank, shared_weights)
             self.fingerprint = self.digest()
             """Digest of the weights taken over; the same whichever of them are trained."""
             self._optimizer = build_optimizer(self._arena, self.config)
@@ -189,6 +193,7 @@ class TestTimeTrainer:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        shared_weights: SharedWeights | None = None,
     ) -> Self:
         """Load a model by demo name, hub id or directory.
 
@@ -201,6 +206,7 @@ class TestTimeTrainer:
             dtype: type of the weights; float32 unless memory forbids it.
             threads: torch's threads on the CPU; None leaves them as they are.
             cache_dir: where demo models are kept.
+            shared_weights: of the same model; see the constructor.
 
         Raises:
             UnknownModelError: there is no such model in reach.
@@ -213,7 +219,7 @@ class TestTimeTrainer:
         with models.loading(name):
             tokenizer = AutoTokenizer.from_pretrained(place)
             model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
-        return cls(model.to(device), tokenizer, datastore, config, score=score)
+        return cls(model.to(device), tokenizer, datastore, config, score=score, shared_weights=shared_weights)
 
     def adapt(
         self,
@@ -389,6 +395,10 @@ class TestTimeTrainer:
         Low-rank matrices are left out.
         """
         return self._arena.digest(LowRankLayers.base_name if self._low_rank is not None else None)
+
+    def share_weights(self) -> SharedWeights:
+        """Return a copy of the model's weights for trainers in other processes; see `SharedWeights`."""
+        return self._arena.share()
 
     def release(self) -> None:
         """Give the model back as an ordinary one and free states kept for reuse; the trainer cannot be used again."""
@@ -754,7 +764,9 @@ def _low_rank(model: torch.nn.Module, config: AdaptConfig) -> LowRankLayers | No
     )
 
 
-def _arena(model: torch.nn.Module, config: AdaptConfig, low_rank: LowRankLayers | None) -> WeightArena:
+def _arena(
+    model: torch.nn.Module, config: AdaptConfig, low_rank: LowRankLayers | None, shared: SharedWeights | None
+) -> WeightArena:
     """Move the model's weights into an arena that trains those the configuration names, if memory allows."""
     names = trained_names(model, config) if low_rank is None else low_rank.names
     held, trained = trained_elements(model, names)
@@ -765,6 +777,7 @@ def _arena(model: torch.nn.Module, config: AdaptConfig, low_rank: LowRankLayers 
         restore=config.restore,
         keeps_best=config.guard == "query",
         rounded=_rounded(config, next(model.parameters()).device),
+        shared=shared,
     )
 
 

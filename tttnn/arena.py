@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import _core
 from .errors import AdaptError, RestoreError
+from .shared import SharedTensor, SharedWeights
 
 _ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector of any kernel."""
@@ -71,12 +72,12 @@ class Snapshot:
 
 class _Memory:
     """One block on the model's device: from the core on CPU, a torch tensor elsewhere (the core allocates no device
-    memory).
+    memory); or a block that other processes read too.
     """
 
-    def __init__(self, nbytes: int, device: torch.device) -> None:
+    def __init__(self, nbytes: int, device: torch.device, shared: SharedWeights | None = None) -> None:
         self.nbytes = nbytes
-        self.host = _core.Block(nbytes) if device.type == "cpu" else None
+        self.host = (_core.Block(nbytes) if shared is None else shared.block()) if device.type == "cpu" else None
         self.flat = torch.zeros(nbytes, dtype=torch.uint8, device=device) if self.host is None else None
 
     def view(self, item: _Captured) -> Tensor:
@@ -96,6 +97,19 @@ class _Memory:
         if self.host is not None and source.host is not None:
             _core.copy_spans(
                 self.host, source.host, [i.offset for i in items], [i.nbytes for i in items], torch.get_num_threads()
+            )
+            return
+        assert self.flat is not None
+        assert source.flat is not None
+        if self.flat.device.type == "cuda" and _core.build_info()["cuda"]:
+            _core.copy_spans_cuda(
+                self.flat.data_ptr(),
+                source.flat.data_ptr(),
+                [i.offset for i in items],
+                [min(_aligned(i.nbytes), self.nbytes - i.offset) for i in items],  # padding too: neighbors then touch
+                limit=min(self.nbytes, source.nbytes),
+                device=self.flat.device.index,
+                stream=torch.cuda.current_stream(self.flat.device).cuda_stream,
             )
             return
         for item in items:
@@ -157,6 +171,7 @@ class WeightArena:
         restore: Literal["auto", "copy", "flip"] = "auto",
         keeps_best: bool = False,
         rounded: bool = False,
+        shared: SharedWeights | None = None,
     ) -> None:
         """Move the model's weights into the arena.
 
@@ -167,9 +182,12 @@ class WeightArena:
             restore: How weights are put back.
             keeps_best: Make room for `keep`: as many bytes again as the trainable weights have.
             rounded: Make room for `training_weights`: two bytes for each float32 weight, and for each trainable one.
+            shared: Weights that another arena shared: they become the pristine block, and the model's own are freed.
+                The model must hold the same bytes. With ``"flip"`` it then lies in shared memory between queries.
 
         Raises:
-            AdaptError: The model cannot be held, or no parameter is trainable.
+            AdaptError: The model cannot be held, no parameter is trainable, or the model is not the shared one; the
+                message names the tensor that differs.
         """
         if restore not in ("auto", "copy", "flip"):
             raise ValueError(f"restore must be one of auto, copy, flip, got {restore!r}")
@@ -207,7 +225,13 @@ class WeightArena:
         end = _aligned(max((item.offset + item.nbytes for item in self._items), default=0))
         working_end = max((i.offset + i.nbytes for i in self._items if i.kind != "frozen"), default=0)
         device = self._items[0].tensor.device
-        self._pristine = _Memory(end, device)
+        if shared is not None:
+            if device.type != "cpu":
+                raise AdaptError(f"model must be on cpu to use shared weights, got {device}. Leave out shared.")
+            shared.require_layout(self._describe())
+        self._pristine = _Memory(end, device, shared)
+        if shared is not None:
+            _require_same_bytes(self._items, self._pristine.fingerprints(self._items))
         self._working = _Memory(_aligned(working_end), device)
         trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
         self._other = _Memory(_aligned(trainable_end), device) if keeps_best else None
@@ -221,7 +245,7 @@ class WeightArena:
         self._at = [0] * len(self._trainable)
         self._kept: list[int] | None = None
         self._keeps = 0
-        self._homes = self._move_in()
+        self._homes = self._move_in(fill=shared is None)
         self._rounded = _Rounded(self._items, self._pristine, device) if rounded else None
         self._training = False
         blocks = (self._pristine, self._working, self._other, *(self._rounded.blocks if self._rounded else ()))
@@ -235,12 +259,13 @@ class WeightArena:
         self._strides = [item.stride for item in self._items]
         self._fingerprints = self._pristine.fingerprints(self._items)
 
-    def _move_in(self) -> list[Tensor]:
-        """Copy every tensor into the pristine block and point it at its home; return the homes."""
+    def _move_in(self, *, fill: bool) -> list[Tensor]:
+        """Copy every tensor into the pristine block, unless it is there, and point it at its home; return the homes."""
         homes = []
         for item in self._items:
             pristine = self._pristine.view(item)
-            pristine.copy_(item.tensor.detach())
+            if fill:
+                pristine.copy_(item.tensor.detach())
             home = pristine
             if item.kind == "buffer" or (item.kind == "trainable" and self.restore_mode == "copy"):
                 home = self._working.view(item)
@@ -552,6 +577,30 @@ class WeightArena:
                 result.update(f"{name} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
         return result.hexdigest()
 
+    def share(self) -> SharedWeights:
+        """Return a copy of the pristine weights that other processes can use in place of one of their own.
+
+        This arena keeps its block. To use the copy here too, make a new arena with it.
+
+        Raises:
+            AdaptError: The arena was released, or its weights are not on the CPU.
+            OSError: The system has no such memory (only Linux does), or not enough.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        block = self._pristine.host
+        if block is None:
+            raise AdaptError(f"weights must be on cpu to be shared between processes, got {self.device}.")
+        memory = _core.SharedMemory(self._pristine.nbytes)
+        memory.write(0, torch.frombuffer(block, dtype=torch.uint8).numpy())
+        memory.seal()
+        return SharedWeights(memory, self._describe())
+
+    def _describe(self) -> list[SharedTensor]:
+        return [
+            SharedTensor(i.names, i.kind, i.dtype, tuple(i.shape), i.stride, i.offset, i.nbytes) for i in self._items
+        ]
+
     def snapshot(self) -> Snapshot:
         """Return a copy of the trained weights as the model has them now.
 
@@ -671,6 +720,23 @@ def last_layers(model: nn.Module, count: int) -> list[str]:
     if not 1 <= count <= len(layers):
         raise ValueError(f"count must be between 1 and {len(layers)} (the number of layers), got {count}")
     return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]
+
+
+def _require_same_bytes(items: Sequence[_Captured], shared: Sequence[int]) -> None:
+    """Raise AdaptError where a tensor of the model does not have the shared one's fingerprint."""
+    for item, expected in zip(items, shared, strict=True):
+        tensor = item.tensor.detach()
+        if tensor.numel() == 0:
+            continue
+        if tensor.stride() != item.stride:
+            tensor = torch.empty_strided(item.shape, item.stride, dtype=item.dtype).copy_(tensor)
+        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+        found = _core.fingerprint(flat.numpy(), torch.get_num_threads())
+        if found != expected:
+            raise AdaptError(
+                f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {found:016x}. Load "
+                "the same model in every process."
+            )
 
 
 def _refuse_unfit(model: nn.Module) -> None:

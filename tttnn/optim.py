@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from . import _core
 from .arena import WeightArena
 from .config import AdaptConfig
+from .cuda_step import DeviceAdamw, DeviceBlock, require_native
 from .errors import AdaptError, NonFiniteLossError
 
 
@@ -73,12 +75,15 @@ class FusedAdamW:
 
     Formulas and order of operations are torch's, in float32; bfloat16 weights are trained on float32 masters. The
     first step of a query reads pristine weights and no moments. The same bits for any number of threads. Where the
-    arena holds rounded copies of its weights, gradients are taken in bfloat16 and each step writes the copies too.
+    arena holds rounded copies of its weights, gradients are taken in bfloat16 and each step writes the copies too. On a
+    CUDA device kernels do the same, in the same order, where the build has them.
     """
 
     def __init__(self, arena: WeightArena, config: AdaptConfig) -> None:
-        if arena.device.type != "cpu":
-            raise AdaptError(f"the native optimizer must have weights on cpu, got {arena.device}. Use torch_adamw.")
+        require_native(arena.device)
+        on_device = arena.device.type != "cpu"
+        block = partial(DeviceBlock, device=arena.device) if on_device else _core.Block
+        adamw = partial(DeviceAdamw, device=arena.device) if on_device else _core.Adamw
         self._arena = arena
         self._carried = config.optimizer_state == "carried"
         self._generation = -1
@@ -96,9 +101,9 @@ class FusedAdamW:
             total += (place.size * 4 + 63) // 64 * 64
         has_masters = any(place.dtype is torch.bfloat16 for place in places)
         # The blocks live as long as this object: the core keeps bare addresses into them.
-        self._m, self._v = _core.Block(total), _core.Block(total)
-        self._masters = _core.Block(total if has_masters else 0)
-        self._core = _core.Adamw(
+        self._m, self._v = block(total), block(total)
+        self._masters = block(total if has_masters else 0)
+        self._core = adamw(
             [
                 (
                     place.pristine,

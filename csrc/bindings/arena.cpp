@@ -1,6 +1,7 @@
 #include <arena.h>
 #include <parallel.h>
 #include <pybind11/stl.h>
+#include <shared_memory.h>
 
 #include "bindings.h"
 
@@ -28,9 +29,12 @@ std::vector<tttnn::Span> spans_of(const std::vector<std::size_t>& offsets, const
 
 void bind_arena(py::module_& module) {
   using tttnn::Block;
-  py::class_<Block>(module, "Block", py::buffer_protocol(),
-                    "Anonymous zeroed memory, aligned to 2 MiB, huge pages asked for. A writable buffer of bytes.")
+  py::class_<Block>(
+      module, "Block", py::buffer_protocol(),
+      "Anonymous zeroed memory, aligned to 2 MiB, huge pages asked for; or a view of sealed shared memory. "
+      "A writable buffer of bytes.")
       .def(py::init<std::size_t>(), py::arg("size"))
+      .def(py::init<const tttnn::SharedMemory&>(), py::arg("shared"))
       .def_property_readonly("size", &Block::size, "Bytes, as asked for.")
       .def_property_readonly(
           "address", [](const Block& block) { return reinterpret_cast<std::uintptr_t>(block.data()); },
@@ -49,6 +53,19 @@ void bind_arena(py::module_& module) {
       },
       py::arg("destination"), py::arg("source"), py::arg("offsets"), py::arg("sizes"), py::arg("max_threads") = 0,
       "Copy spans (offset and size in bytes) from one block to the same places of another.");
+  module.def(
+      "copy_spans_cuda",
+      [](std::uintptr_t destination, std::uintptr_t source, const std::vector<std::size_t>& offsets,
+         const std::vector<std::size_t>& sizes, std::size_t limit, int device, std::uintptr_t stream) {
+        const auto spans = spans_of(offsets, sizes, limit);
+        // Only addresses are used; the caller's tensors live until the stream has run.
+        py::gil_scoped_release release;
+        tttnn::copy_spans_cuda(reinterpret_cast<void*>(destination), reinterpret_cast<const void*>(source), spans,
+                               device, reinterpret_cast<void*>(stream));
+      },
+      py::arg("destination"), py::arg("source"), py::arg("offsets"), py::arg("sizes"), py::kw_only(), py::arg("limit"),
+      py::arg("device"), py::arg("stream"),
+      "Copy spans between two addresses of a CUDA device, each of `limit` bytes, on a stream.");
   module.def(
       "fingerprint_spans",
       [](const Block& source, const std::vector<std::size_t>& offsets, const std::vector<std::size_t>& sizes,

@@ -8,8 +8,10 @@ PYBIND11_MODULE(_core, module) {
   bind_pooling(module);
   bind_hnsw(module);
   bind_store(module);
+  bind_shared_memory(module);
   bind_arena(module);
   bind_adamw(module);
+  bind_adamw_cuda(module);
   bind_retried(module);
   bind_attention(module);
 }

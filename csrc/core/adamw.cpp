@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "adamw_element.h"
 #include "error.h"
 #include "parallel.h"
 #include "stream.h"
@@ -13,69 +14,32 @@ namespace tttnn {
 
 namespace {
 
-constexpr std::size_t kPieceSize = 16384;  // elements; part of the norm's definition: changing it changes last bits
-constexpr std::size_t kTaskSize = 65536;   // elements; small tensors are joined up to this
-constexpr std::size_t kLanes = 32;         // of the norm's partial sums; part of its definition too
-constexpr std::size_t kChunk = 1024;       // elements worked on in the first-level cache
+constexpr std::size_t kTaskSize = 65536;  // elements; small tensors are joined up to this
+constexpr std::size_t kChunk = 1024;      // elements worked on in the first-level cache
 
 // What is the same for all elements of one tensor in one step.
-struct Scalars {
-  float clip;       // min(1, clip_norm / (norm + 1e-6))
-  float decay;      // 1 - lr * weight_decay
-  float one_beta1;  // 1 - beta1
-  float beta2;
-  float one_beta2;        // 1 - beta2
-  float over_root_bias2;  // 1 / sqrt(1 - beta2^t)
-  float epsilon;
-  float minus_step;  // -lr / (1 - beta1^t)
+struct Scalars : AdamwScalars {
+  float clip;
 };
 
 #define TTTNN_INLINE inline __attribute__((always_inline))
 
-TTTNN_INLINE float widen(float value) { return value; }
-
-TTTNN_INLINE float widen(std::uint16_t bits) {
-  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-
-// To bfloat16, to nearest, ties to even, as torch rounds.
-TTTNN_INLINE std::uint16_t narrow(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return static_cast<std::uint16_t>(is_nan ? 0x7fc0u : rounded);
-}
-
 template <typename T>
 TTTNN_INLINE double square_sum(const T* __restrict gradient, std::size_t size) {
-  double lanes[kLanes] = {};
+  double lanes[kAdamwLanes] = {};
   std::size_t i = 0;
-  for (; i + kLanes <= size; i += kLanes)
-    for (std::size_t l = 0; l < kLanes; ++l) {
-      const double g = widen(gradient[i + l]);
+  for (; i + kAdamwLanes <= size; i += kAdamwLanes)
+    for (std::size_t l = 0; l < kAdamwLanes; ++l) {
+      const double g = adamw_widen(gradient[i + l]);
       lanes[l] += g * g;
     }
   for (std::size_t l = 0; i + l < size; ++l) {
-    const double g = widen(gradient[i + l]);
+    const double g = adamw_widen(gradient[i + l]);
     lanes[l] += g * g;
   }
-  for (std::size_t width = kLanes / 2; width > 0; width /= 2)
+  for (std::size_t width = kAdamwLanes / 2; width > 0; width /= 2)
     for (std::size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
   return lanes[0];
-}
-
-// One element. m and v are values before and after.
-TTTNN_INLINE float update(float p, float g, float& m, float& v, const Scalars& s) {
-  g *= s.clip;
-  p *= s.decay;
-  m = m + s.one_beta1 * (g - m);
-  v = v * s.beta2 + s.one_beta2 * g * g;
-  const float denominator = std::sqrt(v) * s.over_root_bias2 + s.epsilon;
-  return p + s.minus_step * m / denominator;
 }
 
 // Lines that were read are in the cache, and a store around it would have to evict them first.
@@ -93,8 +57,8 @@ TTTNN_INLINE void in_place(float* __restrict p, std::uint16_t* __restrict rounde
                            float* __restrict v, const G* __restrict g, std::size_t size, const Scalars& scalars) {
   const Scalars s = scalars;
   for (std::size_t i = 0; i < size; ++i) {
-    p[i] = update(p[i], widen(g[i]), m[i], v[i], s);
-    if (kRounded) rounded[i] = narrow(p[i]);
+    p[i] = adamw_update(p[i], adamw_widen(g[i]), m[i], v[i], s.clip, s);
+    if (kRounded) rounded[i] = adamw_narrow(p[i]);
   }
 }
 
@@ -120,7 +84,7 @@ TTTNN_INLINE void from_source(const S* source, float* p, std::uint16_t* rounded,
     for (std::size_t i = 0; i < n; ++i) {
       float mi = kFreshMoments ? 0.0f : new_m[i];
       float vi = kFreshMoments ? 0.0f : new_v[i];
-      new_p[i] = update(widen(source[begin + i]), widen(g[begin + i]), mi, vi, s);
+      new_p[i] = adamw_update(adamw_widen(source[begin + i]), adamw_widen(g[begin + i]), mi, vi, s.clip, s);
       new_m[i] = mi;
       new_v[i] = vi;
     }
@@ -128,7 +92,7 @@ TTTNN_INLINE void from_source(const S* source, float* p, std::uint16_t* rounded,
     write(v + begin, new_v, n * sizeof(float), !kFreshMoments, stream);
     write(p + begin, new_p, n * sizeof(float), p_was_read, stream);
     if (kRounded) {
-      for (std::size_t i = 0; i < n; ++i) new_rounded[i] = narrow(new_p[i]);
+      for (std::size_t i = 0; i < n; ++i) new_rounded[i] = adamw_narrow(new_p[i]);
       write(rounded + begin, new_rounded, n * sizeof(std::uint16_t), rounded_was_read, stream);
     }
   }
@@ -209,8 +173,8 @@ Adamw::Adamw(std::vector<AdamwTensor> tensors, const AdamwOptions& options, Simd
     : tensors_(std::move(tensors)), options_(options), level_(level), states_(tensors_.size()) {
   std::size_t joined = kTaskSize;
   for (std::size_t t = 0; t < tensors_.size(); ++t) {
-    for (std::size_t begin = 0; begin < tensors_[t].size; begin += kPieceSize) {
-      const std::size_t size = std::min(kPieceSize, tensors_[t].size - begin);
+    for (std::size_t begin = 0; begin < tensors_[t].size; begin += kAdamwPieceSize) {
+      const std::size_t size = std::min(kAdamwPieceSize, tensors_[t].size - begin);
       if (joined + size > kTaskSize) {
         tasks_.push_back({pieces_.size(), pieces_.size()});
         joined = 0;

@@ -13,6 +13,7 @@
 
 #include "error.h"
 #include "parallel.h"
+#include "shared_memory.h"
 #include "stream.h"
 
 namespace tttnn {
@@ -81,6 +82,19 @@ Block::Block(std::size_t bytes) : size_(bytes) {
 #endif
 }
 
+Block::Block(const SharedMemory& shared) : size_(shared.size()) {
+  if (!shared.sealed())
+    throw Error(ErrorCode::kInvalidArgument, "shared memory must be sealed before it is mapped, but it can change");
+  // Private and writable, though nobody writes it: a stray write then costs a page instead of the process, and the
+  // arena finds it as it finds one in memory of its own. No swap is set aside for copies that are never made.
+  mapped_ = std::max<std::size_t>(1, size_);
+  void* raw = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, shared.descriptor(), 0);
+  if (raw == MAP_FAILED)
+    throw Error(ErrorCode::kIo,
+                "shared weights of " + std::to_string(size_) + " bytes cannot be mapped: " + std::strerror(errno));
+  data_ = static_cast<std::byte*>(raw);
+}
+
 Block::~Block() { munmap(data_, mapped_); }
 
 void copy_spans(std::byte* destination, const std::byte* source, const std::vector<Span>& spans, ThreadPool& pool,
@@ -100,6 +114,12 @@ void copy_spans(std::byte* destination, const std::byte* source, const std::vect
       },
       max_threads);
 }
+
+#if !defined(TTTNN_HAS_CUDA)
+void copy_spans_cuda(void*, const void*, const std::vector<Span>&, int, void*) {
+  throw Error(ErrorCode::kDevice, "device must be cpu in this build, got cuda. Install a build with CUDA.");
+}
+#endif
 
 std::vector<std::uint64_t> fingerprint_spans(const std::byte* source, const std::vector<Span>& spans, ThreadPool& pool,
                                              int max_threads) {

@@ -11,6 +11,7 @@
 
 namespace tttnn {
 
+class SharedMemory;
 class ThreadPool;
 
 inline constexpr std::size_t kHugePage = std::size_t{2} << 20;  // bytes; x86-64 and aarch64 with 4 KiB base pages
@@ -20,6 +21,10 @@ inline constexpr std::size_t kHugePage = std::size_t{2} << 20;  // bytes; x86-64
 class Block {
  public:
   explicit Block(std::size_t bytes);
+  // Shows sealed memory, aligned to a page, and may outlive it. Pages are those that every other process reads, until
+  // one is written here: then this block alone gets a copy of it, and nobody else sees the change.
+  // Throws Error(kInvalidArgument) when it is not sealed.
+  explicit Block(const SharedMemory& shared);
   ~Block();
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
@@ -30,7 +35,7 @@ class Block {
  private:
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;    // as asked for
-  std::size_t mapped_ = 0;  // rounded up to whole huge pages
+  std::size_t mapped_ = 0;  // rounded up to whole huge pages where it is anonymous
 };
 
 struct Span {
@@ -42,6 +47,10 @@ struct Span {
 // is not read again soon.
 void copy_spans(std::byte* destination, const std::byte* source, const std::vector<Span>& spans, ThreadPool& pool,
                 int max_threads);
+
+// The same between addresses of the CUDA device `device`, in order on `stream` (a cudaStream_t), without waiting. Spans
+// that touch are copied as one. Throws Error(kDevice) when the device refuses or without CUDA.
+void copy_spans_cuda(void* destination, const void* source, const std::vector<Span>& spans, int device, void* stream);
 
 // One 64-bit fingerprint per span, the same for any number of threads. A change inside a single aligned 8-byte word
 // always changes it; other changes are missed with probability 2^-64. Not a defence against an adversary.
