@@ -24,6 +24,9 @@ _INK, _RULE, _PAPER = "#1c1e21", "#d4d7db", "#fefefe"
 _WIDTH = 9.6
 """Inches; the page scales a figure to its column, so that 9 pt are about 13 pixels."""
 
+_MARKED = 12
+"""Points of a curve up to which each is marked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -215,31 +218,38 @@ def draw_total(panel: Panel, styles: dict[str, Style], *, ylabel: str, height: f
         return figure
 
 
-def draw_panels(panels: Sequence[Panel], styles: dict[str, Style], main: str, *, ylabel: str) -> Any:
-    """Draw small multiples with one shared axis; the main method is drawn strong and its last value written."""
+def draw_panels(
+    panels: Sequence[Panel], styles: dict[str, Style], main: str, *, ylabel: str, relative: bool = True
+) -> Any:
+    """Draw small multiples; the main method is drawn strong and its last value written.
+
+    Ratios to base share one axis, on which base is the line at 1; `relative` False gives each panel its own.
+    """
     columns = min(5, max(2, math.ceil(math.sqrt(len(panels)))))
     rows = math.ceil(len(panels) / columns)
     with _drawing() as figure_class:
         figure = figure_class(figsize=(_WIDTH, 0.55 + 1.75 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        grid = figure.subplots(rows, columns, sharex=True, sharey=relative, squeeze=False)
         last = _last_k(panels)
         for axes, panel in zip(grid.flat, panels, strict=False):
             for series in panel.series:
                 strong = series.method == main
                 x, y, _, colour = _draw_series(axes, series, styles[series.method], last, band=strong, strong=strong)
                 if strong:
+                    up = relative and y >= 1
                     axes.annotate(
                         f"{y:.3f}",
                         (x, y),
-                        xytext=(-2, 5 if y >= 1 else -5),
+                        xytext=(0, 5 if up else -5),
                         textcoords="offset points",
                         ha="right",
-                        va="bottom" if y >= 1 else "top",
+                        va="bottom" if up else "top",
                         fontsize=7.5,
                         color=colour,
                         fontweight="bold",
                     )
-            axes.axhline(1, color=styles["base"].colour, linewidth=1)
+            if relative:
+                axes.axhline(1, color=styles["base"].colour, linewidth=1)
             axes.set_title(_short(panel.title, 24), loc="left", fontsize=8.5, fontweight="bold", pad=11)
             axes.text(0, 1.02, _short(panel.detail, 36), transform=axes.transAxes, fontsize=7, va="bottom")
         _axis_of_k(grid.flat[0], panels, last)
@@ -251,7 +261,8 @@ def draw_panels(panels: Sequence[Panel], styles: dict[str, Style], main: str, *,
         figure.supxlabel("neighbors", fontsize=9)
         figure.supylabel(ylabel, fontsize=9)
         present = {series.method: series.label for panel in panels for series in panel.series}
-        handles = [_handle(styles["base"], "base")] + [_handle(styles[m], label) for m, label in present.items()]
+        handles = [_handle(styles["base"], "base")] if relative else []
+        handles += [_handle(styles[method], label) for method, label in present.items()]
         figure.legend(
             handles=handles, loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=8
         )
@@ -273,7 +284,7 @@ def _draw_series(
         color=style.colour,
         linewidth=width,
         linestyle=style.dashes,
-        marker=style.marker,
+        marker=style.marker if len(series.k) <= _MARKED else "",
         markersize=size,
         markeredgewidth=0,
         zorder=3 if strong else 2,
