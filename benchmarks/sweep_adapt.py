@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tttnn
-from tttnn.evaluation import Summary
+from tttnn.results import ALL, PILE_ALL, Summary
 
 _BASE = tttnn.AdaptConfig(num_neighbors=10, max_neighbor_tokens=512)
 
@@ -39,7 +39,7 @@ def table(summaries: dict[str, Summary]) -> str:
     ]
     for name, summary in summaries.items():
         for k in sorted({row.k for row in summary.rows} - {0}):
-            rows = [row for row in summary.rows if row.k == k and row.group != "all"]
+            rows = [row for row in summary.rows if row.k == k and row.group not in (ALL, PILE_ALL)]
             total = summary.total(k).ratio
             worst = max(rows, key=lambda row: row.ratio.value)
             mean = sum(row.ratio.value for row in rows) / len(rows)

@@ -20,20 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
     *("builder", "datastore"),
-    *(
-        "selection",
-        "windows",
-        "arena",
-        "optim",
-        "loss",
-        "score",
-        "adapt",
-        "statistics",
-        "results",
-        "evaluation",
-        "demo",
-        "cli",
-    ),
+    *("selection", "windows", "arena", "optim", "loss", "score", "adapt"),
+    *("statistics", "results", "protocols", "cases", "baselines", "evaluation"),
+    *("demo", "cli"),
 ]
 
 

@@ -95,6 +95,8 @@ def _flag_type(hint: Any) -> Any:
         return click.Choice(get_args(hint))
     if get_origin(hint) is tuple:
         return _Numbers()
+    if hint is str:
+        return str
     kinds = get_args(hint) or (hint,)
     number = next(kind for kind in kinds if kind in (int, float))
     return _OrNone(number) if type(None) in kinds else number
@@ -727,7 +729,7 @@ def demo(
         return
     console = Console()
     assert result.summary is not None
-    ks = [row.k for row in result.summary.rows if row.group == "all"]
+    ks = [row.k for row in result.totals()]
     table = Table(
         title=f"bits per byte of the second half of held-out documents (seed {result.seed})",
         box=box.SIMPLE,
@@ -741,7 +743,7 @@ def demo(
         table.add_row(document.name, *(f"{v:.3f}" for v in values), f"{values[-1] / values[0]:.3f}")
     table.add_section()
     total = result.summary.total()
-    values = [row.bits_per_byte for row in result.summary.rows if row.group == "all"]
+    values = [row.bits_per_byte for row in result.totals()]
     table.add_row("total", *(f"{v:.3f}" for v in values), f"{total.ratio.value:.3f}", style="bold")
     console.print(table)
     console.print(f"corpus: {result.corpus}, {result.windows} windows of 512 tokens, {result.num_bytes:,} bytes\n")

@@ -190,7 +190,21 @@ class EvalConfig(Config):
     scored_tokens: int = setting(1024, "longest scored text, in tokens", minimum=1)
     curve: tuple[int, ...] = setting((0, 1, 2, 5, 10, 20), "numbers of neighbors to score after", minimum=0)
     limit: int | None = setting(None, "documents of each group; none: all", minimum=1)
-    sample_seed: int = setting(0, "seed of the sample that limit draws", minimum=0)
+    sample: Literal["seed", "paper"] = setting(
+        "seed",
+        "seed: documents in an order drawn by sample_seed; paper: the first fifth of each group after a shuffle with "
+        "seed 1216, as the published code takes them",
+    )
+    sample_seed: int = setting(0, "seed of the order in which documents are taken", minimum=0)
+    group_field: str = setting("pile_set_name", "field of meta that names a document's group")
+    context_tokens: int | None = setting(
+        4096, "tokens of neighbors that in-context reads; none: up to the model's own limit", minimum=1
+    )
+    interpolation_weight: float = setting(
+        0.05, "weight of the neighbors' histogram in interpolation", minimum=0.0, maximum=1.0
+    )
+    dynamic_window: int = setting(256, "tokens that dynamic evaluation scores, then trains on", minimum=2)
+    lora_learning_rate: float = setting(5e-4, "learning rate of the method lora", minimum=0.0, maximum=10.0)
 
 
 PRESETS: dict[str, AdaptConfig] = {

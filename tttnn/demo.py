@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from . import models
-from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer
+from .adapt import AdaptedModel, TestTimeTrainer
 from .config import AdaptConfig, EvalConfig, Progress
 from .corpus import Document, iter_corpus, text_digest
 from .datastore import Datastore
 from .embed import Embedder
 from .errors import MissingExtraError, TttnnError
-from .evaluation import Line, Summary, evaluate, split_task
+from .evaluation import evaluate
+from .protocols import split_task
+from .results import GroupSummary, Measured, Summary
 from .score import token_ids
 
 SAMPLE_BYTES = 3_000_000
@@ -63,6 +65,11 @@ class DemoResult:
     plot: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def totals(self) -> list[GroupSummary]:
+        """Return the rows of all documents together after each number of neighbors."""
+        assert self.summary is not None
+        return [row for row in self.summary.rows if row.group == "all" and row.method == "ttt-nn"]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""
         assert self.summary is not None
@@ -73,7 +80,7 @@ class DemoResult:
             "ratio": [total.ratio.value, total.ratio.low, total.ratio.high],
             "documents": total.documents,
             "num_neighbors": total.k,
-            "curve": {str(row.k): row.bits_per_byte for row in self.summary.rows if row.group == "all"},
+            "curve": {str(row.k): row.bits_per_byte for row in self.totals()},
             "per_document": [
                 {"name": d.name, "curve": {str(k): value for k, value in d.curve.items()}} for d in self.documents
             ],
@@ -257,17 +264,19 @@ def run_demo(
             steps = trainer.config.num_neighbors
             progress("adapt (neighbors)", position * steps + k, MEASURED * steps)
 
-    def collect(document: Document, lines: list[Line], report: AdaptReport) -> None:
-        names = {n.id: str(datastore.store[n.id].meta.get("name", n.id)) for n in report.neighbors}
+    def collect(document: Document, measured: Measured) -> None:
+        line = measured.lines[-1]
+        names = {n.id: str(datastore.store[n.id].meta.get("name", n.id)) for n in line.neighbors}
         result.documents.append(
             HeldOut(
                 _name(document),
-                {line.k: line.bits_per_byte for line in lines},
-                [(names[neighbor.id], neighbor.distance) for neighbor in report.neighbors],
+                {point.k: line.bits_per_byte(point.k) for point in line.points},
+                [(names[neighbor.id], neighbor.distance) for neighbor in line.neighbors],
             )
         )
-        for stage, seconds in report.seconds.items():
-            stages[stage] = stages.get(stage, 0.0) + seconds
+        for spent in measured.seconds:
+            for stage, seconds in spent.seconds.items():
+                stages[stage] = stages.get(stage, 0.0) + seconds
 
     results = folder / "results.jsonl"
     results.unlink(missing_ok=True)
@@ -280,8 +289,9 @@ def run_demo(
         on_document=collect,
     )
     result.summary = measured.summary()
-    stages["score"] = stages.pop("observe", 0.0) - generating
     stages["generate"] = generating
+    order = [_name(document) for document in measured_documents]
+    result.documents.sort(key=lambda held: order.index(held.name))
     with clock("plot"):
         result.plot = _draw(result, folder / "bits_per_byte.png")
     trainer.release()
@@ -314,7 +324,7 @@ def _draw(result: DemoResult, path: Path) -> Path:
     assert result.summary is not None
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    total = [row for row in result.summary.rows if row.group == "all"]
+    total = result.totals()
     ks, values = [row.k for row in total], [row.bits_per_byte for row in total]
     left.plot(ks, values, color="C0", linewidth=2.2, marker="o")
     left.annotate(f"{values[0]:.3f}", (ks[0], values[0]), xytext=(8, 0), textcoords="offset points")

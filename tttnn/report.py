@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 
 from . import __version__, plots, sections
-from .cases import extreme_cases, with_texts
+from .extremes import extremes, with_texts
 from .errors import ConfigError
 from .files import write_file
 from .markup import comma_separated, escape, one_line, settings_list
@@ -83,7 +83,7 @@ def write_report(
         parts = [sections.summary_section(run)]
         if run.main is not None:
             k = run.row(ALL, run.main).k
-            cases = extreme_cases(run.result, run.main, k, texts=texts)
+            cases = extremes(run.result, run.main, k, texts=texts)
             if texts:
                 held = run.result.settings.get("datastore")
                 cases = with_texts(

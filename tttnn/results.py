@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -162,6 +162,16 @@ class Measured:
     lines: list[Line]
     seconds: list[Seconds]
     texts: list[Texts]
+
+    @property
+    def position(self) -> int:
+        """The document's position."""
+        return self.skipped.document if self.skipped is not None else self.lines[0].document
+
+    @property
+    def digest(self) -> str:
+        """The document's digest."""
+        return self.skipped.digest if self.skipped is not None else self.lines[0].digest
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,6 +322,14 @@ class EvalResult:
     seconds: dict[tuple[int, str], Seconds] = field(default_factory=dict)
     texts: dict[tuple[int, str], Texts] | None = None
     skipped: int = 0
+
+    def add(self, measured: Measured) -> None:
+        """Take one more document in."""
+        self.skipped += measured.skipped is not None
+        self.lines += measured.lines
+        self.seconds.update({(row.document, row.method): row for row in measured.seconds})
+        if self.texts is not None:
+            self.texts.update({(row.document, row.method): row for row in measured.texts})
 
     def methods(self) -> list[str]:
         """Return the methods that were measured, in the order of the file."""
@@ -491,27 +509,10 @@ def read_results(path: str | os.PathLike[str]) -> EvalResult:
     path = Path(path)
     data = path.read_bytes()
     settings, first = _header(path, data)
-    blocks, _ = _blocks(path, data[first:], settings)
-    result = EvalResult(settings)
-    for _, block in sorted(blocks.items()):
-        if isinstance(block, Skipped):
-            result.skipped += 1
-        else:
-            result.lines += block
-    held = {(line.document, line.method) for line in result.lines}
-    for row in _sidecar(Path(f"{path}.seconds")):
-        key = (row["document"], row["method"])
-        if key in held:
-            points = {point["k"]: point["seconds"] for point in row["points"]}
-            result.seconds[key] = Seconds(*key, row["seconds"], points)
-    if Path(f"{path}.texts").is_file():
-        result.texts = {}
-        for row in _sidecar(Path(f"{path}.texts")):
-            key = (row["document"], row["method"])
-            if key in held:
-                excerpts = [(neighbor["id"], neighbor["excerpt"]) for neighbor in row["neighbors"]]
-                texts = Texts(*key, row["query"], row["scored"], excerpts, row["before"], row["after"])
-                result.texts[key] = texts
+    held, _ = _measured(path, data[first:], settings)
+    result = EvalResult(settings, texts={} if Path(f"{path}.texts").is_file() else None)
+    for _, measured in sorted(held.items()):
+        result.add(measured)
     return result
 
 
@@ -527,10 +528,10 @@ def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
     return settings, len(first) + 1
 
 
-def _blocks(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[int, list[Line] | Skipped], int]:
-    """Read whole documents after the header; return them, and how many bytes they take."""
+def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[int, Measured], int]:
+    """Read whole documents after the header, and what lies beside them; return how many bytes they take, too."""
     methods = list(settings["methods"])
-    blocks: dict[int, list[Line] | Skipped] = {}
+    held: dict[int, Measured] = {}
     block: list[Line] = []
     kept = start = 0
     for number, row in enumerate(data.split(b"\n")[:-1], 2):
@@ -538,9 +539,9 @@ def _blocks(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[int
         try:
             value = json.loads(row)
             if "skipped" in value:
-                del value["skipped"]
-                skipped = Skipped(**value)
-                blocks[skipped.document], kept, block = skipped, start, []
+                skipped = Skipped(value["document"], value["digest"], value["group"])
+                held[skipped.document] = Measured(skipped, [], [], [])
+                kept = start
                 continue
             line = Line.from_dict(value)
         except (ValueError, TypeError, KeyError) as error:
@@ -552,8 +553,18 @@ def _blocks(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[int
                 f"document {line.document} under {line.method}. Choose another --out."
             )
         if len(block) == len(methods):
-            blocks[line.document], kept, block = block, start, []
-    return blocks, kept
+            held[line.document] = Measured(None, block, [], [])
+            block, kept = [], start
+    for spent in _sidecar(Path(f"{path}.seconds")):
+        if spent["document"] in held:
+            points = {point["k"]: point["seconds"] for point in spent["points"]}
+            seconds = Seconds(spent["document"], spent["method"], spent["seconds"], points)
+            held[seconds.document].seconds.append(seconds)
+    for texts in _sidecar(Path(f"{path}.texts")):
+        if texts["document"] in held:
+            texts["neighbors"] = [(neighbor["id"], neighbor["excerpt"]) for neighbor in texts["neighbors"]]
+            held[texts["document"]].texts.append(Texts(**texts))
+    return held, kept
 
 
 def _sidecar(path: Path) -> list[dict[str, Any]]:
@@ -571,6 +582,15 @@ def _sidecar(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _continued(path: Path, *, fresh: bool) -> IO[str]:
+    """Open a file of JSON lines to append; a last line that was cut off is ended, so that the next stands alone."""
+    cut = not fresh and path.is_file() and not path.read_bytes().endswith(b"\n")
+    file = open(path, "w" if fresh else "a", encoding="utf-8")  # noqa: SIM115
+    if cut:
+        file.write("\n")
+    return file
+
+
 class ResultFile:
     """A file of results while it is written: locked, and continued where an interrupted run left it."""
 
@@ -580,8 +600,8 @@ class ResultFile:
         Raises:
             ConfigError: the file holds other settings or something else, or another process is writing it.
         """
-        self._held: dict[int, list[Line] | Skipped] = {}
-        header = json.dumps({"tttnn": FORMAT, "settings": settings}, sort_keys=True)
+        self._held: dict[int, Measured] = {}
+        header = json.dumps({"tttnn": FORMAT, "settings": settings})
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._file = open(path, "ab")  # noqa: SIM115
@@ -597,9 +617,8 @@ class ResultFile:
             self._file.close()
             raise
         self._file.truncate(kept)
-        mode = "a" if kept else "w"
-        self._seconds = open(f"{path}.seconds", mode, encoding="utf-8")  # noqa: SIM115
-        self._texts = open(f"{path}.texts", mode, encoding="utf-8") if texts else None  # noqa: SIM115
+        self._seconds = _continued(Path(f"{path}.seconds"), fresh=not kept)
+        self._texts = _continued(Path(f"{path}.texts"), fresh=not kept) if texts else None
         if not kept:
             self._file.write(header.encode() + b"\n")
             self._file.flush()
@@ -612,24 +631,22 @@ class ResultFile:
             return 0  # cut off in its first line: nothing was measured
         if first.decode("utf-8", "replace") != header:
             raise ConfigError(f"{self._path}: holds results of {_difference(first, settings)}. Choose another --out.")
-        self._held, kept = _blocks(self._path, rest, settings)
+        self._held, kept = _measured(self._path, rest, settings)
         return len(first) + 1 + kept
 
-    def held(self, position: int, digest: str) -> list[Line] | Skipped | None:
+    def held(self, position: int, digest: str) -> Measured | None:
         """Return what an earlier run measured of a document; None where it did not.
 
         Raises:
             ConfigError: it was another document.
         """
-        block = self._held.get(position)
-        if block is not None:
-            found = block.digest if isinstance(block, Skipped) else block[0].digest
-            if found != digest:
-                raise ConfigError(
-                    f"document {position} must be the one the results file was begun with (digest {found}), "
-                    f"got {digest}. Choose another --out."
-                )
-        return block
+        measured = self._held.get(position)
+        if measured is not None and measured.digest != digest:
+            raise ConfigError(
+                f"document {position} must be the one the results file was begun with (digest {measured.digest}), "
+                f"got {digest}. Choose another --out."
+            )
+        return measured
 
     def append(self, measured: Measured) -> None:
         """Write one document; what goes beside it first, so that no document lacks its seconds."""

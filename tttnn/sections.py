@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import plots
-from .cases import Case
+from .extremes import Extreme
 from .markup import Cell, decimals, ends, escape, one_line, signed, significant, table, whole
 from .plots import Bar, Dot, Panel, Series, Style
 from .reference import TASKS, TOTAL, ReferenceRun, matching_run, published
@@ -426,7 +426,7 @@ def cost_section(run: Run, styles: dict[str, Style]) -> Section:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Case], *, texts: bool) -> Section:
+def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Extreme], *, texts: bool) -> Section:
     """Make the scatter of documents, and the worst and best ones to read."""
     assert run.main is not None
     section = Section("Document by document")
@@ -481,7 +481,7 @@ def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Case],
     return section
 
 
-def _case(case: Case, run: Run, texts: bool) -> str:
+def _case(case: Extreme, run: Run, texts: bool) -> str:
     line = case.line
     title = (
         f"{case.letter} · {one_line(line.group)}, document {line.document}: {decimals(case.base)} → "
