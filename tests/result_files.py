@@ -66,10 +66,9 @@ def write_results(
     generator = random.Random(f"{seed} {protocol}")
     header = {
         "protocol": protocol,
-        "methods": list(methods),
-        "evaluation": {"protocol": protocol, "query_tokens": 1024, "scored_tokens": 1024, "curve": list(CURVE), "limit": 4},
-        "adapt": {"learning_rate": 5e-5, "num_neighbors": 20, "clip_norm": None},
-        "model": {"name": "HuggingFaceTB/SmolLM2-135M", "fingerprint": "ad47cf82b63fe203"},
+        "methods": {name: {} if name == "base" else {"learning_rate": 5e-5, "clip_norm": None} for name in methods},
+        "evaluation": {"protocol": protocol, "query_tokens": 1024, "scored_tokens": 1024, "curve": list(CURVE)},
+        "model": {"name": "SmolLM2-135M", "fingerprint": "ad47cf82b63fe203"},
         "datastore": "794e65e2357d940ebb3396080d67d165",
     }
     file = ResultFile(path, header | (settings or {}), texts=texts is not None)
@@ -106,28 +105,20 @@ def _measured(
     curves: dict[str, list[Point]] = {}
     for method in methods:
         share, slow, trained, read = _KINDS.get(method, (0.5, 1.0, 1, 0))
-        if method == "base":
-            ks: tuple[int, ...] = (0,)
-        elif method == "dynamic":
-            ks, gain_of = (0,), {0: share}
-        elif method == "in-context":
-            ks = (1, 2, 5)
-        elif method == "interpolation":
-            ks = (CURVE[-1],)
-        else:
-            ks = CURVE
-        gain_of = {k: share * (1 - 0.82**k) / (1 - 0.82 ** CURVE[-1]) for k in ks}
-        if method == "base":
-            gain_of = {0: 0.0}
-        elif method == "dynamic":
-            gain_of = {0: share}
+        ks = (0,) if method in ("base", "dynamic") else CURVE
+        gains = {k: share * (1 - 0.82**k) / (1 - 0.82 ** CURVE[-1]) for k in ks}
+        if len(ks) == 1:
+            gains = {0: 0.0 if method == "base" else share}
         points = []
         for k in ks:
-            bits = base * (1 - gain * gain_of[k]) * size
+            bits = base * (1 - gain * gains[k]) * size
             points.append(Point(k, bits * 0.6931471805599453, None, k * trained, 480 * k * trained, 480 * k * read))
         if method == "ttt-nn-guard" and "ttt-nn" in curves:
-            best = min(generator.sample(curves["ttt-nn"], 3), key=lambda point: point.nats)
-            points = [Point(CURVE[-1], best.nats, None, 20, 9600, 0, {"chosen_k": best.k})]
+            points = []
+            for at in curves["ttt-nn"]:
+                known = [point for point in curves["ttt-nn"] if point.k <= at.k]
+                best = min(generator.sample(known, (len(known) + 1) // 2), key=lambda point: point.nats)
+                points.append(Point(at.k, best.nats, None, at.steps, at.trained_tokens, 0, {"chosen": best.k}))
         curves[method] = points
         used = [] if method in ("base", "dynamic") else neighbors
         lines.append(

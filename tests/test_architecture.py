@@ -22,6 +22,7 @@ ORDER = [
     *("builder", "datastore"),
     *("selection", "windows", "arena", "optim", "loss", "score", "adapt"),
     *("statistics", "results", "protocols", "cases", "baselines", "evaluation"),
+    *("reference", "runs", "extremes", "markup", "plots", "sections", "closeups", "report"),
     *("demo", "cli"),
 ]
 

@@ -16,11 +16,11 @@ from .results import EvalResult, Line, UsedNeighbor
 _EACH = 3
 """Cases shown of either kind."""
 
-_NEIGHBORS = 5
+_NEIGHBORS = 3
 """Neighbors shown of a case: the nearest."""
 
-_QUERY, _SCORED, _EXCERPT = 700, 700, 360
-"""Characters shown of a query's end, of the beginning of the scored text, and of a neighbor."""
+_QUERY, _SCORED, _EXCERPT, _CONTINUED = 600, 600, 300, 400
+"""Characters shown of a query's end, of the beginning of the scored text, of a neighbor, and of a continuation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Extreme:
         return self.value / self.base
 
 
-def extremes(result: EvalResult, method: str, k: int, *, texts: bool) -> list[Extreme]:
+def extreme_documents(result: EvalResult, method: str, k: int, *, texts: bool) -> list[Extreme]:
     """Return the best documents, best first, and the worst, worst first; a document stands in one list only.
 
     Args:
@@ -73,8 +73,8 @@ def extremes(result: EvalResult, method: str, k: int, *, texts: bool) -> list[Ex
                     held.query[-_QUERY:],
                     held.scored[:_SCORED],
                     {number: excerpt[:_EXCERPT] for number, excerpt in held.neighbors},
-                    held.before,
-                    held.after,
+                    held.before[:_CONTINUED],
+                    held.after[:_CONTINUED],
                 )
                 if held is not None
                 else None

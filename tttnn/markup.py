@@ -77,7 +77,7 @@ def ends(interval: Interval, documents: int, *, sign: bool = False) -> str:
     if documents < 2:
         return "one document"
     write = signed if sign else decimals
-    return f"[{write(interval.low)}, {write(interval.high)}]"
+    return f"[{write(interval.low)},\u00a0{write(interval.high)}]"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Cell:
         """Return the element."""
         inner = escape(self.text)
         if self.detail:
-            inner += f' <small>{escape(self.detail)}</small>'
+            inner += f" <small>{escape(self.detail)}</small>"
         if self.strong:
             inner = f"<strong>{inner}</strong>"
         tone = f' class="{self.tone}"' if self.tone else ""
@@ -108,7 +108,9 @@ class Cell:
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, caption: str, names: int = 1) -> str:
     """Return a ``<table>``: its first `names` columns are names on the left, the others numbers on the right."""
     lines = [f"<caption>{escape(caption)}</caption>", "<thead><tr>"]
-    lines += [f'<th scope="col"{" class=name" if i < names else ""}>{escape(title)}</th>' for i, title in enumerate(head)]
+    lines += [
+        f'<th scope="col"{" class=name" if i < names else ""}>{escape(title)}</th>' for i, title in enumerate(head)
+    ]
     lines.append("</tr></thead><tbody>")
     for row in rows:
         cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]

@@ -200,13 +200,16 @@ def _attribute(text: str) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def draw_total(panel: Panel, styles: dict[str, Style], *, ylabel: str, height: float = 4.2) -> Any:
-    """Draw all methods' curves in one plot, with intervals as bands and every method's name at its end."""
+def draw_total(panel: Panel, styles: dict[str, Style], main: str, *, ylabel: str) -> Any:
+    """Draw all methods' curves in one plot, each with its name at its end, the main one with its interval as a band."""
     with _drawing() as figure_class:
-        figure = figure_class(figsize=(_WIDTH, height), layout="constrained")
+        figure = figure_class(figsize=(_WIDTH, 4.2), layout="constrained")
         axes = figure.subplots()
         last = _last_k([panel])
-        ends = [_draw_series(axes, series, styles[series.method], last, band=True) for series in panel.series]
+        ends = [
+            _draw_series(axes, series, styles[series.method], last, band=series.method == main)
+            for series in panel.series
+        ]
         axes.axhline(1, color=styles["base"].colour, linewidth=1.2)
         ends.append((last, 1.0, "base", styles["base"].colour))
         _axis_of_k(axes, [panel], last)
@@ -263,9 +266,7 @@ def draw_panels(
         present = {series.method: series.label for panel in panels for series in panel.series}
         handles = [_handle(styles["base"], "base")] if relative else []
         handles += [_handle(styles[method], label) for method, label in present.items()]
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=8
-        )
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(5, len(handles)), frameon=False, fontsize=8)
         return figure
 
 
@@ -320,7 +321,13 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> Non
     place = axes.get_yaxis_transform()
     for (_, y, label, colour), height in zip(ordered, heights, strict=True):
         axes.plot(
-            [1.0, 1.025], [y, height], transform=place, color=colour, linewidth=0.7, clip_on=False, solid_capstyle="butt"
+            [1.0, 1.025],
+            [y, height],
+            transform=place,
+            color=colour,
+            linewidth=0.7,
+            clip_on=False,
+            solid_capstyle="butt",
         )
         text = f"{_short(label, 30)}  {y:.3f}"
         axes.text(1.03, height, text, transform=place, color=colour, va="center", fontsize=8.5)
@@ -400,10 +407,11 @@ def draw_bars(bars: Sequence[Bar], style: Style, base: Style, label: str) -> Any
                 fontsize=8,
                 fontweight="bold" if bar.total else "normal",
             )
-        if any(bar.total for bar in bars) and len(bars) > 1:
+        first = next((y for y, bar in enumerate(bars) if bar.total), 0)
+        if first:
             for axes in (left, right):
-                axes.axhline(len(bars) - 1.5, color=_INK, linewidth=0.5)
-        right.set_xlabel(f"bits per byte of {_short(label, 30)} as a share of the base model's (1: no change)")
+                axes.axhline(first - 0.5, color=_INK, linewidth=0.5)
+        right.set_xlabel("ratio to base, with its 95 % interval")
         return figure
 
 
@@ -445,7 +453,7 @@ def draw_cost(series: Sequence[Series], styles: dict[str, Style], *, xlabel: str
         _label_points(
             axes,
             [(one.k[-1], one.value[-1], one.label, styles[one.method].colour) for one in series],
-            [(x, y) for one in series for x, y in zip(one.k, one.value, strict=True)],
+            [list(zip(one.k, one.value, strict=True)) for one in series],
         )
         return figure
 
@@ -484,7 +492,7 @@ def draw_documents(dots: Sequence[Dot], style: Style, base: Style, label: str) -
         axes.set_xlabel("bits per byte, base")
         axes.set_ylabel(f"bits per byte, {_short(label, 40)}")
         _label_points(
-            axes, [(d.base, d.value, d.letter, _INK) for d in dots if d.letter], [(d.base, d.value) for d in dots]
+            axes, [(d.base, d.value, d.letter, _INK) for d in dots if d.letter], [[(d.base, d.value)] for d in dots]
         )
         return figure
 
@@ -501,13 +509,13 @@ def _plain_log_ticks(axis: Any) -> None:
 
 
 def _label_points(
-    axes: Any, labels: Sequence[tuple[float, float, str, str]], points: Sequence[tuple[float, float]]
+    axes: Any, labels: Sequence[tuple[float, float, str, str]], lines: Sequence[Sequence[tuple[float, float]]]
 ) -> None:
-    """Write a name beside each point, on the side where it covers fewest points and names."""
+    """Write a name beside each point, on the side where it covers least of other names and of lines (or lone points)."""
     axes.figure.draw_without_rendering()
     to_pixels = axes.transData.transform
     scale = axes.figure.dpi / 72
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in (to_pixels(point) for point in points)]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for line in lines for x, y in _along([to_pixels(point) for point in line])]
     frame = axes.bbox
     for x, y, label, colour in labels:
         text = _short(label, 34)
@@ -531,6 +539,15 @@ def _label_points(
         axes.annotate(
             text, (x, y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=8.5, color=colour
         )
+
+
+def _along(line: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Yield spots along a line, some eight pixels apart, its points among them."""
+    yield line[0]
+    for (x0, y0), (x1, y1) in itertools.pairwise(line):
+        pieces = max(1, round(math.hypot(x1 - x0, y1 - y0) / 8))
+        for i in range(1, pieces + 1):
+            yield x0 + (x1 - x0) * i / pieces, y0 + (y1 - y0) * i / pieces
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

@@ -14,14 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from . import __version__, plots, sections
-from .extremes import extremes, with_texts
+from . import __version__, closeups, plots, sections
 from .errors import ConfigError
+from .extremes import extreme_documents, with_texts
 from .files import write_file
 from .markup import comma_separated, escape, one_line, settings_list
 from .results import ALL
 from .runs import Run, model_name, read_runs
 from .sections import Section
+from .statistics import PILE_WEIGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def write_report(
         parts = [sections.summary_section(run)]
         if run.main is not None:
             k = run.row(ALL, run.main).k
-            cases = extremes(run.result, run.main, k, texts=texts)
+            cases = extreme_documents(run.result, run.main, k, texts=texts)
             if texts:
                 held = run.result.settings.get("datastore")
                 cases = with_texts(
@@ -96,11 +97,11 @@ def write_report(
                 sections.curves_section(run, styles),
                 sections.components_section(run, styles),
                 sections.cost_section(run, styles),
-                sections.documents_section(run, styles, cases, texts=texts),
-                sections.harm_section(run),
+                closeups.documents_section(run, styles, cases, texts=texts),
+                closeups.harm_section(run),
             ]
             if reference:
-                parts.append(sections.reference_section(run, styles))
+                parts.append(closeups.reference_section(run, styles))
         for i, part in enumerate(parts):
             place = f"{run.slug}-{i}"
             contents.append((place, part.title))
@@ -111,12 +112,12 @@ def write_report(
     body.append(f'<section id="made"><h2>How this was measured</h2>{_method(runs, command)}</section>')
 
     first = sections.headline(runs[0])
-    header = [f"<h1>{escape(first[0].upper() + first[1:])}</h1>"]
+    header = [f"<h1>{escape(first)}</h1>"]
     header += [f'<p class="lead">{escape(sections.verdict(runs[0]))}</p>']
     header += [
         f'<p class="lead">{escape(f"{sections.headline(run)}. {sections.verdict(run)}")}</p>' for run in runs[1:]
     ]
-    links = "".join(f'<a href="#{place}">{escape(name)}</a>' for place, name in contents)
+    links = "\n".join(f'<a href="#{place}">{escape(name)}</a>' for place, name in contents)
     text = Template(files("tttnn").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         version=__version__,
         title=escape(first),
@@ -151,8 +152,10 @@ def _method(runs: Sequence[Run], command: str | None) -> str:
     ]
     for run in runs:
         if run.summary.pile_weight:
-            outside = sorted({line.group for line in run.result.lines} - set(sections.TASKS))
-            more = f" Components outside the Pile do not enter it: {', '.join(map(one_line, outside))}." if outside else ""
+            outside = sorted({line.group for line in run.result.lines} - set(PILE_WEIGHTS))
+            more = (
+                f" Components outside the Pile do not enter it: {', '.join(map(one_line, outside))}." if outside else ""
+            )
             parts.append(
                 f"<p>{escape(run.name)}: the Pile-weighted total is the sum of the components' bits per byte, weighted by "
                 f"their share of the Pile (Gao et al. 2020, table 1), renormalised over the components present, which "
@@ -171,9 +174,7 @@ def _method(runs: Sequence[Run], command: str | None) -> str:
                 f"sha256 {source.sha256}, {source.documents} documents, {', '.join(map(one_line, source.methods))}"
             )
         parts.append(settings_list(shown))
-        parts.append(
-            f"<details><summary>All settings</summary>{settings_list(run.result.settings)}</details>"
-        )
+        parts.append(f"<details><summary>All settings</summary>{settings_list(run.result.settings)}</details>")
     parts.append("<h3>This page</h3>")
     made = {"tttnn": __version__, "python": platform.python_version()}
     for package in ("numpy", "matplotlib"):

@@ -20,8 +20,9 @@ from .results import ALL, PILE_ALL, EvalResult, GroupSummary, Summary, read_resu
 MAIN = "ttt-nn"
 """The method that figures of one method show, where it was measured."""
 
-_TOLERANCE = 1e-6
-"""Relative difference above which two files' measurements of one document are not the same."""
+_TOLERANCE = 1e-4
+"""Relative difference above which two files' measurements of one document are not the same: other numbers of threads
+add up in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,9 @@ class Run:
 def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list[Run]:
     """Read files of results and put together those of one evaluation.
 
-    Files belong to one evaluation where all their settings agree but the methods, the numbers of neighbors and the
-    limit of documents: a later file may bring further methods or documents. A document that two files measured by one
-    method counts once.
+    Files belong to one evaluation where their settings agree, those of a method that both hold too, but for the
+    numbers of neighbors, the limit of documents and threads: a later file may bring further methods or documents. A
+    document that two files measured by one method counts once.
 
     Args:
         paths: files of results.
@@ -110,24 +111,24 @@ def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list
     Raises:
         ConfigError: a file holds no measured document, or two files of one evaluation contradict each other.
     """
-    held: dict[str, tuple[EvalResult, list[Source]]] = {}
+    held: list[tuple[EvalResult, list[Source]]] = []
     for path in map(Path, paths):
         result = read_results(path)
         if not result.lines:
             raise ConfigError(f"{path}: must hold at least one measured document, got none")
         documents = len({line.document for line in result.lines})
         source = Source(path, describe_file(path)["sha256"], documents, result.methods())
-        key = json.dumps(_identity(result), sort_keys=True)
-        if key in held:
-            _add(held[key][0], result, path)
-            held[key][1].append(source)
+        same = next(((other, sources) for other, sources in held if _agree(other, result)), None)
+        if same is None:
+            held.append((result, [source]))
         else:
-            held[key] = (result, [source])
+            _add(same[0], result, path)
+            same[1].append(source)
     if not held:
         raise ConfigError("results must be at least one file, got none")
-    protocols = [result.lines[0].protocol for result, _ in held.values()]
+    protocols = [result.lines[0].protocol for result, _ in held]
     runs = []
-    for i, (result, sources) in enumerate(held.values()):
+    for i, (result, sources) in enumerate(held):
         if "base" not in result.methods():
             raise ConfigError(f"{sources[0].path}: must hold the method base, got {', '.join(result.methods())}")
         place = protocols[: i + 1].count(protocols[i])
@@ -138,14 +139,25 @@ def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list
     return runs
 
 
-def _identity(result: EvalResult) -> dict[str, Any]:
-    """Return the settings that files of one evaluation share."""
-    settings = {key: value for key, value in result.settings.items() if key not in ("methods", "curve")}
+def _shared(result: EvalResult) -> str:
+    """Return the settings in which files of one evaluation agree, as a key."""
+    apart = ("methods", "curve", "limit", "threads")
+    settings = {key: value for key, value in result.settings.items() if key not in apart}
     evaluation = settings.get("evaluation")
     if isinstance(evaluation, dict):
-        kept = {key: value for key, value in evaluation.items() if key not in ("methods", "curve", "limit")}
-        settings["evaluation"] = kept
-    return settings | {"protocol": result.lines[0].protocol}
+        settings["evaluation"] = {key: value for key, value in evaluation.items() if key not in apart}
+    return json.dumps(settings | {"protocol": result.lines[0].protocol}, sort_keys=True)
+
+
+def _methods(result: EvalResult) -> dict[str, Any]:
+    """Return the settings of each method."""
+    held = result.settings["methods"]
+    return dict(held) if isinstance(held, dict) else dict.fromkeys(held)
+
+
+def _agree(a: EvalResult, b: EvalResult) -> bool:
+    first, second = _methods(a), _methods(b)
+    return _shared(a) == _shared(b) and all(first[name] == second[name] for name in first.keys() & second.keys())
 
 
 def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
@@ -174,6 +186,7 @@ def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
     if more.texts is not None or held.texts is not None:
         held.texts = (more.texts or {}) | (held.texts or {})
     held.skipped = max(held.skipped, more.skipped)
+    held.settings = held.settings | {"methods": _methods(held) | _methods(more)}
 
 
 def model_name(result: EvalResult) -> str | None:

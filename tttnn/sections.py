@@ -1,4 +1,4 @@
-"""The parts of a report, each from one run: tables, figures with captions, rows for CSV files.
+"""The main parts of a report, each from one run: tables, figures with captions, rows for CSV files.
 
 Knows what a reader asks of an evaluation. Does not know files, nor how the page looks.
 """
@@ -6,16 +6,13 @@ Knows what a reader asks of an evaluation. Does not know files, nor how the page
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import plots
-from .extremes import Extreme
 from .markup import Cell, decimals, ends, escape, one_line, signed, significant, table, whole
-from .plots import Bar, Dot, Panel, Series, Style
-from .reference import TASKS, TOTAL, ReferenceRun, matching_run, published
+from .plots import Bar, Panel, Series, Style
 from .results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
 from .runs import Run, model_name
 
@@ -27,7 +24,7 @@ PROTOCOLS = {
     "scored on",
 }
 
-_INTERVAL = "95 % intervals of a paired bootstrap over documents (10,000 resamples)"
+INTERVAL = "95 % intervals of a paired bootstrap over documents (10,000 resamples)"
 
 
 @dataclass(slots=True)
@@ -52,19 +49,19 @@ class Section:
         self.html += f"<{kind}>{escape(text)}</{kind}>"
 
 
-def _group_name(group: str) -> str:
+def group_name(group: str) -> str:
     return {ALL: "all documents", PILE_ALL: "Pile-weighted"}.get(group, one_line(group))
 
 
-def _neighbors(k: int) -> str:
+def neighbors(k: int) -> str:
     return "1 neighbor" if k == 1 else f"{k} neighbors"
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _tone(row: GroupSummary | Comparison) -> str:
+def tone(row: GroupSummary | Comparison) -> str:
     if row.documents < 2:
         return ""
     return "better" if row.ratio.high < 1 else "worse" if row.ratio.low > 1 else ""
@@ -77,15 +74,17 @@ def _tone(row: GroupSummary | Comparison) -> str:
 
 def headline(run: Run) -> str:
     """Return one sentence with the number and its interval."""
-    model = model_name(run.result)
-    of = f" of {one_line(model)}'s" if model is not None else " of the base model's"
     if run.main is None:
         row = run.row(ALL, "base")
-        return f"base: {decimals(row.bits_per_byte)} bits per byte over {_counted(row.documents, 'document')}"
+        return f"base: {decimals(row.bits_per_byte)} bits per byte over {counted(row.documents, 'document')}"
     row = run.row(ALL, run.main)
-    after = f" with {_neighbors(row.k)}" if row.k else ""
-    interval = "; one document gives no interval" if row.documents < 2 else f" {ends(row.ratio, row.documents)}"
-    return f"{one_line(run.main)}{after} needs {decimals(row.ratio.value)}{of} bits per byte{interval}"
+    model = model_name(run.result)
+    of = "" if model is None else f" {one_line(model.rstrip('/').rpartition('/')[2])},"
+    after = f" with {neighbors(row.k)}" if row.k else ""
+    interval = "" if row.documents < 2 else f" {ends(row.ratio, row.documents)}"
+    return (
+        f"{one_line(run.main)}{after}: {decimals(row.ratio.value)}{interval} of the bits per byte of{of} the base model"
+    )
 
 
 def verdict(run: Run) -> str:
@@ -94,9 +93,11 @@ def verdict(run: Run) -> str:
         return "Only the base model was measured: there is nothing to compare it with."
     row = run.row(ALL, run.main)
     parts = [
-        f"Protocol {run.name}, {_counted(row.documents, 'document')} of {_counted(len(run.groups), 'component')}: "
-        f"{decimals(row.base_bits_per_byte)} → {decimals(row.bits_per_byte)} bits per byte."
+        f"Protocol {run.name}, {counted(row.documents, 'document')} of {counted(len(run.groups), 'component')}: from "
+        f"{decimals(row.base_bits_per_byte)} to {decimals(row.bits_per_byte)} bits per byte."
     ]
+    if row.documents < 2:
+        parts.append("One document gives no interval.")
     if row.documents >= 2:
         if row.ratio.high < 1:
             parts.append("The 95 % interval lies below 1: the gain does not hang on which documents were drawn.")
@@ -112,10 +113,8 @@ def verdict(run: Run) -> str:
         )
     if len(run.groups) > 1:
         worst = max((run.row(group, run.main) for group in run.groups), key=lambda one: one.ratio.value)
-        parts.append(
-            f"Worst component: {_group_name(worst.group)}, {decimals(worst.ratio.value)} "
-            f"({ends(worst.ratio, worst.documents)})."
-        )
+        interval = ends(worst.ratio, worst.documents) if worst.documents > 1 else "(one document)"
+        parts.append(f"Worst component: {group_name(worst.group)}, {decimals(worst.ratio.value)} {interval}.")
     return " ".join(parts)
 
 
@@ -132,7 +131,7 @@ def summary_section(run: Run) -> Section:
         run,
         [run.row(ALL, "base"), *rows],
         f"Each method at its largest number of neighbors, best ratio first, over the bytes of all documents. Ratio and "
-        f"difference are to base, with {_INTERVAL}. Seconds and tokens are means per document; seconds count retrieval "
+        f"difference are to base, with {INTERVAL}. Seconds and tokens are means per document; seconds count retrieval "
         f"and training, not scoring.",
     )
     every = [row for method in ["base", *run.methods] for row in run.curve(ALL, method)]
@@ -164,7 +163,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
             cells += ["1", "–"]
         else:
             cells += [
-                Cell(decimals(row.ratio.value), ends(row.ratio, row.documents), _tone(row), row.ratio.value == best),
+                Cell(decimals(row.ratio.value), ends(row.ratio, row.documents), tone(row), row.ratio.value == best),
                 Cell(signed(row.difference.value), ends(row.difference, row.documents, sign=True)),
             ]
         if weighted:
@@ -172,7 +171,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
             if base or other is None:
                 cells.append("1" if base else "–")
             else:
-                cells.append(Cell(decimals(other.ratio.value), ends(other.ratio, other.documents), _tone(other)))
+                cells.append(Cell(decimals(other.ratio.value), ends(other.ratio, other.documents), tone(other)))
         cells += [
             decimals(row.byte_perplexity),
             significant(row.word_perplexity),
@@ -213,62 +212,63 @@ def _compare(section: Section, run: Run, main: str) -> None:
     lines: list[list[Cell | str]] = []
     rows = []
     for other in run.methods[1:]:
-        found: list[tuple[str, Comparison, BudgetComparison | None]] = []
-        plain = next((row for row in run.result.compare(main, other) if row.group == ALL), None)
-        if plain is None:
+        largest = next((row for row in run.result.compare(main, other) if row.group == ALL), None)
+        if largest is None:
             continue
-        found.append(("largest k of both", plain, None))
+        cells: list[Cell | str] = [one_line(other), whole(largest.documents), _compared(largest, None)]
+        rows.append(_comparison_row(run, "largest k", largest, None))
         for unit in ("seconds", "tokens"):
             at = run.result.compare_at_budget(main, other, unit)
-            if at is not None:
-                found.append((f"equal {unit}", at.total(), at))
-        for how, row, budget in found:
-            costs = "" if budget is None else f"{significant(budget.cost_a)} / {significant(budget.cost_b)}"
-            lines.append(
-                [
-                    one_line(other),
-                    how,
-                    f"{row.k_a} / {row.k_b}",
-                    costs or "–",
-                    whole(row.documents),
-                    f"{decimals(row.a_bits_per_byte)} / {decimals(row.b_bits_per_byte)}",
-                    Cell(signed(row.difference.value), ends(row.difference, row.documents, sign=True)),
-                    Cell(decimals(row.ratio.value), ends(row.ratio, row.documents), _tone(row)),
-                ]
-            )
-            rows.append(
-                {
-                    "protocol": run.name,
-                    "a": main,
-                    "b": other,
-                    "at": how,
-                    "k_a": row.k_a,
-                    "k_b": row.k_b,
-                    "cost_a": None if budget is None else budget.cost_a,
-                    "cost_b": None if budget is None else budget.cost_b,
-                    "documents": row.documents,
-                    "a_bits_per_byte": row.a_bits_per_byte,
-                    "b_bits_per_byte": row.b_bits_per_byte,
-                    "difference": row.difference.value,
-                    "difference_low": row.difference.low,
-                    "difference_high": row.difference.high,
-                    "ratio": row.ratio.value,
-                    "ratio_low": row.ratio.low,
-                    "ratio_high": row.ratio.high,
-                }
-            )
+            if at is None or at.budget <= 0:
+                cells.append("–")
+                continue
+            cells.append(_compared(at.total(), at))
+            rows.append(_comparison_row(run, f"equal {unit}", at.total(), at))
+        lines.append(cells)
     if not lines:
         return
     section.say(f"{one_line(main)} against each other method", "h4")
     section.html += table(
-        ["against", "compared at", "k", "cost", "documents", "bits per byte", "difference", "ratio"],
+        ["against", "documents", "ratio at the largest k", "ratio at equal seconds", "ratio at equal tokens"],
         lines,
-        caption=f"{one_line(main)} / the other method on the documents that both have; a ratio below 1 speaks for "
-        f"{one_line(main)}. At equal seconds or tokens, the budget is the most that both reach, and each stands at its "
-        f"largest k within it. With {_INTERVAL}.",
-        names=2,
+        caption=f"Bits per byte of {one_line(main)} over those of the other method on the documents that both have, with "
+        f"{INTERVAL}: below 1 speaks for {one_line(main)}. Below each ratio, the numbers of neighbors of the two. At equal "
+        f"seconds or tokens (trained on or read in the context) the budget is the most that both reach, and each method "
+        f"stands at its largest k within it.",
     )
     section.rows[f"comparisons-{run.slug}"] = rows
+
+
+def _compared(row: Comparison, budget: BudgetComparison | None) -> Cell:
+    at = f"k {row.k_a} / {row.k_b}"
+    if budget is not None:
+        unit = "s" if budget.unit == "seconds" else "tokens"
+        at += f", {significant(budget.budget)} {unit}"
+    detail = f"{ends(row.ratio, row.documents)} {at.replace(' ', chr(0xA0))}"
+    return Cell(decimals(row.ratio.value), detail, tone(row))
+
+
+def _comparison_row(run: Run, at: str, row: Comparison, budget: BudgetComparison | None) -> dict[str, Any]:
+    certain = row.documents > 1
+    return {
+        "protocol": run.name,
+        "a": row.a,
+        "b": row.b,
+        "at": at,
+        "k_a": row.k_a,
+        "k_b": row.k_b,
+        "cost_a": None if budget is None else budget.cost_a,
+        "cost_b": None if budget is None else budget.cost_b,
+        "documents": row.documents,
+        "a_bits_per_byte": row.a_bits_per_byte,
+        "b_bits_per_byte": row.b_bits_per_byte,
+        "difference": row.difference.value,
+        "difference_low": row.difference.low if certain else None,
+        "difference_high": row.difference.high if certain else None,
+        "ratio": row.ratio.value,
+        "ratio_low": row.ratio.low if certain else None,
+        "ratio_high": row.ratio.high if certain else None,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ def _series(run: Run, group: str, method: str) -> Series | None:
 def _panel(run: Run, group: str, title: str) -> Panel:
     series = [one for method in run.methods if (one := _series(run, group, method)) is not None]
     base = run.row(group, "base")
-    detail = f"{_counted(base.documents, 'document')}, base {decimals(base.bits_per_byte)}"
+    detail = f"{counted(base.documents, 'document')}, base {decimals(base.bits_per_byte)}"
     return Panel(title, detail, series)
 
 
@@ -306,19 +306,19 @@ def curves_section(run: Run, styles: dict[str, Style]) -> Section:
     documents = run.row(ALL, run.main).documents
     section.draw(
         f"curves-{run.slug}",
-        plots.draw_total(whole_panel, styles, ylabel="bits per byte, as a share of base"),
+        plots.draw_total(whole_panel, styles, run.main, ylabel="bits per byte, as a share of base"),
         "Curves of all methods over the number of neighbors",
-        f"Bits per byte over the number of neighbors, as a share of the base model's (1), {_counted(documents, 'document')} "
-        f"together. Bands are {_INTERVAL}; the number beside a name is the curve's last value. A dashed level line is a "
+        f"Bits per byte over the number of neighbors, as a share of the base model's (1), {counted(documents, 'document')} "
+        f"together. The band is of {one_line(run.main)}: {INTERVAL}. The number beside a name is the curve's last value. A dashed level line is a "
         f"method that takes no neighbors.",
     )
     if len(run.groups) > 1:
-        panels = [_panel(run, group, _group_name(group)) for group in run.groups]
+        panels = [_panel(run, group, group_name(group)) for group in run.groups]
         section.draw(
             f"components-{run.slug}",
             plots.draw_panels(panels, styles, run.main, ylabel="bits per byte, as a share of base"),
             "Curves of each component over the number of neighbors",
-            f"The same for each of {len(panels)} components ({_counted(documents, 'document')} in all, their number and the "
+            f"The same for each of {len(panels)} components ({counted(documents, 'document')} in all, their number and the "
             f"base model's bits per byte above each panel), on one axis, those that gain most first. "
             f"{one_line(run.main)} is drawn strong, with its last value and its interval as a band.",
         )
@@ -340,7 +340,7 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
         certain = row.documents > 1
         bars.append(
             Bar(
-                _group_name(group),
+                group_name(group),
                 row.base_bits_per_byte,
                 row.bits_per_byte,
                 row.ratio.value,
@@ -355,15 +355,15 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
         f"before-after-{run.slug}",
         plots.draw_bars(bars, styles[run.main], styles["base"], label),
         f"Bits per byte of each component before and after {one_line(run.main)}",
-        f"Left: bits per byte of base and of {label}; right: their ratio with {_INTERVAL}. "
-        f"{_counted(run.row(ALL, run.main).documents, 'document')}. An open mark is a component of one document, which has "
+        f"Left: bits per byte of base and of {label}; right: their ratio with {INTERVAL}. "
+        f"{counted(run.row(ALL, run.main).documents, 'document')}. An open mark is a component of one document, which has "
         f"no interval.",
     )
     lines: list[list[Cell | str]] = []
     for group in [*run.groups, *run.totals]:
         base = run.row(group, "base")
         cells: list[Cell | str] = [
-            Cell(_group_name(group), strong=group in run.totals),
+            Cell(group_name(group), strong=group in run.totals),
             whole(base.documents),
             decimals(base.bits_per_byte),
         ]
@@ -375,14 +375,14 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
                 cells.append("–")
                 continue
             interval = ends(row.ratio, row.documents) if row.documents > 1 else ""
-            cells.append(Cell(decimals(row.ratio.value), interval, _tone(row), strong=row.ratio.value == best))
+            cells.append(Cell(decimals(row.ratio.value), interval, tone(row), strong=row.ratio.value == best))
         lines.append(cells)
     ks = ", ".join(f"{one_line(method)} k = {run.row(ALL, method).k}" for method in run.methods)
     section.html += table(
         ["component", "documents", "base", *(one_line(method) for method in run.methods)],
         lines,
         caption=f"Base in bits per byte, then each method's ratio to base at its largest number of neighbors ({ks}), with "
-        f"{_INTERVAL}. Green lies below 1 and red above with the whole interval; the best of a row is bold. A component "
+        f"{INTERVAL}. Green lies below 1 and red above with the whole interval; the best of a row is bold. A component "
         f"of one document has no interval.",
     )
     return section
@@ -414,335 +414,8 @@ def cost_section(run: Run, styles: dict[str, Style]) -> Section:
         f"cost-{run.slug}",
         plots.draw_cost(series, styles, xlabel=f"{unit} (logarithmic)", ylabel="bits per byte, as a share of base"),
         "Cost against gain of each method",
-        f"Mean {unit} against the ratio to base (1), {_counted(run.row(ALL, 'base').documents, 'document')} together. One "
+        f"Mean {unit} against the ratio to base (1), {counted(run.row(ALL, 'base').documents, 'document')} together. One "
         f"point per method and number of neighbors, joined along it and named at the largest; lower and further left is "
         f"better." + (" Seconds count retrieval and training, not scoring." if seconds else ""),
     )
     return section
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Document by document
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Extreme], *, texts: bool) -> Section:
-    """Make the scatter of documents, and the worst and best ones to read."""
-    assert run.main is not None
-    section = Section("Document by document")
-    base, lines = run.result.of("base"), run.result.of(run.main)
-    k = run.row(ALL, run.main).k
-    letters = {case.line.document: case.letter for case in cases}
-    pairs = {d: (base[d].bits_per_byte(), lines[d].bits_per_byte(k)) for d in sorted(lines.keys() & base.keys())}
-    dots = [Dot(b, v, letters.get(d, "")) for d, (b, v) in pairs.items() if b > 0 and v > 0]
-    if dots:
-        worse = sum(value > before for before, value in pairs.values())
-        section.draw(
-            f"documents-{run.slug}",
-            plots.draw_documents(dots, styles[run.main], styles["base"], f"{one_line(run.main)}, k = {k}"),
-            f"Bits per byte of each document under base and {one_line(run.main)}",
-            f"Each of {_counted(len(dots), 'document')}, base against {one_line(run.main)} with {_neighbors(k)}, on "
-            f"logarithmic axes; on the line nothing changes. {worse} of {len(pairs)} are worse than base (triangles). "
-            f"Letters name the cases below.",
-        )
-    section.rows[f"documents-{run.slug}"] = [
-        {
-            "protocol": run.name,
-            "document": line.document,
-            "digest": line.digest,
-            "group": line.group,
-            "method": line.method,
-            "k": point.k,
-            "bytes": line.num_bytes,
-            "bits_per_byte": line.bits_per_byte(point.k),
-            "base_bits_per_byte": base[line.document].bits_per_byte() if line.document in base else None,
-            "found": line.found,
-            "trained_tokens": point.trained_tokens,
-            "context_tokens": point.context_tokens,
-            "seconds": run.result.seconds[line.document, line.method].at(point.k)
-            if (line.document, line.method) in run.result.seconds
-            else None,
-        }
-        for line in run.result.lines
-        for point in line.points
-    ]
-    for best, title in ((False, "Worst"), (True, "Best")):
-        chosen = [case for case in cases if case.best == best]
-        if chosen:
-            section.say(f"{title} documents", "h4")
-            section.html += "".join(_case(case, run, texts) for case in chosen)
-    if cases and not texts:
-        section.say("The texts of documents are left out of this report.")
-    elif cases and all(case.texts is None for case in cases):
-        section.say(
-            "The results hold no texts. Measure with texts kept, or give the evaluated documents and the datastore "
-            "(--documents, --datastore) to read the cases here."
-        )
-    return section
-
-
-def _case(case: Extreme, run: Run, texts: bool) -> str:
-    line = case.line
-    title = (
-        f"{case.letter} · {one_line(line.group)}, document {line.document}: {decimals(case.base)} → "
-        f"{decimals(case.value)} ({decimals(case.ratio)} of base)"
-    )
-    facts = (
-        f"{line.query_tokens:,} tokens of query, {line.tokens:,} scored; {_neighbors(line.found)} found, trained "
-        f"until: {one_line(line.stopped_by)}; digest {line.digest[:12]}"
-    )
-    parts = [f"<h5>{escape(title)}</h5><p class=facts>{escape(facts)}</p>"]
-    shown = case.texts if texts else None
-    if shown is not None:
-        if line.protocol == "full":
-            parts.append(_quote("Query, and what is scored", shown.scored))
-        else:
-            parts.append(_quote("Query, its end", shown.query) + _quote("What is scored, its beginning", shown.scored))
-        if shown.before or shown.after:
-            parts.append(_quote("Base continues the query", shown.before))
-            parts.append(_quote("Adapted, it continues", shown.after))
-    rows = []
-    for neighbor in case.neighbors:
-        excerpt = shown.neighbors.get(neighbor.id, "") if shown is not None else ""
-        quote = f"<pre dir=auto>{escape(excerpt)}</pre>" if excerpt else ""
-        rows.append(
-            f"<li>document {neighbor.id} at distance {decimals(neighbor.distance)}, {neighbor.tokens:,} tokens used"
-            f"{quote}</li>"
-        )
-    if rows:
-        parts.append(f"<h6>Nearest neighbors</h6><ol>{''.join(rows)}</ol>")
-    return f'<article class="case {"best" if case.best else "worst"}">{"".join(parts)}</article>'
-
-
-def _quote(title: str, text: str) -> str:
-    return f"<div><h6>{escape(title)}</h6><pre dir=auto>{escape(text)}</pre></div>"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Harm, and the guard
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def harm_section(run: Run) -> Section:
-    """Make the table of each method's worst component and document, and how often the guard held back."""
-    section = Section("Harm, and the guard")
-    base = run.result.of("base")
-    lines: list[list[Cell | str]] = []
-    rows = []
-    for method in run.methods:
-        groups = [run.row(group, method) for group in run.groups if run.curve(group, method)]
-        if not groups:
-            continue
-        worst = max(groups, key=lambda row: row.ratio.value)
-        held = run.result.of(method)
-        k = run.row(ALL, method).k
-        pairs = {
-            d: (line.bits_per_byte(k), base[d].bits_per_byte())
-            for d, line in held.items()
-            if d in base and base[d].bits_per_byte() > 0
-        }
-        harmed = sum(after > before for after, before in pairs.values())
-        ratio, document = max(((after / before, d) for d, (after, before) in pairs.items()), default=(math.nan, -1))
-        worse = sum(row.ratio.low > 1 for row in groups if row.documents > 1)
-        lines.append(
-            [
-                Cell(one_line(method), strong=method == run.main),
-                str(k),
-                Cell(decimals(worst.ratio.value), f"{_group_name(worst.group)} {ends(worst.ratio, worst.documents)}"),
-                f"{worse} of {len(groups)}",
-                f"{harmed} of {len(pairs)}",
-                Cell(decimals(ratio), f"document {document}") if document >= 0 else "–",
-            ]
-        )
-        rows.append(
-            {
-                "protocol": run.name,
-                "method": method,
-                "k": k,
-                "worst_component": worst.group,
-                "worst_ratio": worst.ratio.value,
-                "worst_ratio_low": worst.ratio.low if worst.documents > 1 else None,
-                "worst_ratio_high": worst.ratio.high if worst.documents > 1 else None,
-                "components": len(groups),
-                "components_worse": worse,
-                "documents": len(pairs),
-                "documents_worse": harmed,
-                "worst_document": document,
-                "worst_document_ratio": ratio,
-            }
-        )
-    section.html += table(
-        ["method", "k", "worst component", "components worse", "documents worse", "worst document"],
-        lines,
-        caption=f"The ratio to base where each method does worst ({_INTERVAL}); how many components are worse than base with "
-        f"the whole interval, and how many documents at all.",
-    )
-    section.rows[f"harm-{run.slug}"] = rows
-    for method in run.methods:
-        if "guard" in method:
-            _guard(section, run, method)
-    return section
-
-
-def chosen_depths(run: Run, method: str) -> Counter[int]:
-    """Count at how many neighbors a guarded method ended, over documents.
-
-    A line that does not say it itself is held against the curve of the main method: the guard gives one of its points.
-    """
-    counts: Counter[int] = Counter()
-    curve = run.result.of(run.main) if run.main is not None and run.main != method else {}
-    base = run.result.of("base")
-    for document, line in run.result.of(method).items():
-        last = line.at()
-        said = next((last.extra[key] for key in ("chosen_k", "chosen", "k") if key in last.extra), None)
-        if isinstance(said, int):
-            counts[said] += 1
-            continue
-        points = [*base[document].points, *(curve[document].points if document in curve else [])]
-        same = [point.k for point in points if math.isclose(point.nats, last.nats, rel_tol=1e-9)]
-        counts[min(same, default=last.k)] += 1
-    return counts
-
-
-def _guard(section: Section, run: Run, method: str) -> None:
-    counts = chosen_depths(run, method)
-    last = max(run.row(ALL, run.main or method).k, max(counts))
-    total = counts.total()
-    early = sum(count for k, count in counts.items() if 0 < k < last)
-    section.say(
-        f"{one_line(method)} kept the base model for {counts[0]} of {_counted(total, 'document')}, stopped early for "
-        f"{early}, and went to the last of {last} neighbors for {counts[last] if last else 0}."
-    )
-    section.html += table(
-        ["chosen k", "documents", "share"],
-        [[str(k), whole(count), f"{100 * count / total:.0f} %"] for k, count in sorted(counts.items())],
-        caption=f"How many neighbors {one_line(method)} took, over {_counted(total, 'document')} (0: the base model).",
-    )
-    section.rows[f"chosen-{run.slug}-{_slug(method)}"] = [
-        {"protocol": run.name, "method": method, "k": k, "documents": count} for k, count in sorted(counts.items())
-    ]
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)[:60]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The published curves
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def reference_section(run: Run, styles: dict[str, Style]) -> Section:
-    """Lay the main method's curves beside the published ones of the same tasks.
-
-    Where the model's own curve under this protocol was published, both are in bits per byte; else each is a ratio to
-    its own base model.
-    """
-    assert run.main is not None
-    section = Section("Beside the published curves")
-    source, runs = published()
-    name = model_name(run.result)
-    match = matching_run(name, run.protocol) if name is not None else None
-    shown = (match,) if match is not None else runs
-    groups = [group for group in [*run.groups, *run.totals] if group == PILE_ALL or group in TASKS]
-    if not groups:
-        section.say("No component has the name of a published task.")
-        return section
-    looks = plots.styles_of([run.main, *(one.name for one in shown)])
-    looks[run.main] = styles[run.main]
-    panels = []
-    rows = []
-    for group in groups:
-        panel, more = _reference_panel(run, group, shown, absolute=match is not None)
-        panels.append(panel)
-        rows += more
-    if match is not None:
-        said = f"The model and protocol of the published run {match.name}, in bits per byte."
-    else:
-        what = f"of {one_line(name)} " if name is not None else ""
-        said = (
-            f"No curve {what}under the protocol {run.name} was published: the published runs have other models, corpora "
-            f"and protocols. Each curve is therefore a ratio to its own base model, and only its shape can be compared."
-        )
-    section.say(said)
-    section.draw(
-        f"reference-{run.slug}",
-        plots.draw_panels(
-            panels,
-            looks,
-            run.main,
-            ylabel="bits per byte" if match is not None else "bits per byte, as a share of the own base",
-            relative=match is None,
-        ),
-        "Our curves beside the published ones",
-        f"{one_line(run.main)} (strong) from {_counted(run.row(ALL, run.main).documents, 'document')} beside the published "
-        f"curves, by the number of neighbors. "
-        + (
-            f"Pile-weighted covers the components present, {run.summary.pile_weight:.0f} % of the Pile; the published "
-            f"total covers all. "
-            if PILE_ALL in groups
-            else ""
-        )
-        + f"Source of the published figures: {source}.",
-    )
-    section.rows[f"reference-{run.slug}"] = rows
-    k = min(run.row(ALL, run.main).k, 50)
-    lines: list[list[Cell | str]] = []
-    for group in groups:
-        row = run.row(group, run.main)
-        cells: list[Cell | str] = [
-            Cell(_group_name(group), strong=group == PILE_ALL),
-            whole(row.documents),
-            Cell(decimals(row.ratio.value), ends(row.ratio, row.documents) if row.documents > 1 else "", _tone(row)),
-        ]
-        for one in shown:
-            curve = one.curves[TOTAL if group == PILE_ALL else TASKS[group]]
-            cells.append(decimals(curve[k] / curve[0]))
-        lines.append(cells)
-    section.html += table(
-        ["component", "documents", f"{one_line(run.main)} (ours)", *(one.name for one in shown)],
-        lines,
-        caption=f"Bits per byte after {_neighbors(k)} as a ratio to the own base model: ours with {_INTERVAL}, and as "
-        f"published.",
-    )
-    return section
-
-
-def _reference_panel(
-    run: Run, group: str, shown: Sequence[ReferenceRun], *, absolute: bool
-) -> tuple[Panel, list[dict[str, Any]]]:
-    assert run.main is not None
-    task = TOTAL if group == PILE_ALL else TASKS[group]
-    ours = run.curve(group, run.main)
-    points = [(row.k, row.bits_per_byte, row.base_bits_per_byte) for row in ours]
-    if points and points[0][0] > 0:
-        points = [(0, points[0][2], points[0][2]), *points]
-    series = [
-        Series(
-            run.main,
-            f"{one_line(run.main)} (ours)",
-            [k for k, _, _ in points],
-            [value if absolute else value / base for _, value, base in points],
-        )
-    ]
-    rows = [
-        {"protocol": run.name, "task": task, "run": "ours", "k": k, "bits_per_byte": value, "ratio": value / base}
-        for k, value, base in points
-    ]
-    for one in shown:
-        curve = one.curves[task]
-        values = curve if absolute else [value / curve[0] for value in curve]
-        series.append(Series(one.name, one.name, range(len(curve)), values))
-        rows += [
-            {
-                "protocol": run.name,
-                "task": task,
-                "run": one.name,
-                "k": k,
-                "bits_per_byte": value,
-                "ratio": value / curve[0],
-            }
-            for k, value in enumerate(curve)
-        ]
-    base = run.row(group, "base")
-    return Panel(_group_name(group), f"{_counted(base.documents, 'document')}, base {decimals(base.bits_per_byte)}", series), rows
