@@ -12,13 +12,12 @@ from typing import Any
 
 from . import plots
 from .extremes import Extreme
-from .markup import Cell, decimals, ends, escape, one_line, table, whole
+from .markup import DASH, Cell, decimals, ends, escape, one_line, table, whole
 from .plots import Dot, Panel, Series, Style
 from .reference import TASKS, TOTAL, ReferenceRun, matching_run, published
 from .results import ALL, PILE_ALL
 from .runs import Run, model_name
 from .sections import INTERVAL, Section, counted, group_name, neighbors, tone
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Document by document
@@ -28,7 +27,7 @@ from .sections import INTERVAL, Section, counted, group_name, neighbors, tone
 def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Extreme], *, texts: bool) -> Section:
     """Make the scatter of documents, and the worst and best ones to read."""
     assert run.main is not None
-    section = Section("Document by document")
+    section = Section("Documents")
     base, lines = run.result.of("base"), run.result.of(run.main)
     k = run.row(ALL, run.main).k
     letters = {case.line.document: case.letter for case in cases}
@@ -121,7 +120,7 @@ def _quote(title: str, text: str) -> str:
 
 def harm_section(run: Run) -> Section:
     """Make the table of each method's worst component and document, and how often the guard held back."""
-    section = Section("Harm, and the guard")
+    section = Section("Harm and guard")
     base = run.result.of("base")
     lines: list[list[Cell | str]] = []
     rows = []
@@ -147,7 +146,7 @@ def harm_section(run: Run) -> Section:
                 Cell(decimals(worst.ratio.value), f"{group_name(worst.group)} {ends(worst.ratio, worst.documents)}"),
                 f"{worse} of {len(groups)}",
                 f"{harmed} of {len(pairs)}",
-                Cell(decimals(ratio), f"document {document}") if document >= 0 else "–",
+                Cell(decimals(ratio), f"document {document}") if document >= 0 else DASH,
             ]
         )
         rows.append(
@@ -170,7 +169,8 @@ def harm_section(run: Run) -> Section:
     section.html += table(
         ["method", "k", "worst component", "components worse", "documents worse", "worst document"],
         lines,
-        caption=f"The ratio to base where each method does worst ({INTERVAL}); how many components are worse than base with "
+        caption=f"The ratio to base where each method does worst ({INTERVAL}); how many components are worse than "
+        f"base with "
         f"the whole interval, and how many documents at all.",
     )
     section.rows[f"harm-{run.slug}"] = rows
@@ -234,7 +234,7 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
     its own base model.
     """
     assert run.main is not None
-    section = Section("Beside the published curves")
+    section = Section("Published curves")
     source, runs = published()
     name = model_name(run.result)
     match = matching_run(name, run.protocol) if name is not None else None
@@ -256,7 +256,8 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
     else:
         what = f"of {one_line(name)} " if name is not None else ""
         said = (
-            f"No curve {what}under the protocol {run.name} was published: the published runs have other models, corpora "
+            f"No curve {what}under the protocol {run.name} was published: the published runs have other models, "
+            f"corpora "
             f"and protocols. Each curve is therefore a ratio to its own base model, and only its shape can be compared."
         )
     section.say(said)
@@ -270,7 +271,8 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
             relative=match is None,
         ),
         "Our curves beside the published ones",
-        f"{one_line(run.main)} (strong) from {counted(run.row(ALL, run.main).documents, 'document')} beside the published "
+        f"{one_line(run.main)} (strong) from {counted(run.row(ALL, run.main).documents, 'document')} beside the "
+        f"published "
         f"curves, by the number of neighbors. "
         + (
             f"Pile-weighted covers the components present, {run.summary.pile_weight:.0f} % of the Pile; the published "

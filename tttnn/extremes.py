@@ -22,6 +22,9 @@ _NEIGHBORS = 3
 _QUERY, _SCORED, _EXCERPT, _CONTINUED = 600, 600, 300, 400
 """Characters shown of a query's end, of the beginning of the scored text, of a neighbor, and of a continuation."""
 
+_LINES = 14
+"""Lines shown of any of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExtremeTexts:
@@ -70,11 +73,11 @@ def extreme_documents(result: EvalResult, method: str, k: int, *, texts: bool) -
             held = result.texts.get((document, method)) if texts and result.texts is not None else None
             shown = (
                 ExtremeTexts(
-                    held.query[-_QUERY:],
-                    held.scored[:_SCORED],
-                    {number: excerpt[:_EXCERPT] for number, excerpt in held.neighbors},
-                    held.before[:_CONTINUED],
-                    held.after[:_CONTINUED],
+                    _end(held.query),
+                    _beginning(held.scored, _SCORED),
+                    {number: _beginning(excerpt, _EXCERPT) for number, excerpt in held.neighbors},
+                    _beginning(held.before, _CONTINUED),
+                    _beginning(held.after, _CONTINUED),
                 )
                 if held is not None
                 else None
@@ -123,8 +126,8 @@ def with_texts(
         replace(
             case,
             texts=ExtremeTexts(
-                halves[case.line.document][0][-_QUERY:],
-                halves[case.line.document][1][:_SCORED],
+                _end(halves[case.line.document][0]),
+                _beginning(halves[case.line.document][1], _SCORED),
                 {n.id: excerpts[n.id] for n in case.neighbors if n.id in excerpts},
                 "",
                 "",
@@ -160,5 +163,14 @@ def _excerpts(cases: Iterable[Extreme], datastore: str | os.PathLike[str], expec
             raise ConfigError(f"{datastore}: must hold document {neighbor.id} of the results, got {len(opened)}")
         data = opened.store[neighbor.id].text.encode()
         begin = neighbor.span[0] if neighbor.span is not None else 0
-        found[neighbor.id] = data[begin : begin + 4 * _EXCERPT].decode("utf-8", "ignore")[:_EXCERPT]
+        text = data[begin : begin + 4 * _EXCERPT].decode("utf-8", "ignore")
+        found[neighbor.id] = _beginning(text, _EXCERPT)
     return found
+
+
+def _beginning(text: str, length: int) -> str:
+    return "\n".join(text[:length].split("\n")[:_LINES])
+
+
+def _end(text: str) -> str:
+    return "\n".join(text[-_QUERY:].split("\n")[-_LINES:])

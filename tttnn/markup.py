@@ -16,6 +16,9 @@ from typing import Any
 
 from .statistics import Interval
 
+DASH, _MINUS = "\u2013", "\u2212"
+"""Written where there is no value; and before a negative one."""
+
 _UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, tab and newline excepted
     "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # which turn the direction of the text around them
@@ -45,19 +48,19 @@ def escape(text: str) -> str:
 
 def decimals(value: float | None, places: int = 3) -> str:
     """Write a value to a number of places; a dash where there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{places}f}".replace("-", "−")
+    return DASH if value is None or math.isnan(value) else f"{value:.{places}f}".replace("-", _MINUS)
 
 
 def signed(value: float, places: int = 3) -> str:
     """Write a difference with its sign; zero has none."""
     written = f"{value:+.{places}f}"
-    return written[1:] if not written.strip("+-0.") else written.replace("-", "−")
+    return written[1:] if not written.strip("+-0.") else written.replace("-", _MINUS)
 
 
 def significant(value: float | None) -> str:
     """Write a value to three significant digits, without an exponent up to ten million; a dash where there is none."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return DASH
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
@@ -69,7 +72,7 @@ def significant(value: float | None) -> str:
 
 def whole(value: float | None) -> str:
     """Write a count, thousands apart; a dash where there is none."""
-    return "–" if value is None else f"{value:,.0f}"
+    return DASH if value is None else f"{value:,.0f}"
 
 
 def ends(interval: Interval, documents: int, *, sign: bool = False) -> str:

@@ -177,7 +177,8 @@ def svg_of(figure: Any, name: str, title: str) -> str:
     for colour, variable in ((_INK, "var(--ink)"), (_RULE, "var(--rule)"), (_PAPER, "var(--paper)")):
         text = text.replace(colour, variable)
     text = text.replace("'DejaVu Sans'", "var(--face)")
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), 1)
+    head, tag, rest = text.partition(">")  # the first tag: its size is the column's
+    text = re.sub(r' (width|height)="[^"]*"', "", head) + tag + rest
     return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(title)}"', 1)
 
 
@@ -313,7 +314,7 @@ def _axis_of_k(axes: Any, panels: Sequence[Panel], last: float) -> None:
 
 
 def _label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each curve's name to the right of the plot, at the height of its end, moved apart where names would meet."""
+    """Write each name right of the plot at the height of its curve's end, moved apart where names would meet."""
     low, high = axes.get_ylim()
     gap = (high - low) * 0.052
     ordered = sorted(ends, key=lambda end: end[1])
@@ -492,7 +493,9 @@ def draw_documents(dots: Sequence[Dot], style: Style, base: Style, label: str) -
         axes.set_xlabel("bits per byte, base")
         axes.set_ylabel(f"bits per byte, {_short(label, 40)}")
         _label_points(
-            axes, [(d.base, d.value, d.letter, _INK) for d in dots if d.letter], [[(d.base, d.value)] for d in dots]
+            axes,
+            [(d.base, d.value, d.letter, _INK) for d in dots if d.letter],
+            [*([(d.base, d.value)] for d in dots), [(ends[0], ends[0]), (ends[1], ends[1])]],
         )
         return figure
 
@@ -511,7 +514,7 @@ def _plain_log_ticks(axis: Any) -> None:
 def _label_points(
     axes: Any, labels: Sequence[tuple[float, float, str, str]], lines: Sequence[Sequence[tuple[float, float]]]
 ) -> None:
-    """Write a name beside each point, on the side where it covers least of other names and of lines (or lone points)."""
+    """Write a name beside each point, on the side where it covers least of other names and of lines or lone points."""
     axes.figure.draw_without_rendering()
     to_pixels = axes.transData.transform
     scale = axes.figure.dpi / 72

@@ -83,7 +83,7 @@ def matching_run(model: str, protocol: str) -> ReferenceRun | None:
 
     Args:
         model: name, hub id or directory; its last part counts, in any case.
-        protocol: ``full`` is the paper's main protocol, ``split-bare`` its disjoint halves. ``split`` was not published.
+        protocol: ``full`` is the paper's main protocol, ``split-bare`` its disjoint halves; ``split`` is not in it.
     """
     if protocol not in ("full", "split-bare"):
         return None

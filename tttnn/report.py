@@ -72,11 +72,12 @@ def write_report(
     folder = page.with_name(f"{page.stem}_files")
     methods = list(dict.fromkeys(method for run in runs for method in run.methods))
     styles = plots.styles_of(methods)
-    body, contents = [], []
+    body: list[str] = []
+    contents: list[str] = []
     made: list[Section] = []
     for run in runs:
         title = f"Protocol {run.name}"
-        contents.append((run.slug, title))
+        links = [_link(run.slug, title)]
         about = sections.PROTOCOLS.get(run.protocol)
         body.append(f'<section id="{run.slug}"><h2>{escape(title)}</h2>')
         if about is not None:
@@ -104,11 +105,12 @@ def write_report(
                 parts.append(closeups.reference_section(run, styles))
         for i, part in enumerate(parts):
             place = f"{run.slug}-{i}"
-            contents.append((place, part.title))
+            links.append(_link(place, part.title))
             body.append(f'<section id="{place}"><h3>{escape(part.title)}</h3>{part.html}</section>')
         body.append("</section>")
+        contents.append(f"<div>{' '.join(links)}</div>")
         made += parts
-    contents.append(("made", "How this was measured"))
+    contents.append(f"<div>{_link('made', 'How this was measured')}</div>")
     body.append(f'<section id="made"><h2>How this was measured</h2>{_method(runs, command)}</section>')
 
     first = sections.headline(runs[0])
@@ -117,14 +119,13 @@ def write_report(
     header += [
         f'<p class="lead">{escape(f"{sections.headline(run)}. {sections.verdict(run)}")}</p>' for run in runs[1:]
     ]
-    links = "\n".join(f'<a href="#{place}">{escape(name)}</a>' for place, name in contents)
     text = Template(files("tttnn").joinpath("report.html").read_text(encoding="utf-8")).substitute(
         version=__version__,
         title=escape(first),
         light=plots.colour_rules(dark=False),
         dark=plots.colour_rules(dark=True),
         header="\n".join(header),
-        contents=links,
+        contents="".join(contents),
         body="\n".join(body),
     )
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +140,10 @@ def write_report(
             report.tables.append(folder / f"{name}.csv")
     write_file(page, text.encode())
     return report
+
+
+def _link(place: str, name: str) -> str:
+    return f'<a href="#{escape(place)}">{escape(name)}</a>'
 
 
 def _method(runs: Sequence[Run], command: str | None) -> str:
@@ -157,7 +162,8 @@ def _method(runs: Sequence[Run], command: str | None) -> str:
                 f" Components outside the Pile do not enter it: {', '.join(map(one_line, outside))}." if outside else ""
             )
             parts.append(
-                f"<p>{escape(run.name)}: the Pile-weighted total is the sum of the components' bits per byte, weighted by "
+                f"<p>{escape(run.name)}: the Pile-weighted total is the sum of the components' bits per byte, "
+                f"weighted by "
                 f"their share of the Pile (Gao et al. 2020, table 1), renormalised over the components present, which "
                 f"make up {run.summary.pile_weight:.1f} % of it; its bootstrap draws documents within components."
                 f"{escape(more)}</p>"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import plots
-from .markup import Cell, decimals, ends, escape, one_line, signed, significant, table, whole
+from .markup import DASH, Cell, decimals, ends, escape, one_line, signed, significant, table, whole
 from .plots import Bar, Panel, Series, Style
 from .results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
 from .runs import Run, model_name
@@ -50,18 +50,22 @@ class Section:
 
 
 def group_name(group: str) -> str:
+    """Write a group's name; the totals have words."""
     return {ALL: "all documents", PILE_ALL: "Pile-weighted"}.get(group, one_line(group))
 
 
 def neighbors(k: int) -> str:
+    """Write a number of neighbors."""
     return "1 neighbor" if k == 1 else f"{k} neighbors"
 
 
 def counted(count: int, noun: str) -> str:
+    """Write a count with its noun."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def tone(row: GroupSummary | Comparison) -> str:
+    """Return "better" or "worse" where the ratio's interval lies clear of 1."""
     if row.documents < 2:
         return ""
     return "better" if row.ratio.high < 1 else "worse" if row.ratio.low > 1 else ""
@@ -79,12 +83,10 @@ def headline(run: Run) -> str:
         return f"base: {decimals(row.bits_per_byte)} bits per byte over {counted(row.documents, 'document')}"
     row = run.row(ALL, run.main)
     model = model_name(run.result)
-    of = "" if model is None else f" {one_line(model.rstrip('/').rpartition('/')[2])},"
+    of = "the base model" if model is None else one_line(model.rstrip("/").rpartition("/")[2])
     after = f" with {neighbors(row.k)}" if row.k else ""
     interval = "" if row.documents < 2 else f" {ends(row.ratio, row.documents)}"
-    return (
-        f"{one_line(run.main)}{after}: {decimals(row.ratio.value)}{interval} of the bits per byte of{of} the base model"
-    )
+    return f"{one_line(run.main)}{after}: {decimals(row.ratio.value)}{interval} times the bits per byte of {of}"
 
 
 def verdict(run: Run) -> str:
@@ -146,7 +148,7 @@ def summary_section(run: Run) -> Section:
 
 def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
     weighted = bool(run.summary.pile_weight)
-    head = ["method", "k", "documents", "bits per byte", "ratio", "difference"]
+    head = ["method", "k", "docs", "bits per byte", "ratio", "difference"]
     head += ["ratio, Pile-weighted"] if weighted else []
     head += ["byte perplexity", "word perplexity", "seconds", "tokens trained", "tokens in context"]
     best = min((row.ratio.value for row in rows if row.method != "base"), default=math.nan)
@@ -160,7 +162,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
             Cell(decimals(row.bits_per_byte), strong=row.ratio.value == best),
         ]
         if base:
-            cells += ["1", "–"]
+            cells += ["1", DASH]
         else:
             cells += [
                 Cell(decimals(row.ratio.value), ends(row.ratio, row.documents), tone(row), row.ratio.value == best),
@@ -169,7 +171,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
         if weighted:
             other = next((one for one in run.curve(PILE_ALL, row.method) if one.k == row.k), None)
             if base or other is None:
-                cells.append("1" if base else "–")
+                cells.append("1" if base else DASH)
             else:
                 cells.append(Cell(decimals(other.ratio.value), ends(other.ratio, other.documents), tone(other)))
         cells += [
@@ -220,7 +222,7 @@ def _compare(section: Section, run: Run, main: str) -> None:
         for unit in ("seconds", "tokens"):
             at = run.result.compare_at_budget(main, other, unit)
             if at is None or at.budget <= 0:
-                cells.append("–")
+                cells.append(DASH)
                 continue
             cells.append(_compared(at.total(), at))
             rows.append(_comparison_row(run, f"equal {unit}", at.total(), at))
@@ -231,9 +233,12 @@ def _compare(section: Section, run: Run, main: str) -> None:
     section.html += table(
         ["against", "documents", "ratio at the largest k", "ratio at equal seconds", "ratio at equal tokens"],
         lines,
-        caption=f"Bits per byte of {one_line(main)} over those of the other method on the documents that both have, with "
-        f"{INTERVAL}: below 1 speaks for {one_line(main)}. Below each ratio, the numbers of neighbors of the two. At equal "
-        f"seconds or tokens (trained on or read in the context) the budget is the most that both reach, and each method "
+        caption=f"Bits per byte of {one_line(main)} over those of the other method on the documents that both have, "
+        f"with "
+        f"{INTERVAL}: below 1 speaks for {one_line(main)}. Below each ratio, the numbers of neighbors of the two. At "
+        f"equal "
+        f"seconds or tokens (trained on or read in the context) the budget is the most that both reach, and each "
+        f"method "
         f"stands at its largest k within it.",
     )
     section.rows[f"comparisons-{run.slug}"] = rows
@@ -301,15 +306,17 @@ def _panel(run: Run, group: str, title: str) -> Panel:
 def curves_section(run: Run, styles: dict[str, Style]) -> Section:
     """Make the curves over the number of neighbors: all documents, then each component."""
     assert run.main is not None
-    section = Section("Curves over the number of neighbors")
+    section = Section("Curves")
     whole_panel = _panel(run, ALL, "all documents")
     documents = run.row(ALL, run.main).documents
     section.draw(
         f"curves-{run.slug}",
         plots.draw_total(whole_panel, styles, run.main, ylabel="bits per byte, as a share of base"),
         "Curves of all methods over the number of neighbors",
-        f"Bits per byte over the number of neighbors, as a share of the base model's (1), {counted(documents, 'document')} "
-        f"together. The band is of {one_line(run.main)}: {INTERVAL}. The number beside a name is the curve's last value. A dashed level line is a "
+        f"Bits per byte over the number of neighbors, as a share of the base model's (1), "
+        f"{counted(documents, 'document')} "
+        f"together. The band is of {one_line(run.main)}: {INTERVAL}. The number beside a name is the curve's last "
+        f"value. A dashed level line is a "
         f"method that takes no neighbors.",
     )
     if len(run.groups) > 1:
@@ -318,7 +325,8 @@ def curves_section(run: Run, styles: dict[str, Style]) -> Section:
             f"components-{run.slug}",
             plots.draw_panels(panels, styles, run.main, ylabel="bits per byte, as a share of base"),
             "Curves of each component over the number of neighbors",
-            f"The same for each of {len(panels)} components ({counted(documents, 'document')} in all, their number and the "
+            f"The same for each of {len(panels)} components ({counted(documents, 'document')} in all, their number "
+            f"and the "
             f"base model's bits per byte above each panel), on one axis, those that gain most first. "
             f"{one_line(run.main)} is drawn strong, with its last value and its interval as a band.",
         )
@@ -333,7 +341,7 @@ def curves_section(run: Run, styles: dict[str, Style]) -> Section:
 def components_section(run: Run, styles: dict[str, Style]) -> Section:
     """Make the bars before and after, and the table of components by methods."""
     assert run.main is not None
-    section = Section("Components, before and after")
+    section = Section("Components")
     bars = []
     for group in [*run.groups, *run.totals]:
         row = run.row(group, run.main)
@@ -356,7 +364,8 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
         plots.draw_bars(bars, styles[run.main], styles["base"], label),
         f"Bits per byte of each component before and after {one_line(run.main)}",
         f"Left: bits per byte of base and of {label}; right: their ratio with {INTERVAL}. "
-        f"{counted(run.row(ALL, run.main).documents, 'document')}. An open mark is a component of one document, which has "
+        f"{counted(run.row(ALL, run.main).documents, 'document')}. An open mark is a component of one document, "
+        f"which has "
         f"no interval.",
     )
     lines: list[list[Cell | str]] = []
@@ -372,16 +381,17 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
         for method in run.methods:
             row = run.row(group, method)
             if not run.curve(group, method):
-                cells.append("–")
+                cells.append(DASH)
                 continue
             interval = ends(row.ratio, row.documents) if row.documents > 1 else ""
             cells.append(Cell(decimals(row.ratio.value), interval, tone(row), strong=row.ratio.value == best))
         lines.append(cells)
     ks = ", ".join(f"{one_line(method)} k = {run.row(ALL, method).k}" for method in run.methods)
     section.html += table(
-        ["component", "documents", "base", *(one_line(method) for method in run.methods)],
+        ["component", "docs", "base", *(one_line(method) for method in run.methods)],
         lines,
-        caption=f"Base in bits per byte, then each method's ratio to base at its largest number of neighbors ({ks}), with "
+        caption=f"Base in bits per byte, then each method's ratio to base at its largest number of neighbors ({ks}), "
+        f"with "
         f"{INTERVAL}. Green lies below 1 and red above with the whole interval; the best of a row is bold. A component "
         f"of one document has no interval.",
     )
@@ -414,8 +424,10 @@ def cost_section(run: Run, styles: dict[str, Style]) -> Section:
         f"cost-{run.slug}",
         plots.draw_cost(series, styles, xlabel=f"{unit} (logarithmic)", ylabel="bits per byte, as a share of base"),
         "Cost against gain of each method",
-        f"Mean {unit} against the ratio to base (1), {counted(run.row(ALL, 'base').documents, 'document')} together. One "
-        f"point per method and number of neighbors, joined along it and named at the largest; lower and further left is "
+        f"Mean {unit} against the ratio to base (1), {counted(run.row(ALL, 'base').documents, 'document')} together. "
+        f"One "
+        f"point per method and number of neighbors, joined along it and named at the largest; lower and further left "
+        f"is "
         f"better." + (" Seconds count retrieval and training, not scoring." if seconds else ""),
     )
     return section
