@@ -164,6 +164,7 @@ def svg_of(figure: Any, name: str, title: str) -> str:
         figure.patch.set_visible(False)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         figure.patch.set_visible(True)
+        figure.set_layout_engine("none")  # laid out once: the PNG keeps it
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
