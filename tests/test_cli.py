@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import tttnn
+from tests.test_workers import saved_recipe
 from tttnn import cli
 
 
@@ -159,3 +160,43 @@ def test_repair_lists_what_was_lost(
         assert len(repaired) == 9
         kept = [i for i in range(9) if i not in report["lost_texts"]]
         assert all(repaired[i].text.startswith(f"{i} ") for i in kept)
+
+
+def test_eval_then_audit(tmp_path: Path, tokenizer: Any, monkeypatch: Any, capsys: Any) -> None:
+    recipe = saved_recipe(tmp_path, tokenizer)
+    documents, out = tmp_path / "documents.jsonl", tmp_path / "results.jsonl"
+    # Each word is found nowhere else, so that nothing is shared but what is planted.
+    texts = [" ".join(f"w{i}x{j}" for j in range(60)) for i in range(4)]
+    rows = [{"text": text, "meta": {"kind": "ab"[i % 2]}} for i, text in enumerate(texts)]
+    documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["eval", recipe.datastore, str(documents), "--model", recipe.model, "--out", str(out)]
+    arguments += ["--num-neighbors", "3", "--curve", "0,1,3", "--query-tokens", "60", "--scored-tokens", "60"]
+    arguments += ["--methods", "ttt-nn,ttt-nn-sift,in-context,interpolation", "--group-field", "meta.kind"]
+    assert run(monkeypatch, *arguments, "--limit", "1", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    groups = {row["group"] for row in shown["rows"]}
+    assert groups == {"a", "b", "all"}
+    assert {(pair["unit"], pair["a"], pair["b"]) for pair in shown["at_equal_budget"]} >= {
+        ("seconds", "ttt-nn", "in-context"),
+        ("tokens", "ttt-nn", "in-context"),
+    }
+    assert shown["interpolation"].keys() == {"0", "1", "3"}
+    begun = out.read_bytes()
+    assert run(monkeypatch, *arguments, "--keep-text") == 0
+    table = capsys.readouterr().out
+    assert "ttt-nn-sift" in table
+    assert "interpolation with 3 neighbors, bits per byte by weight: 0:" in table
+    assert out.read_bytes().startswith(begun)
+    assert len(out.read_text().splitlines()) == 1 + 4 * 5
+    assert run(monkeypatch, *arguments, "--protocol", "full") == cli.USAGE
+    assert "protocol = split (now full)" in capsys.readouterr().err
+    checked = ["audit", str(out), "--datastore", recipe.datastore, "--documents", str(documents)]
+    assert run(monkeypatch, *checked, "--model", recipe.model, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["clean"], report["documents"], report["lines"]) == (True, 4, 20)
+    # A datastore that is another than the one searched.
+    other = tmp_path / "other"
+    tttnn.Datastore.build(other, [*texts, "more"], tttnn.Embedder.load(str(tmp_path / "encoder"))).close()
+    checked[3] = str(other)
+    assert run(monkeypatch, *checked, "--model", recipe.model) == cli.FAILED
+    assert "its digest is" in " ".join(capsys.readouterr().out.split())

@@ -642,8 +642,24 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
 @settings_flags(EvalConfig, "eval_flags")
 @settings_flags(ScoreConfig, "score_flags", prefix="score_")
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File of result lines; continued if there.")
+@click.option(
+    "--methods",
+    default="base,ttt-nn",
+    show_default=True,
+    help="Names with commas between: base, ttt-nn, ttt-nn-sift, ttt-nn-guard, lora, in-context, ttt-nn+in-context, "
+    "dynamic, interpolation, tttlm-2024.",
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes, a model in each.")
+@click.option("--keep-text", is_flag=True, help="Keep queries, neighbors and continuations beside the results.")
+@click.option(
+    "--weighting",
+    type=click.Choice(["both", "bytes", "pile"]),
+    default="both",
+    show_default=True,
+    help="Totals to show: over all bytes, over components by their share of the Pile, or both.",
+)
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
-@_threads
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch in each process  [default: cores / workers]")
 @_cache
 @_config_file
 @_json
@@ -657,38 +673,165 @@ def eval_(
     eval_flags: dict[str, Any],
     score_flags: dict[str, Any],
     out: str,
+    methods: str,
+    workers: int,
+    keep_text: bool,
+    weighting: str,
     embedder: str | None,
     threads: int | None,
     cache_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the base and the adapted model on DOCS in bits per byte.
+    """Measure methods on DOCS: bits per byte after each number of neighbors, against the base model.
 
-    One JSON line per document and number of neighbors goes to --out. Started again after an interruption, it measures
-    only what is missing.
+    One JSON line per document and method goes to --out. Started again after an interruption, it measures only what is
+    missing; a larger --limit continues, too.
 
     \b
     Examples:
       tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
-      tttnn eval pile-00 val.jsonl.zst --limit 4 --curve 0,1,5,10,20 --out val.jsonl
+      tttnn eval pile-00 val.jsonl.zst --methods ttt-nn,in-context --limit 4 --workers 2 --out val.jsonl
     """
+    from .baselines import interpolation_curve
     from .corpus import iter_corpus
+    from .datastore import Datastore
     from .evaluation import evaluate
-    from .selection import Selector
+    from .results import Budget
+    from .workers import TrainerRecipe, evaluate_with_workers
 
     _quiet_transformers()
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if threads is None and workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
     with Bars() as bars:
-        config = PRESETS[preset].with_(**adapt_flags)
-        measured = EvalConfig(**eval_flags)
-        opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
-        chosen = Selector(opened, SelectionConfig(**select_flags))
-        trainer = _load_trainer(model, chosen, config, ScoreConfig(**score_flags), threads, cache_dir, bars)
-        result = evaluate(trainer, iter_corpus(docs), out=out, config=measured, progress=bars)
+        recipe = TrainerRecipe(
+            model,
+            datastore,
+            PRESETS[preset].with_(**adapt_flags),
+            SelectionConfig(**select_flags),
+            ScoreConfig(**score_flags),
+            embedder,
+            threads,
+            cache_dir,
+        )
+        config = EvalConfig(**eval_flags)
+        for name in (model, embedder or Datastore.open(datastore).embedder_name):
+            models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        documents = iter_corpus(docs)
+        options: dict[str, Any] = {
+            "out": out,
+            "config": config,
+            "methods": names,
+            "keep_text": keep_text,
+            "progress": bars,
+        }
+        if workers == 1:
+            result = evaluate(recipe.load(), documents, **options)
+        else:
+            result = evaluate_with_workers(recipe, documents, workers=workers, **options)
     summary = result.summary()
+    hidden = {"both": (), "bytes": ("pile_all",), "pile": ("all",)}[weighting]
+    summary = dataclasses.replace(summary, rows=[row for row in summary.rows if row.group not in hidden])
+    pairs = [pair for unit in get_args(Budget) for pair in result.compare_at_budgets(unit)]
+    weights = interpolation_curve(result) if "interpolation" in names else {}
     if as_json:
-        _print_json(summary.to_dict())
+        described = {"at_equal_budget": [dataclasses.asdict(pair) for pair in pairs], "interpolation": weights}
+        _print_json(summary.to_dict() | described)
+        return
+    click.echo(str(summary))
+    for pair in pairs:
+        ratio = pair.total().ratio
+        click.echo(
+            f"at {pair.budget:.4g} {pair.unit} a document: {pair.a} (k {pair.k_a}) over {pair.b} (k {pair.k_b}) "
+            f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
+        )
+    for k, curve in weights.items():
+        listed = ", ".join(f"{weight:g}: {value:.4f}" for weight, value in curve.items())
+        click.echo(f"interpolation with {k} neighbors, bits per byte by weight: {listed}")
+
+
+@app.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False))
+@click.option("--datastore", required=True, type=click.Path(exists=True), help="The one that was searched.")
+@click.option("--documents", required=True, type=click.Path(exists=True), help="The documents that were measured.")
+@click.option("--model", help="Whose tokenizer to use; that of the results unless given.")
+@click.option("--ngram", default=8, show_default=True, type=click.IntRange(1), help="Words of an n-gram.")
+@click.option(
+    "--max-share",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Largest share of the n-grams of a passage, or of a scored text, that the other may hold.",
+)
+@_cache
+@_json
+def audit(
+    results: str,
+    datastore: str,
+    documents: str,
+    model: str | None,
+    ngram: int,
+    max_share: float,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Check RESULTS for leaks: whether text that was scored was trained on.
+
+    Re-reads every document and every passage that a method used: ids and digests must match, and no passage may share
+    more of its n-grams with the scored text than --max-share, nor the other way round. Exit code 1 when something is
+    found.
+
+    \b
+    Examples:
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --max-share 0.02 --json
+    """
+    from transformers import AutoTokenizer
+
+    from .audit import audit_results
+    from .corpus import iter_corpus
+    from .datastore import Datastore
+    from .results import read_results
+
+    _quiet_transformers()
+    held = read_results(results)
+    name = model or held.settings["model"]["name"]
+    with Bars() as bars:
+        place = models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        with models.loading(name):
+            tokenizer = AutoTokenizer.from_pretrained(place)
+        with Datastore.open(datastore) as opened:
+            report = audit_results(
+                held,
+                iter_corpus(documents),
+                opened.store,
+                tokenizer,
+                ngram=ngram,
+                max_share=max_share,
+                progress=bars,
+            )
+    if as_json:
+        _print_json(report.to_dict())
     else:
-        click.echo(str(summary))
+        _print_audit(report)
+    if not report.clean:
+        raise SystemExit(FAILED)
+
+
+def _print_audit(report: Any) -> None:
+    if report.findings or report.notes:
+        table = Table(box=box.SIMPLE)
+        for heading in ("kind", "document", "method", "neighbor", "what"):
+            table.add_column(heading)
+        for finding in [*report.findings, *report.notes]:
+            neighbor = "" if finding.neighbor is None else str(finding.neighbor)
+            table.add_row(finding.kind, str(finding.document), finding.method, neighbor, finding.what)
+        Console().print(table)
+    click.echo(
+        f"{report.documents} documents, {report.lines} lines, {report.passages} passages; {len(report.findings)} leaks "
+        f"or wrong receipts, {len(report.notes)} notes; largest share of {report.ngram}-grams in common "
+        f"{report.largest_share:.1%}, allowed {report.max_share:.1%}"
+    )
 
 
 @app.command()

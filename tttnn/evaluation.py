@@ -71,7 +71,7 @@ def evaluate(
     )
     try:
         chosen = sampled(documents, config)
-        record = _Record(results_settings(lab), chosen, out, keep_text=keep_text, carries_state=lab.carries_state)
+        record = Record(results_settings(lab), chosen, out, keep_text=keep_text, carries_state=lab.carries_state)
         try:
             for done, (position, document) in enumerate(chosen):
                 if progress is not None:
@@ -100,13 +100,14 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     evaluation = lab.config.to_dict() | {"curve": lab.curve}
     del evaluation["limit"]
     selection = getattr(trainer.datastore, "config", None)
+    name = str(getattr(trainer.model.config, "_name_or_path", ""))
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
         "methods": lab.settings,
         "score": trainer.scorer.config.to_dict(),
         "model": {
-            "name": str(getattr(trainer.model.config, "_name_or_path", "")).rstrip("/").rpartition("/")[2],
+            "name": Path(name).name if Path(name).is_dir() else name,
             "fingerprint": trainer.fingerprint,
         },
         "datastore": getattr(trainer.datastore, "id", None),
@@ -196,7 +197,7 @@ def sampled(documents: Iterable[Document | str], config: EvalConfig) -> list[tup
     ]
 
 
-class _Record:
+class Record:
     """What is known of the chosen documents: from a file of an earlier run, and newly measured."""
 
     def __init__(
@@ -230,19 +231,23 @@ class _Record:
             raise
 
     def missing(self, position: int) -> bool:
+        """Return whether a document is still to be measured."""
         return position not in self._known
 
     def add(self, measured: Measured) -> None:
+        """Write a document that was measured."""
         if self._file is not None:
             self._file.append(measured)
         self._known[measured.position] = measured
 
     def result(self) -> EvalResult:
+        """Return all that is known, by position."""
         result = EvalResult(self._settings, texts={} if self._keep_text else None)
         for position in sorted(self._known):
             result.add(self._known[position])
         return result
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()

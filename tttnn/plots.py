@@ -214,7 +214,7 @@ def draw_total(panel: Panel, styles: dict[str, Style], main: str, *, ylabel: str
         ]
         axes.axhline(1, color=styles["base"].colour, linewidth=1.2)
         ends.append((last, 1.0, "base", styles["base"].colour))
-        _axis_of_k(axes, [panel], last)
+        _axis_of_k(axes, [panel], last, 0.045)
         # Room for names beside the last point; the grid ends where the numbers of neighbors end.
         axes.set_xlim(-0.03 * last, last * 1.02)
         axes.set_xlabel("neighbors")
@@ -257,7 +257,7 @@ def draw_panels(
                 axes.axhline(1, color=styles["base"].colour, linewidth=1)
             axes.set_title(_short(panel.title, 24), loc="left", fontsize=8.5, fontweight="bold", pad=11)
             axes.text(0, 1.02, _short(panel.detail, 36), transform=axes.transAxes, fontsize=7, va="bottom")
-        _axis_of_k(grid.flat[0], panels, last)
+        _axis_of_k(grid.flat[0], panels, last, 0.19)
         grid.flat[0].set_xlim(-0.06 * last, last * 1.06)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
@@ -304,12 +304,12 @@ def _last_k(panels: Sequence[Panel]) -> float:
     return max((k for panel in panels for series in panel.series for k in series.k), default=1) or 1
 
 
-def _axis_of_k(axes: Any, panels: Sequence[Panel], last: float) -> None:
-    """Tick the numbers of neighbors that were measured, as many as have room."""
+def _axis_of_k(axes: Any, panels: Sequence[Panel], last: float, apart: float) -> None:
+    """Tick the numbers of neighbors that were measured, those at least `apart` of the axis' length from each other."""
     measured = sorted({k for panel in panels for series in panel.series for k in series.k} | {0.0})
     kept: list[float] = []
     for k in reversed(measured):
-        if not kept or kept[-1] - k >= 0.09 * last:
+        if not kept or kept[-1] - k >= apart * last:
             kept.append(k)
     axes.set_xticks(kept, [f"{k:g}" for k in kept])
 

@@ -455,6 +455,13 @@ class EvalResult:
         rows = self.compare(a, b, k_a, k_b=k_b, seed=seed)
         return BudgetComparison(unit, budget, a, b, k_a, k_b, costs[0][k_a], costs[1][k_b], rows)
 
+    def compare_at_budgets(self, unit: Budget, *, seed: int = 0) -> list[BudgetComparison]:
+        """Compare each pair of methods other than base at the largest budget both reach."""
+        methods = [method for method in self.methods() if method != "base"]
+        pairs = [(a, b) for i, a in enumerate(methods) for b in methods[i + 1 :]]
+        found = [self.compare_at_budget(a, b, unit, seed=seed) for a, b in pairs]
+        return [comparison for comparison in found if comparison is not None]
+
     @staticmethod
     def _groups(names: Sequence[str]) -> list[str]:
         return [*sorted(set(names)), ALL, PILE_ALL]

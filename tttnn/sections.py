@@ -139,7 +139,7 @@ def summary_section(run: Run) -> Section:
     every = [row for method in ["base", *run.methods] for row in run.curve(ALL, method)]
     if len(every) > len(rows) + 1:
         inner = _methods_table(run, every, "The same at every number of neighbors that was scored, by method.")
-        section.html += f"<details><summary>Every number of neighbors</summary>{inner}</details>"
+        section.html += f'<details class="screen"><summary>Every number of neighbors</summary>{inner}</details>'
     section.rows[f"summary-{run.slug}"] = [_summary_row(run, row) for row in run.summary.rows]
     if run.main is not None and len(run.methods) > 1:
         _compare(section, run, run.main)

@@ -51,11 +51,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def clear_of(self) -> str:
-        """Return "below" or "above" where the interval lies clear of zero (a difference), else "no"."""
-        return "below" if self.high < 0 else "above" if self.low > 0 else "no"
-
 
 @dataclass(frozen=True, slots=True)
 class Paired:

@@ -1,0 +1,228 @@
+"""Several processes that measure documents, and the one that deals them out and writes their results in order.
+
+Knows processes and pipes. Does not know what is measured.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from .adapt import TestTimeTrainer
+from .baselines import methods_named
+from .cases import Lab
+from .config import AdaptConfig, EvalConfig, Progress, ScoreConfig, SelectionConfig
+from .corpus import Document
+from .datastore import Datastore
+from .embed import Embedder
+from .errors import ConfigError, TttnnError
+from .evaluation import DEFAULT_METHODS, Record, measured_document, results_settings, sampled
+from .results import EvalResult, Measured
+from .selection import Selector
+
+
+@dataclass(frozen=True)
+class TrainerRecipe:
+    """What a process needs to load a trainer of its own.
+
+    `model` and `embedder` are demo names, hub ids or directories; an embedder of None is the datastore's own.
+    `threads` are torch's in each process; None leaves them as they are.
+    """
+
+    model: str
+    datastore: str
+    adapt: AdaptConfig
+    selection: SelectionConfig
+    score: ScoreConfig
+    embedder: str | None = None
+    threads: int | None = None
+    cache_dir: str | None = None
+
+    def load(self) -> TestTimeTrainer:
+        """Open the datastore and load embedder and model."""
+        opened = Datastore.open(self.datastore)
+        name, config = self.embedder or opened.embedder_name, opened.embed_config
+        embedder = Embedder.load(name, config, threads=self.threads, cache_dir=self.cache_dir)
+        chosen = Selector(Datastore.open(self.datastore, embedder), self.selection)
+        return TestTimeTrainer.load(
+            self.model, chosen, self.adapt, score=self.score, threads=self.threads, cache_dir=self.cache_dir
+        )
+
+
+def evaluate_with_workers(
+    recipe: TrainerRecipe,
+    documents: Iterable[Document | str],
+    *,
+    workers: int,
+    out: str | os.PathLike[str] | None = None,
+    config: EvalConfig | None = None,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    exclude_own_text: bool = True,
+    keep_text: bool = False,
+    progress: Progress | None = None,
+) -> EvalResult:
+    """Do what `evaluation.evaluate` does, by several processes, each with a model of its own.
+
+    Documents are dealt to processes as these become free, and this process alone writes, in the order of one process.
+    The file of results is therefore the same, byte for byte, for any number of workers, as long as each has as many
+    threads of torch: these decide the order in which numbers are added up. Each worker takes as much memory as one
+    process alone. When a worker dies, or this process is interrupted, all end, and what was written can be continued.
+
+    Args:
+        recipe: loads the trainer of each process.
+        documents: as for `evaluate`, as are the arguments not named here.
+        workers: processes, at least 1.
+        out: file of result lines.
+        config: protocol, lengths, sample and curve.
+        methods: names of `baselines.METHODS`.
+        exclude_own_text: leaves a document's own text out of its neighbors.
+        keep_text: keeps texts beside the results.
+        progress: called after each document.
+
+    Raises:
+        ConfigError: as of `evaluate`; or a method carries state from document to document.
+        TttnnError: a worker died; what a worker raises is raised here.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    methods_named(methods)  # a wrong name is refused before anything is loaded
+    config = config if config is not None else EvalConfig()
+    chosen = sampled(documents, config)
+    pool = _Pool(workers, (recipe, config, tuple(methods), exclude_own_text, keep_text))
+    try:
+        settings, carries_state = pool.settings()
+        if carries_state and workers > 1:
+            raise ConfigError(
+                f"workers must be 1 where optimizer_state is carried from document to document, got {workers}"
+            )
+        record = Record(settings, chosen, out, keep_text=keep_text, carries_state=carries_state)
+        try:
+            missing = [pair for pair in chosen if record.missing(pair[0])]
+            done = len(chosen) - len(missing)
+            if progress is not None:
+                progress("evaluate", done, len(chosen))
+            for measured in pool.measure(missing):
+                record.add(measured)
+                done += 1
+                if progress is not None:
+                    progress("evaluate", done, len(chosen))
+            return record.result()
+        finally:
+            record.close()
+    finally:
+        pool.close()
+
+
+class _Pool:
+    """Processes, each at the other end of a pipe."""
+
+    def __init__(self, workers: int, arguments: tuple[Any, ...]) -> None:
+        # Inherited, and read when torch is imported: threads that spin while they wait slow the other workers down.
+        os.putenv("OMP_WAIT_POLICY", "PASSIVE")
+        context = multiprocessing.get_context("spawn")
+        self._workers: dict[Connection, BaseProcess] = {}
+        self._jobs: dict[Connection, int] = {}
+        try:
+            for number in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_work, args=(theirs, *arguments), name=f"tttnn-worker-{number}", daemon=True
+                )
+                process.start()
+                theirs.close()
+                self._workers[ours] = process
+        except BaseException:
+            self.close()
+            raise
+
+    def settings(self) -> tuple[dict[str, Any], bool]:
+        """Wait until all are ready; return what their results depend on, which is the same for all."""
+        said = [self._receive(connection) for connection in self._workers]
+        for other in said[1:]:
+            if other != said[0]:
+                raise TttnnError("workers must have loaded the same model and datastore, but their settings differ")
+        settings, carries_state = said[0]
+        return settings, carries_state
+
+    def measure(self, jobs: list[tuple[int, Document]]) -> Iterable[Measured]:
+        """Deal documents out, and yield what comes back in the order of `jobs`."""
+        waiting = iter(jobs)
+        for connection in self._workers:
+            self._deal(connection, waiting)
+        finished: dict[int, Measured] = {}
+        for position, _ in jobs:
+            while position not in finished:
+                for ready in wait(list(self._jobs)):
+                    assert isinstance(ready, Connection)
+                    measured: Measured = self._receive(ready)
+                    finished[measured.position] = measured
+                    self._deal(ready, waiting)
+            yield finished.pop(position)
+
+    def _deal(self, connection: Connection, waiting: Any) -> None:
+        self._jobs.pop(connection, None)
+        job = next(waiting, None)
+        if job is not None:
+            self._jobs[connection] = job[0]
+            connection.send(job)
+
+    def _receive(self, connection: Connection) -> Any:
+        try:
+            kind, value = connection.recv()
+        except (EOFError, ConnectionResetError):
+            process = self._workers[connection]
+            process.join()
+            at = f"document {self._jobs[connection]}" if connection in self._jobs else "its start"
+            raise TttnnError(
+                f"{process.name} (process {process.pid}) died with exit code {process.exitcode} at {at}. What was "
+                "measured is kept: the same command continues."
+            ) from None
+        if kind == "failed":
+            raise value
+        return value
+
+    def close(self) -> None:
+        """End all processes, whatever they are at."""
+        for process in self._workers.values():
+            process.kill()
+        for connection, process in self._workers.items():
+            process.join()
+            process.close()
+            connection.close()
+        self._workers.clear()
+
+
+def _work(
+    connection: Connection,
+    recipe: TrainerRecipe,
+    config: EvalConfig,
+    methods: tuple[str, ...],
+    exclude_own_text: bool,
+    keep_text: bool,
+) -> None:
+    """Load a trainer, and measure one document after another, until nobody asks any more."""
+    # A Ctrl-C reaches every process of a terminal; the one that writes decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        trainer = recipe.load()
+        lab = Lab(trainer, config, methods_named(methods), exclude_own_text=exclude_own_text, keep_text=keep_text)
+        connection.send(("ready", (results_settings(lab), lab.carries_state)))
+        while True:
+            position, document = connection.recv()
+            connection.send(("measured", measured_document(lab, position, document)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except Exception as error:
+        raised = (
+            error if isinstance(error, TttnnError | ValueError | OSError) else TttnnError(f"in a worker: {error!r}")
+        )
+        connection.send(("failed", raised))
