@@ -126,8 +126,8 @@ def settings_list(values: Mapping[str, Any]) -> str:
     items = []
     for name in sorted(values):
         value = values[name]
-        if isinstance(value, Mapping) and value:
-            shown = settings_list(value)
+        if isinstance(value, Mapping):
+            shown = settings_list(value) if value else "none"
         elif isinstance(value, list | tuple) and not any(isinstance(one, Mapping | list) for one in value):
             shown = escape(", ".join(map(str, value)) or "none")
         else:

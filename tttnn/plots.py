@@ -307,9 +307,9 @@ def _last_k(panels: Sequence[Panel]) -> float:
 def _axis_of_k(axes: Any, panels: Sequence[Panel], last: float, apart: float) -> None:
     """Tick the numbers of neighbors that were measured, those at least `apart` of the axis' length from each other."""
     measured = sorted({k for panel in panels for series in panel.series for k in series.k} | {0.0})
-    kept: list[float] = []
+    kept = [0.0]
     for k in reversed(measured):
-        if not kept or kept[-1] - k >= apart * last:
+        if min(abs(k - other) for other in kept) >= apart * last:
             kept.append(k)
     axes.set_xticks(kept, [f"{k:g}" for k in kept])
 
