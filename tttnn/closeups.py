@@ -12,7 +12,7 @@ from typing import Any
 
 from . import plots
 from .extremes import Extreme
-from .markup import DASH, Cell, decimals, ends, escape, one_line, table, whole
+from .markup import DASH, Cell, certain, decimals, ends, escape, one_line, table, whole
 from .plots import Dot, Panel, Series, Style
 from .reference import TASKS, TOTAL, ReferenceRun, matching_run, published
 from .results import ALL, PILE_ALL
@@ -129,6 +129,7 @@ def harm_section(run: Run) -> Section:
         if not groups:
             continue
         worst = max(groups, key=lambda row: row.ratio.value)
+        sure = certain(worst.ratio, worst.documents)
         held = run.result.of(method)
         k = run.row(ALL, method).k
         pairs = {
@@ -138,7 +139,7 @@ def harm_section(run: Run) -> Section:
         }
         harmed = sum(after > before for after, before in pairs.values())
         ratio, document = max(((after / before, d) for d, (after, before) in pairs.items()), default=(math.nan, -1))
-        worse = sum(row.ratio.low > 1 for row in groups if row.documents > 1)
+        worse = sum(tone(row) == "worse" for row in groups)
         lines.append(
             [
                 Cell(one_line(method), strong=method == run.main),
@@ -156,8 +157,8 @@ def harm_section(run: Run) -> Section:
                 "k": k,
                 "worst_component": worst.group,
                 "worst_ratio": worst.ratio.value,
-                "worst_ratio_low": worst.ratio.low if worst.documents > 1 else None,
-                "worst_ratio_high": worst.ratio.high if worst.documents > 1 else None,
+                "worst_ratio_low": worst.ratio.low if sure else None,
+                "worst_ratio_high": worst.ratio.high if sure else None,
                 "components": len(groups),
                 "components_worse": worse,
                 "documents": len(pairs),
@@ -290,7 +291,11 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
         cells: list[Cell | str] = [
             Cell(group_name(group), strong=group == PILE_ALL),
             whole(row.documents),
-            Cell(decimals(row.ratio.value), ends(row.ratio, row.documents) if row.documents > 1 else "", tone(row)),
+            Cell(
+                decimals(row.ratio.value),
+                ends(row.ratio, row.documents) if certain(row.ratio, row.documents) else "",
+                tone(row),
+            ),
         ]
         for one in shown:
             curve = one.curves[TOTAL if group == PILE_ALL else TASKS[group]]

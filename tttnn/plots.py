@@ -53,10 +53,27 @@ _STYLES = (
 _BASE = Style("#6b7076", "#a2a8b0", "o", "-")
 
 
-def styles_of(methods: Sequence[str], base: str = "base") -> dict[str, Style]:
-    """Give each method its look by its place in the list; `base` is grey."""
-    others = [method for method in methods if method != base]
-    return {base: _BASE} | dict(zip(others, itertools.cycle(_STYLES), strict=False))
+_PLACES = {
+    "ttt-nn": 0,
+    "in-context": 1,
+    "ttt-nn-guard": 2,
+    "ttt-nn+in-context": 3,
+    "lora": 4,
+    "ttt-nn-sift": 5,
+    "interpolation": 6,
+    "dynamic": 7,
+    "tttlm-2024": 8,
+}
+"""Method -> its style in every report; any other method takes one that is left."""
+
+
+def styles_of(methods: Sequence[str]) -> dict[str, Style]:
+    """Give each method its look; base is grey."""
+    taken = {_PLACES[method] for method in methods if method in _PLACES}
+    left = [style for i, style in enumerate(_STYLES) if i not in taken] or list(_STYLES)
+    others = [method for method in methods if method != "base" and method not in _PLACES]
+    known = {method: _STYLES[_PLACES[method]] for method in methods if method in _PLACES}
+    return {"base": _BASE} | known | dict(zip(others, itertools.cycle(left), strict=False))
 
 
 def colour_rules(dark: bool) -> str:

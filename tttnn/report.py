@@ -146,6 +146,18 @@ def _link(place: str, name: str) -> str:
     return f'<a href="#{escape(place)}">{escape(name)}</a>'
 
 
+def _lonely(run: Run) -> str:
+    """Warn of components of one document, which the weighted interval knows no spread of."""
+    held = [run.row(group, "base") for group in run.groups if group in PILE_WEIGHTS]
+    alone = [one_line(row.group) for row in held if row.documents == 1]
+    if not alone:
+        return ""
+    return (
+        f" Nothing is known about the spread of components with one document ({', '.join(alone)}): they add no width "
+        f"to the Pile-weighted interval, which is too narrow."
+    )
+
+
 def _method(runs: Sequence[Run], command: str | None) -> str:
     """Say how totals and intervals were made, and list files, settings and versions."""
     parts = [
@@ -166,7 +178,7 @@ def _method(runs: Sequence[Run], command: str | None) -> str:
                 f"weighted by "
                 f"their share of the Pile (Gao et al. 2020, table 1), renormalised over the components present, which "
                 f"make up {run.summary.pile_weight:.1f} % of it; its bootstrap draws documents within components."
-                f"{escape(more)}</p>"
+                f"{escape(more + _lonely(run))}</p>"
             )
     for run in runs:
         parts.append(f"<h3>{escape(run.name)}</h3>")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import plots
-from .markup import DASH, Cell, decimals, ends, escape, one_line, signed, significant, table, whole
+from .markup import DASH, Cell, certain, decimals, ends, escape, one_line, signed, significant, table, whole
 from .plots import Bar, Panel, Series, Style
 from .results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
 from .runs import Run, model_name
@@ -25,6 +25,10 @@ PROTOCOLS = {
 }
 
 INTERVAL = "95 % intervals of a paired bootstrap over documents (10,000 resamples)"
+
+
+_FEW = 20
+"""Documents below which the percentile bootstrap is said to be narrow: of ten normal values it covers some 90 %."""
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ def counted(count: int, noun: str) -> str:
 
 def tone(row: GroupSummary | Comparison) -> str:
     """Return "better" or "worse" where the ratio's interval lies clear of 1."""
-    if row.documents < 2:
+    if not certain(row.ratio, row.documents):
         return ""
     return "better" if row.ratio.high < 1 else "worse" if row.ratio.low > 1 else ""
 
@@ -85,7 +89,7 @@ def headline(run: Run) -> str:
     model = model_name(run.result)
     of = "the base model" if model is None else one_line(model.rstrip("/").rpartition("/")[2])
     after = f" with {neighbors(row.k)}" if row.k else ""
-    interval = "" if row.documents < 2 else f" {ends(row.ratio, row.documents)}"
+    interval = f" {ends(row.ratio, row.documents)}" if certain(row.ratio, row.documents) else ""
     return f"{one_line(run.main)}{after}: {decimals(row.ratio.value)}{interval} times the bits per byte of {of}"
 
 
@@ -100,13 +104,15 @@ def verdict(run: Run) -> str:
     ]
     if row.documents < 2:
         parts.append("One document gives no interval.")
-    if row.documents >= 2:
+    if certain(row.ratio, row.documents):
         if row.ratio.high < 1:
             parts.append("The 95 % interval lies below 1: the gain does not hang on which documents were drawn.")
         elif row.ratio.low > 1:
             parts.append("The 95 % interval lies above 1: the method harms these texts.")
         else:
             parts.append("The 95 % interval holds 1: these documents show neither gain nor harm.")
+        if row.documents < _FEW:
+            parts.append(f"{row.documents} documents are few for a bootstrap: its interval may be too narrow.")
     if run.summary.pile_weight:
         weighted = run.row(PILE_ALL, run.main)
         parts.append(
@@ -115,7 +121,8 @@ def verdict(run: Run) -> str:
         )
     if len(run.groups) > 1:
         worst = max((run.row(group, run.main) for group in run.groups), key=lambda one: one.ratio.value)
-        interval = ends(worst.ratio, worst.documents) if worst.documents > 1 else "(one document)"
+        interval = ends(worst.ratio, worst.documents)
+        interval = interval if interval.startswith("[") else f"({interval})"
         parts.append(f"Worst component: {group_name(worst.group)}, {decimals(worst.ratio.value)} {interval}.")
     return " ".join(parts)
 
@@ -186,6 +193,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
 
 
 def _summary_row(run: Run, row: GroupSummary) -> dict[str, Any]:
+    sure = certain(row.ratio, row.documents)
     return {
         "protocol": run.name,
         "group": row.group,
@@ -196,11 +204,11 @@ def _summary_row(run: Run, row: GroupSummary) -> dict[str, Any]:
         "base_bits_per_byte": row.base_bits_per_byte,
         "bits_per_byte": row.bits_per_byte,
         "ratio": row.ratio.value,
-        "ratio_low": row.ratio.low if row.documents > 1 else None,
-        "ratio_high": row.ratio.high if row.documents > 1 else None,
+        "ratio_low": row.ratio.low if sure else None,
+        "ratio_high": row.ratio.high if sure else None,
         "difference": row.difference.value,
-        "difference_low": row.difference.low if row.documents > 1 else None,
-        "difference_high": row.difference.high if row.documents > 1 else None,
+        "difference_low": row.difference.low if sure else None,
+        "difference_high": row.difference.high if sure else None,
         "byte_perplexity": row.byte_perplexity,
         "word_perplexity": row.word_perplexity,
         "seconds": row.seconds,
@@ -254,7 +262,7 @@ def _compared(row: Comparison, budget: BudgetComparison | None) -> Cell:
 
 
 def _comparison_row(run: Run, at: str, row: Comparison, budget: BudgetComparison | None) -> dict[str, Any]:
-    certain = row.documents > 1
+    sure = certain(row.ratio, row.documents)
     return {
         "protocol": run.name,
         "a": row.a,
@@ -268,11 +276,11 @@ def _comparison_row(run: Run, at: str, row: Comparison, budget: BudgetComparison
         "a_bits_per_byte": row.a_bits_per_byte,
         "b_bits_per_byte": row.b_bits_per_byte,
         "difference": row.difference.value,
-        "difference_low": row.difference.low if certain else None,
-        "difference_high": row.difference.high if certain else None,
+        "difference_low": row.difference.low if sure else None,
+        "difference_high": row.difference.high if sure else None,
         "ratio": row.ratio.value,
-        "ratio_low": row.ratio.low if certain else None,
-        "ratio_high": row.ratio.high if certain else None,
+        "ratio_low": row.ratio.low if sure else None,
+        "ratio_high": row.ratio.high if sure else None,
     }
 
 
@@ -285,14 +293,14 @@ def _series(run: Run, group: str, method: str) -> Series | None:
     rows = run.curve(group, method)
     if not rows:
         return None
-    certain = rows[0].documents > 1
+    sure = certain(rows[-1].ratio, rows[-1].documents)
     ks, values = [row.k for row in rows], [row.ratio.value for row in rows]
-    lows = [row.ratio.low for row in rows] if certain else []
-    highs = [row.ratio.high for row in rows] if certain else []
+    lows = [row.ratio.low for row in rows] if sure else []
+    highs = [row.ratio.high for row in rows] if sure else []
     if ks[0] > 0 and len(ks) > 1:
         # Without neighbors a method of neighbors is the base model.
         ks, values = [0, *ks], [1.0, *values]
-        lows, highs = [1.0, *lows] if certain else [], [1.0, *highs] if certain else []
+        lows, highs = [1.0, *lows] if sure else [], [1.0, *highs] if sure else []
     return Series(method, one_line(method), ks, values, lows, highs)
 
 
@@ -345,15 +353,15 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
     bars = []
     for group in [*run.groups, *run.totals]:
         row = run.row(group, run.main)
-        certain = row.documents > 1
+        sure = certain(row.ratio, row.documents)
         bars.append(
             Bar(
                 group_name(group),
                 row.base_bits_per_byte,
                 row.bits_per_byte,
                 row.ratio.value,
-                row.ratio.low if certain else math.nan,
-                row.ratio.high if certain else math.nan,
+                row.ratio.low if sure else math.nan,
+                row.ratio.high if sure else math.nan,
                 total=group in run.totals,
             )
         )
@@ -364,9 +372,8 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
         plots.draw_bars(bars, styles[run.main], styles["base"], label),
         f"Bits per byte of each component before and after {one_line(run.main)}",
         f"Left: bits per byte of base and of {label}; right: their ratio with {INTERVAL}. "
-        f"{counted(run.row(ALL, run.main).documents, 'document')}. An open mark is a component of one document, "
-        f"which has "
-        f"no interval.",
+        f"{counted(run.row(ALL, run.main).documents, 'document')}. An open mark has no interval: it is "
+        f"of one document, or of components of one each.",
     )
     lines: list[list[Cell | str]] = []
     for group in [*run.groups, *run.totals]:
@@ -383,7 +390,7 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
             if not run.curve(group, method):
                 cells.append(DASH)
                 continue
-            interval = ends(row.ratio, row.documents) if row.documents > 1 else ""
+            interval = ends(row.ratio, row.documents) if certain(row.ratio, row.documents) else ""
             cells.append(Cell(decimals(row.ratio.value), interval, tone(row), strong=row.ratio.value == best))
         lines.append(cells)
     ks = ", ".join(f"{one_line(method)} k = {run.row(ALL, method).k}" for method in run.methods)
@@ -414,6 +421,8 @@ def cost_section(run: Run, styles: dict[str, Style]) -> Section:
             for row in run.curve(ALL, method)
             if (cost := row.seconds if seconds else row.trained_tokens + row.context_tokens)
         ]
+        # With no neighbors a method of neighbors is base: its seconds are those of looking for them.
+        points = [point for point in points if point[2] > 0] or points
         if points:
             series.append(Series(method, one_line(method), [p[0] for p in points], [p[1] for p in points]))
     if not series:
