@@ -21,7 +21,7 @@ ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
     *("builder", "datastore"),
     *("selection", "windows", "arena", "optim", "loss", "score", "adapt"),
-    *("statistics", "results", "protocols", "cases", "baselines", "evaluation", "workers", "audit"),
+    *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
     *("reference", "runs", "extremes", "markup", "plots", "sections", "closeups", "report"),
     *("demo", "cli"),
 ]

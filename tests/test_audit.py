@@ -9,9 +9,10 @@ import pytest
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, tiny_gpt2
-from tttnn.audit import audit_results, ngrams_of, shared
+from tttnn.audit import audit_results
 from tttnn.corpus import Document
 from tttnn.evaluation import evaluate
+from tttnn.overlap import ngrams_of, shared
 from tttnn.protocols import split_task
 
 WORDS = (
@@ -110,3 +111,25 @@ def test_ngrams_ignore_space_and_case() -> None:
     assert ngrams_of(" \n", 8) == set()
     assert shared({("a",), ("b",)}, {("b",)}) == (0.5, 1.0)
     assert shared(set(), set()) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["exact", "cut to 60 %", "re-spaced", "spliced"])
+def test_leaks_can_be_left_out_and_others_come_in_their_place(trainer: Any, kind: str) -> None:
+    planted = leaks(WORDS, trainer.tokenizer)[kind]
+    texts = [TEXTS[0], planted, planted + " again", OTHER, TEXTS[1], TEXTS[2]]
+    trainer.datastore = FakeRetriever(texts)
+    config = CONFIG.with_(max_overlap=0.05)
+    result = evaluate(trainer, [Document(WORDS)], config=config, methods=["ttt-nn", "in-context"])
+    store = [Document(text) for text in texts]
+    assert audit_results(result, [WORDS], store, trainer.tokenizer).clean
+    for line in result.lines[1:]:
+        assert [neighbor.id for neighbor in line.neighbors] == [0, 3, 4]
+        assert (line.found, line.left_out) == (3, 1 if kind == "exact" else 2)
+    assert result.lines[0].left_out == 0
+
+
+def test_a_datastore_without_leaks_is_searched_alike_with_the_limit(trainer: Any) -> None:
+    results = [
+        evaluate(trainer, [Document(WORDS)], config=CONFIG.with_(max_overlap=limit)).lines for limit in (None, 0.05)
+    ]
+    assert results[0] == results[1]

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .embed import Embedder
     from .evaluation import evaluate
     from .index import NeighborIndex
+    from .results import read_results
     from .store import TextStore, TextStoreWriter
 
 __version__ = "0.1.0"
@@ -67,6 +68,7 @@ _LAZY = {
     "evaluate": "evaluation",
     "iter_corpus": "corpus",
     "iter_jsonl": "corpus",
+    "read_results": "results",
 }
 
 __all__ = [
@@ -112,6 +114,7 @@ __all__ = [
     "iter_jsonl",
     "models",
     "preset",
+    "read_results",
 ]
 
 logging.getLogger("tttnn").addHandler(logging.NullHandler())

@@ -5,7 +5,6 @@ Compares texts by their word n-grams. Knows results, a datastore's texts and a t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -15,17 +14,9 @@ from .config import EvalConfig, Progress
 from .corpus import Document, text_digest
 from .datastore import Neighbor
 from .errors import ConfigError
+from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
 from .protocols import split_task
 from .results import EvalResult, Line, UsedNeighbor
-
-NGRAM = 8
-"""Words of an n-gram: eight in a row are hardly ever shared by chance."""
-
-MAX_SHARE = 0.05
-"""Largest share of either text's n-grams that the other may hold. The first 60 % of a document hold a fifth of its
-second half, less the n-grams that lie across a cut."""
-
-_WORDS = re.compile(r"\w+|[^\w\s]")
 
 FindingKind = Literal["document", "neighbor", "own text", "overlap", "unused copy"]
 
@@ -75,25 +66,6 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return asdict(self) | {"clean": self.clean}
-
-
-def words_of(text: str) -> list[str]:
-    """Cut a text into words and punctuation: white space and upper case make no difference."""
-    return _WORDS.findall(text.casefold())
-
-
-def ngrams_of(text: str, n: int = NGRAM) -> set[tuple[str, ...]]:
-    """Return the n-grams of a text's words; of a shorter text, all of it as one."""
-    words = words_of(text)
-    if not words:
-        return set()
-    return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
-
-
-def shared(scored: set[tuple[str, ...]], passage: set[tuple[str, ...]]) -> tuple[float, float]:
-    """Return which share of each text's n-grams the other holds: of the scored text's, and of the passage's."""
-    common = len(scored & passage)
-    return common / max(1, len(scored)), common / max(1, len(passage))
 
 
 def audit_results(

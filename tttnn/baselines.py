@@ -89,7 +89,9 @@ def _trained_measurement(
     used = [UsedNeighbor(n.id, n.digest, n.distance, n.tokens, n.span) for n in report.neighbors]
     stages = found.seconds | {name: value for name, value in report.seconds.items() if name != "observe"}
     stages["score"] = sum(state.scored.seconds for state in trained.states.values())
-    return Measurement(points, seconds, stages, used, len(found.neighbors), report.stopped_by, after)
+    return Measurement(
+        points, seconds, stages, used, len(found.neighbors), report.stopped_by, after, left_out=found.left_out
+    )
 
 
 class Sift(TestTimeTraining):
@@ -176,7 +178,7 @@ class InContext:
             context_text = case.lab.trainer.tokenizer.decode(before)
             after = case.lab.trainer.generate(context_text + case.task.query, max_new_tokens=GENERATED)
         stages = found.seconds | {"tokenize": spent, "score": scoring}
-        return Measurement(points, seconds, stages, used, len(found.neighbors), after=after)
+        return Measurement(points, seconds, stages, used, len(found.neighbors), after=after, left_out=found.left_out)
 
 
 def _context_settings(lab: Lab) -> dict[str, Any]:
@@ -380,7 +382,7 @@ class Interpolation:
             points.append(Point(k, total, None, 0, 0, sum(n.tokens for n in used), {"weights": weights}))
             seconds[k] = found.total * (k > 0) + spent
         stages = found.seconds | {"tokenize": spent}
-        return Measurement(points, seconds, stages, used, len(found.neighbors))
+        return Measurement(points, seconds, stages, used, len(found.neighbors), left_out=found.left_out)
 
 
 def interpolation_curve(result: EvalResult) -> dict[int, dict[float, float]]:

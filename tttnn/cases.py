@@ -19,6 +19,7 @@ from .config import AdaptConfig, EvalConfig, SelectionConfig
 from .corpus import Document, text_digest
 from .datastore import Datastore, Neighbor
 from .errors import ConfigError
+from .overlap import ngrams_of, shared
 from .protocols import Task
 from .results import Point, UsedNeighbor
 from .score import prefix_token, token_ids
@@ -53,6 +54,7 @@ class Measurement:
     found: int = 0
     stopped_by: str = "neighbors"
     after: str | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,14 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Neighbors in the order of use, and the seconds of each stage that found them."""
+    """Neighbors in the order of use, and the seconds of each stage that found them.
+
+    `left_out` counts those that were near but hold scored text.
+    """
 
     neighbors: list[Neighbor]
     seconds: dict[str, float]
+    left_out: int = 0
 
     @property
     def total(self) -> float:
@@ -182,6 +188,7 @@ class Case:
         self._before: str | None = None
         self._found: dict[Choice, Found] = {}
         self._tokens: dict[int, list[int]] = {}
+        self._scored_ngrams: set[tuple[str, ...]] | None = None
         self._trained: dict[str, Trained] = {}
 
     def scored(self, trainer: TestTimeTrainer, neighbors: Sequence[int] = ()) -> Scored:
@@ -239,14 +246,31 @@ class Case:
         if retriever is None:
             raise ConfigError("trainer must have a datastore to find neighbors in, got None")
         excluded = {text_digest(self.document.text)} if lab.exclude_own_text else set()
-        started = time.perf_counter()
-        if isinstance(retriever, Selector | Datastore):
-            # Left out before a selection is made: the own text would make what is like it look superfluous.
-            found: list[Neighbor] = retriever.search(self.task.query, k, exclude_digests=excluded)
-        else:
-            found = retriever.search(self.task.query, k + len(excluded))
-        seconds = dict(getattr(found, "seconds", None) or {"retrieve": time.perf_counter() - started})
-        return Found([neighbor for neighbor in found if neighbor.digest not in excluded][:k], seconds)
+        own = len(excluded)
+        while True:
+            started = time.perf_counter()
+            if isinstance(retriever, Selector | Datastore):
+                # Left out before a selection is made: an excluded text would make what is like it look superfluous.
+                found: list[Neighbor] = retriever.search(self.task.query, k, exclude_digests=excluded)
+            else:
+                found = retriever.search(self.task.query, k + len(excluded))
+            seconds = dict(getattr(found, "seconds", None) or {"retrieve": time.perf_counter() - started})
+            kept = [neighbor for neighbor in found if neighbor.digest not in excluded][:k]
+            # The seconds are those of one search: leaving out is no part of a method.
+            leaking = {neighbor.digest for neighbor in kept if self._holds_scored_text(neighbor)}
+            if not leaking:
+                return Found(kept, seconds, len(excluded) - own)
+            excluded |= leaking
+
+    def _holds_scored_text(self, neighbor: Neighbor) -> bool:
+        limit = self.lab.config.max_overlap
+        if limit is None:
+            return False
+        if self._scored_ngrams is None:
+            self._scored_ngrams = ngrams_of(self.task.scored)
+        passage = ngrams_of(self.lab.trainer.tokenizer.decode(self.tokens(neighbor)))
+        whole = shared(self._scored_ngrams, ngrams_of(neighbor.text))[0]
+        return max(whole, *shared(self._scored_ngrams, passage)) > limit
 
     def tokens(self, neighbor: Neighbor) -> list[int]:
         """Return the tokens of a neighbor that training uses: other methods read the same."""

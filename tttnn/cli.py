@@ -658,6 +658,7 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
     show_default=True,
     help="Totals to show: over all bytes, over components by their share of the Pile, or both.",
 )
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was no document, and why.")
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch in each process  [default: cores / workers]")
 @_cache
@@ -677,6 +678,7 @@ def eval_(
     workers: int,
     keep_text: bool,
     weighting: str,
+    rejects: str | None,
     embedder: str | None,
     threads: int | None,
     cache_dir: str | None,
@@ -729,6 +731,7 @@ def eval_(
             result = evaluate(recipe.load(), documents, **options)
         else:
             result = evaluate_with_workers(recipe, documents, workers=workers, **options)
+        _report_rejected(documents.rejected, rejects, bars)
     summary = result.summary()
     hidden = {"both": (), "bytes": ("pile_all",), "pile": ("all",)}[weighting]
     summary = dataclasses.replace(summary, rows=[row for row in summary.rows if row.group not in hidden])

@@ -197,6 +197,13 @@ class EvalConfig(Config):
     )
     sample_seed: int = setting(0, "seed of the order in which documents are taken", minimum=0)
     group_field: str = setting("pile_set_name", "field of meta that names a document's group")
+    max_overlap: float | None = setting(
+        None,
+        "leave out neighbors that hold more than this share of the scored text's word 8-grams, or of whose passage it "
+        "holds more; none: keep them",
+        minimum=0.0,
+        maximum=1.0,
+    )
     context_tokens: int | None = setting(
         4096, "tokens of neighbors that in-context reads; none: up to the model's own limit", minimum=1
     )

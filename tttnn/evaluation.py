@@ -149,6 +149,7 @@ def measured_document(lab: Lab, position: int, document: Document) -> Measured:
                 stopped_by=answer.stopped_by,
                 points=answer.points,
                 neighbors=answer.neighbors,
+                left_out=answer.left_out,
             )
         )
         measured.seconds.append(Seconds(position, method.name, answer.stages, answer.seconds))

@@ -38,7 +38,8 @@ class Point:
     """A measurement after `k` neighbors (0: none).
 
     `nats` of the scored text; `query_nats` of the query in the same state, where the method knows it. `trained_tokens`
-    were trained on, `context_tokens` of neighbors were read in the context. `extra` holds what one method alone has.
+    were trained on, `context_tokens` of neighbors were read in the context, or counted into a histogram. `extra` holds
+    what one method alone has.
     """
 
     k: int
@@ -66,7 +67,8 @@ class Line:
     """One document under one method.
 
     `tokens`, `num_bytes` and `words` are those of the scored text, the same for every method. Where fewer neighbors
-    were `found` than a point's `k`, the point is the measurement after those.
+    were `found` than a point's `k`, the point is the measurement after those. `left_out` counts near neighbors that
+    were not used because they hold scored text (`EvalConfig.max_overlap`).
     """
 
     document: int
@@ -83,6 +85,7 @@ class Line:
     stopped_by: str
     points: list[Point]
     neighbors: list[UsedNeighbor]
+    left_out: int = 0
 
     def at(self, k: int | None = None) -> Point:
         """Return the point of the largest number of neighbors up to `k`; None: the last."""
