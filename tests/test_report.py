@@ -195,7 +195,7 @@ def test_hostile_texts_and_names_stay_text(tmp_path: Path) -> None:
     [
         (("base",), FEW, 2),
         (("base", "ttt-nn"), {"Github": (0.6, 0.8)}, 1),
-        (("base", "ttt-nn", "in-context"), {"Github": (0.6, 0.8), "own texts": (0.7, 0.9)}, 1),
+        (("base", "ttt-nn", "in-context"), {"Github": (0.6, 0.8), "FreeLaw": (0.8, 0.9), "own texts": (0.7, 0.9)}, 1),
         (("base", "dynamic"), {"own texts": (0.7, 0.9)}, 3),
     ],
     ids=["base-only", "one-document", "groups-of-one", "no-neighbors"],
@@ -213,6 +213,13 @@ def test_little_to_report(
     if len(groups) * documents == 1:
         assert "One document gives no interval" in words
         assert "[" not in report.headline
+    if len(groups) == 3:  # components of one document each: nothing is known of their spread
+        rows = rows_of(tmp_path / "page_files" / "summary-split.csv")
+        weighted = [row for row in rows if row["group"] == PILE_ALL and row["method"] == "ttt-nn"]
+        assert {(row["documents"], row["ratio_low"]) for row in weighted} == {("2", "")}
+        assert "Nothing is known about the spread of components with one document (FreeLaw, Github)" in words
+        assert "the ratio is " in words
+        assert "no interval" in words
     for path in report.tables:
         for row in rows_of(path):
             assert all(value is not None and value.lower() not in ("nan", "inf") for value in row.values())

@@ -89,6 +89,8 @@ def _case(case: Extreme, *, texts: bool) -> str:
         f"{line.query_tokens:,} tokens of query, {line.tokens:,} scored; {neighbors(line.found)} found; training ended "
         f"by: {one_line(line.stopped_by)}; digest {line.digest[:12]}"
     )
+    if line.left_out:
+        facts += f"; {neighbors(line.left_out)} left out that hold scored text"
     parts = [f"<h5>{escape(title)}</h5><p class=facts>{escape(facts)}</p>"]
     shown = case.texts if texts else None
     if shown is not None:
@@ -170,7 +172,7 @@ def harm_section(run: Run) -> Section:
     section.html += table(
         ["method", "k", "worst component", "components worse", "documents worse", "worst document"],
         lines,
-        caption=f"The ratio to base where each method does worst ({INTERVAL}); how many components are worse than "
+        caption=f"The ratio to base where each method does worst, with {INTERVAL}; how many components are worse than "
         f"base with "
         f"the whole interval, and how many documents at all.",
     )

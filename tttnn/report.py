@@ -148,7 +148,7 @@ def _link(place: str, name: str) -> str:
 
 def _lonely(run: Run) -> str:
     """Warn of components of one document, which the weighted interval knows no spread of."""
-    held = [run.row(group, "base") for group in run.groups if group in PILE_WEIGHTS]
+    held = [run.row(group, "base") for group in sorted(run.groups) if group in PILE_WEIGHTS]
     alone = [one_line(row.group) for row in held if row.documents == 1]
     if not alone:
         return ""
