@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
-from tttnn.adapt import trained_tokens
 from tttnn.corpus import Document, text_digest
 from tttnn.datastore import Neighbor
+from tttnn.pace import Pace
+from tttnn.portion import portion_of
+from tttnn.schedule import rate_factors
 
 QUERY = "def quicksort("
 
@@ -125,7 +129,7 @@ def test_an_exception_at_any_stage_leaves_the_weights_whole(
     if stage == "search":
         monkeypatch.setattr(trainer.datastore, "search", boom)
     elif stage == "tokenize":
-        monkeypatch.setattr("tttnn.adapt.trained_tokens", boom)
+        monkeypatch.setattr("tttnn.adapt.portion_of", boom)
     elif stage == "forward":
         trainer.model.transformer.h[1].register_forward_hook(boom)
     elif stage == "backward":
@@ -354,6 +358,40 @@ def test_deadline_stops_before_the_step_that_would_overrun(trainer: Any, monkeyp
         assert now[0] - started <= 0.15 + 0.05
 
 
+def test_one_slow_step_does_not_end_training_for_good(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of a process may take many times what the others take."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.001
+        return now[0]
+
+    monkeypatch.setattr("tttnn.adapt.time.perf_counter", clock)
+    with trainer.adapt(QUERY, num_neighbors=1):
+        pass
+    trainer._training_pace.saw(60.0, 46)
+    steps = []
+    for _ in range(40):
+        with trainer.adapt(QUERY, deadline_ms=1000) as adapted:
+            steps.append(adapted.report.steps)
+    assert steps[0] == 0
+    assert steps[-1] == 9
+
+
+def test_a_pace_believes_slow_at_once_and_fast_slowly() -> None:
+    pace = Pace()
+    assert pace.predict(10) == 0
+    pace.saw(1.0, 10)
+    assert pace.predict(20) == pytest.approx(2.0)
+    pace.saw(2.0, 10)
+    assert pace.predict(10) == pytest.approx(2.0)
+    pace.saw(1.0, 10)
+    assert pace.predict(10) == pytest.approx(1.8)
+    for _ in range(20):
+        pace.doubt()
+    assert pace.predict(10) == pytest.approx(1.0), "three were seen: nothing faster than the fastest is believed"
+
+
 def test_cancellation_from_another_thread(trainer: Any) -> None:
     flag = threading.Event()
     with trainer.adapt(QUERY, cancelled=flag.is_set, observe=lambda _, k: flag.set() if k == 2 else None) as adapted:
@@ -384,6 +422,48 @@ def test_schedule_divides_by_the_root_of_the_position(trainer: Any, monkeypatch:
     with trainer.adapt(QUERY):
         pass
     assert rates == pytest.approx([1e-3 / math.sqrt(i) for i in (1, 2, 3, 4, 5, 5)])
+
+
+@pytest.mark.parametrize(
+    ("distances", "factors"),
+    [
+        ([], []),
+        ([0.5], [1.0]),
+        ([0.6, 0.8, 1.2], [1.0, 0.75, 0.5]),
+        ([0.4, 0.4, 0.4], [1.0, 1.0, 1.0]),
+        ([0.0, 0.0], [1.0, 1.0]),
+        ([0.0, 0.5, 0.5, 1.5], [1.0, 0.5, 0.5, 0.25]),
+        ([1e-9, 0.5, 1.5], [1.0, 0.5, 0.25]),
+        ([-2.0, -1.0], [1.0, 2 / 3]),
+        ([0.5, 0.25, 1.0], [1.0, 1.0, 0.25]),
+        ([1.0, math.inf, 2.0], [1.0, 0.0, 0.5]),
+        ([math.inf, math.inf], [1.0, 1.0]),
+    ],
+)
+def test_the_distance_schedule(distances: list[float], factors: list[float]) -> None:
+    assert rate_factors("distance", distances) == pytest.approx(factors)
+    for k in range(len(distances)):  # a query stopped early is the beginning of a longer one
+        assert rate_factors("distance", distances[:k]) == pytest.approx(factors[:k])
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=12))
+def test_distance_factors_are_shares_and_the_nearest_has_all(distances: list[float]) -> None:
+    distances.sort()
+    factors = rate_factors("distance", distances)
+    assert all(0.0 <= factor <= 1.0 for factor in factors)
+    assert factors[:1] == [1.0] * len(factors[:1])
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_the_farther_the_smaller_the_rate(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    real = trainer._optimizer.step
+    monkeypatch.setattr(trainer._optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
+    trainer.config = trainer.config.with_(schedule="distance", max_neighbor_tokens=40)
+    neighbors = [Neighbor(i, distance, TEXTS[i]) for i, distance in enumerate([0.5, 0.5, 1.0, 2.0])]
+    with trainer.adapt(QUERY, neighbors=neighbors):
+        pass
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4])
 
 
 @pytest.mark.parametrize(("query", "error"), [("", ValueError), (None, TypeError), (3, TypeError)])
@@ -439,6 +519,80 @@ def test_report_is_json_and_names_what_was_used(trainer: Any) -> None:
     assert [n["digest"] for n in report["neighbors"]] == [text_digest(text) for text in TEXTS]
 
 
+def test_report_says_which_bytes_were_trained_on(trainer: Any, tokenizer: Any) -> None:
+    text = "ä" * 100 + "HERE" + "b" * 100
+    neighbors = [
+        Neighbor(0, 0.0, text, span=(200, 210)),
+        Neighbor(1, 0.1, "c" * 65),  # the last token is a window of its own, which predicts nothing
+        Neighbor(2, 0.2, "d"),
+    ]
+    trainer.config = trainer.config.with_(max_neighbor_tokens=70)
+    with trainer.adapt(QUERY, neighbors=neighbors) as adapted:
+        trained = adapted.report.neighbors
+    assert [n.span for n in trained] == [(200, 210), None, None]
+    assert [n.trained_span for n in trained] == [(200, 270), (0, 64), None]
+    with trainer.adapt(QUERY, neighbors=neighbors[:1], cancelled=iter([False, True]).__next__) as adapted:
+        assert [n.trained_span for n in adapted.report.neighbors] == [(200, 264)]
+
+
+def test_a_tokenizer_without_offsets_leaves_the_trained_bytes_open(tokenizer: Any) -> None:
+    class Slow:
+        def __call__(self, text: str, **options: Any) -> Any:
+            assert "return_offsets_mapping" not in options
+            return tokenizer(text, **options)
+
+    portion = portion_of(Slow(), Neighbor(0, 0.0, "abc" * 50, span=(30, 40)), 140)
+    assert len(portion.tokens) == 140
+    assert portion.span("abc" * 50, 140) is None
+
+
+def test_report_counts_faults_steps_and_seconds(trainer: Any) -> None:
+    class Named(FakeRetriever):
+        embedder_name = "minilm-l6"
+
+    trainer.datastore = Named(TEXTS)
+    trainer.config = trainer.config.with_(verify=True, seed=4)
+    with trainer.adapt(QUERY, observe=lambda a, _: a.bits_per_byte(TEXTS[0])) as adapted:
+        before = adapted.report.seconds["score"]
+        adapted.bits_per_byte(TEXTS[1])
+        report = adapted.report
+        assert report.seconds["score"] > before > 0
+    assert {"tokenize", "train", "observe", "score", "restore", "verify"} <= report.seconds.keys()
+    assert len(report.step_seconds) == report.steps
+    assert 0 < sum(report.step_seconds) <= report.seconds["train"]
+    assert report.seconds["observe"] < before  # the scoring in it counts as scoring
+    assert report.page_faults >= 0
+    assert (report.seed, report.embedder) == (4, "minilm-l6")
+
+
+def test_the_query_is_in_a_report_only_on_request(trainer: Any) -> None:
+    trainer.datastore.store = [Document(text) for text in TEXTS]
+    with trainer.adapt(QUERY) as adapted:
+        continuation = adapted.generate(max_new_tokens=4)
+        report = adapted.report
+    assert QUERY not in json.dumps(report.to_dict())
+    assert QUERY not in repr(report)
+    held = report.to_dict(query=True)
+    assert held["query"] == QUERY
+    with trainer.replay(held) as again:
+        assert again.generate(max_new_tokens=4) == continuation
+
+
+@pytest.mark.parametrize("restore", ["copy", "flip"])
+def test_the_kill_switch_notices_a_write_behind_torchs_back(tokenizer: Any, retriever: Any, restore: str) -> None:
+    """A frozen parameter is never copied back: only a look at all bytes can find such a write."""
+    model = tiny_gpt2()
+    config = tttnn.AdaptConfig(num_neighbors=1, trainable="last-layers", last_layers=1, restore=restore, verify=True)
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
+    with trainer.adapt(QUERY):
+        pass
+    with pytest.raises(tttnn.RestoreError, match=r"wte\.weight"), trainer.adapt(QUERY):
+        model.transformer.wte.weight.data[3, 3] += 1.0
+    trainer.config = trainer.config.with_(verify=False)
+    with trainer.adapt(QUERY):  # not looked for
+        pass
+
+
 def test_replay_gives_the_same_bits_without_a_clock(trainer: Any) -> None:
     trainer.datastore.store = [Document(text) for text in TEXTS]
     seen = []
@@ -478,9 +632,11 @@ def test_unknown_model() -> None:
 def test_tokens_of_a_long_neighbor_begin_at_its_passage(tokenizer: Any) -> None:
     text = "ä" * 1000 + "HERE" + "b" * 5000
     begin = 2000  # bytes
-    tokens = trained_tokens(tokenizer, Neighbor(0, 0.0, text, span=(begin, begin + 100)), 64)
+    tokens = portion_of(tokenizer, Neighbor(0, 0.0, text, span=(begin, begin + 100)), 64).tokens
     assert tokenizer.decode(tokens) == "HERE" + "b" * 60
-    tokens = trained_tokens(tokenizer, Neighbor(0, 0.0, text, span=(len(text.encode()) - 10, len(text.encode()))), 64)
+    tokens = portion_of(
+        tokenizer, Neighbor(0, 0.0, text, span=(len(text.encode()) - 10, len(text.encode()))), 64
+    ).tokens
     assert tokenizer.decode(tokens) == "b" * 64
-    assert len(trained_tokens(tokenizer, Neighbor(0, 0.0, text), None)) == len(text.encode())
-    assert len(trained_tokens(tokenizer, Neighbor(0, 0.0, text), 100)) == 100
+    assert len(portion_of(tokenizer, Neighbor(0, 0.0, text), None).tokens) == len(text.encode())
+    assert len(portion_of(tokenizer, Neighbor(0, 0.0, text), 100).tokens) == 100

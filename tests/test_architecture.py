@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
     *("builder", "datastore"),
-    *("selection", "windows", "arena", "optim", "loss", "score", "adapt"),
+    *("selection", "windows", "schedule", "pace", "memory", "arena", "optim", "loss", "score", "portion"),
+    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
     *("reference", "runs", "extremes", "markup", "plots", "sections", "closeups", "report"),
     *("demo", "cli"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tests.encoders import tiny_embedder
-from tttnn.adapt import trained_tokens
 from tttnn.baselines import METHODS, interpolation_curve
 from tttnn.corpus import Document
 from tttnn.evaluation import evaluate
+from tttnn.portion import portion_of
 from tttnn.protocols import split_task
 from tttnn.results import EvalResult, Line, read_results
 from tttnn.score import token_ids
@@ -46,8 +46,8 @@ def lines(
 
 
 def test_all_methods_score_the_same_tokens_and_search_once(wide: Any) -> None:
-    skipped = {"ttt-nn-sift"} | ({"lora"} if not trains_lora() else set())
-    names = [name for name in METHODS if name not in skipped]
+    without = {"ttt-nn-sift"} if find_spec("peft") else {"ttt-nn-sift", "lora"}
+    names = [name for name in METHODS if name not in without]
     measured = lines(wide, *names)
     assert list(measured) == names
     assert len({(line.tokens, line.num_bytes, line.query_tokens, line.digest) for line in measured.values()}) == 1
@@ -212,17 +212,26 @@ def test_the_reference_mode_carries_its_optimizer_and_trains_whole_neighbors(wid
         evaluate(wide, documents, out=out, config=CONFIG, methods=["tttlm-2024"])
 
 
-def trains_lora() -> bool:
-    return "trainable" in {field.name for field in fields(tttnn.AdaptConfig)}
-
-
-def test_lora_is_another_trainer_or_a_clear_refusal(wide: Any) -> None:
-    if not trains_lora():
-        with pytest.raises(tttnn.ConfigError, match="low-rank updates"):
-            lines(wide, "lora")
-        return
+def test_lora_is_another_trainer_over_a_copy_of_the_model(wide: Any) -> None:
+    pytest.importorskip("peft", reason="lora needs peft")
     line = lines(wide, "lora")["lora"]
+    copied = tttnn.TestTimeTrainer(
+        tiny_gpt2(n_positions=512),
+        wide.tokenizer,
+        wide.datastore,
+        wide.config.with_(trainable="lora", learning_rate=CONFIG.lora_learning_rate),
+    )
+    task = split_task(wide.tokenizer, DOCUMENT.text, CONFIG)
+    with copied.adapt(task.query) as adapted:
+        assert adapted.score(task.scored, context=task.context).nats == pytest.approx(line.at(5).nats, rel=1e-6)
+    copied.release()
     assert line.at(5).nats != line.at(0).nats
+
+
+def test_a_guard_inside_the_trainer_is_refused(wide: Any) -> None:
+    wide.config = wide.config.with_(guard="query")
+    with pytest.raises(tttnn.ConfigError, match=r"guard must be none .* got 'query': the method ttt-nn-guard"):
+        lines(wide, "ttt-nn")
 
 
 def test_sift_chooses_other_neighbors_and_needs_a_datastore(wide: Any, tmp_path: Path) -> None:
@@ -250,5 +259,5 @@ def test_texts_are_kept_only_where_asked_for(wide: Any, tmp_path: Path) -> None:
     with wide.adapt(task.query) as adapted:
         assert kept.after == adapted.generate(max_new_tokens=48)
     assert kept.neighbors[1] == (1, TEXTS[1])
-    assert trained_tokens(wide.tokenizer, wide.datastore.neighbors[1], 512) == token_ids(wide.tokenizer, TEXTS[1])
+    assert portion_of(wide.tokenizer, wide.datastore.neighbors[1], 512).tokens == token_ids(wide.tokenizer, TEXTS[1])
     assert task.query not in out.read_text()

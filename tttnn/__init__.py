@@ -40,7 +40,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .adapt import AdaptedModel, AdaptReport, Retriever, TestTimeTrainer
+    from .adapt import AdaptedModel, Retriever, TestTimeTrainer
+    from .adaptation_report import AdaptReport
     from .arena import WeightArena
     from .corpus import Document, iter_corpus, iter_jsonl
     from .datastore import Datastore, Neighbor
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "AdaptReport": "adapt",
+    "AdaptReport": "adaptation_report",
     "AdaptedModel": "adapt",
     "Datastore": "datastore",
     "Document": "corpus",

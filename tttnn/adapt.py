@@ -7,33 +7,47 @@ that may assume that adapted weights live in `trainer.model`.
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 import platform
+import resource
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 
 from . import _core, models
+from .adaptation_report import AdaptReport, GuardReport, StoppedBy, TrainedNeighbor
 from .arena import WeightArena
 from .config import AdaptConfig, ScoreConfig
 from .datastore import Neighbor
-from .errors import AdaptError, NonFiniteLossError, RestoreError
+from .errors import AdaptError, ConfigError, NonFiniteLossError, RestoreError
+from .guard import Guard
+from .lora import LowRankLayers
 from .loss import SlicedLoss, causal_lm_loss
+from .memory import require_memory
 from .optim import build_optimizer
+from .pace import Pace
+from .portion import portion_of
 from .precision import autocast, resolved
+from .reuse import ReuseCache, TrainedState
+from .schedule import rate_factors
 from .score import Score, Scorer, model_max_length, token_ids
+from .subset import trained_elements, trained_names
 from .windows import training_windows
 
-_log = logging.getLogger("tttnn")
+_AT_CALL = (
+    *("num_neighbors", "max_length", "max_neighbor_tokens", "max_tokens", "deadline_ms", "learning_rate", "schedule"),
+    *("precision", "guard_every", "guard_min_tokens", "verify", "seed"),
+)
+"""Settings that may change between queries; a trainer is built for the others."""
 
-StoppedBy = Literal["neighbors", "deadline", "max_tokens", "max_steps", "cancelled"]
+_NOT_TRAINING = ("deadline_ms", "num_neighbors", "reuse", "verify")
+"""Settings that do not change what is trained of given neighbors."""
 
 
 class Retriever(Protocol):
@@ -41,57 +55,6 @@ class Retriever(Protocol):
 
     def search(self, query: str, k: int) -> list[Neighbor]:
         """Return at most `k` documents, nearest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedNeighbor:
-    """What one neighbor contributed. `losses` are in nats per token, each measured before its step."""
-
-    id: int
-    distance: float
-    source: str | None
-    digest: str
-    span: tuple[int, int] | None
-    tokens: int
-    losses: list[float]
-
-
-@dataclass(slots=True)
-class AdaptReport:
-    """What adapting to one query did and cost.
-
-    `seconds` has one entry per stage: embed, search and read where the retriever says so (else retrieve), tokenize,
-    train, observe, restore. `stopped_by` is "neighbors" when all of them were trained on. `excluded` counts texts that
-    the caller excluded; `left_out` what a selection left out, by reason.
-    """
-
-    query_digest: str
-    requested: int
-    found: int = 0
-    excluded: int = 0
-    left_out: dict[str, int] = field(default_factory=dict)
-    neighbors: list[TrainedNeighbor] = field(default_factory=list)
-    steps: int = 0
-    tokens: int = 0
-    bytes_moved: int = 0
-    stopped_by: StoppedBy = "neighbors"
-    query_truncated: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    precision: str = "float32"
-    model: str = ""
-    datastore: str | None = None
-    threads: int = 0
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def losses(self) -> list[float]:
-        """Loss before each step, in the order of the steps."""
-        return [loss for neighbor in self.neighbors for loss in neighbor.losses]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
 
 class AdaptedModel:
@@ -112,7 +75,12 @@ class AdaptedModel:
     def score(self, text: str, *, context: str = "") -> Score:
         """Score a text under the adapted weights; see `Scorer.score`."""
         self._check_open()
-        return self._trainer.scorer.score(text, context=context)
+        started = time.perf_counter()
+        try:
+            return self._trainer.scorer.score(text, context=context)
+        finally:
+            seconds = self.report.seconds
+            seconds["score"] = seconds.get("score", 0.0) + time.perf_counter() - started
 
     def bits_per_byte(self, text: str, *, context: str = "") -> float:
         """Return the bits per UTF-8 byte of a text under the adapted weights; NaN for an empty text."""
@@ -126,10 +94,16 @@ class AdaptedModel:
         )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write the adapted weights and the tokenizer as a directory that transformers loads."""
+        """Write the adapted weights and the tokenizer as a directory that transformers loads.
+
+        Low-rank matrices are merged into the weights: the directory holds a plain model.
+        """
         self._check_open()
-        # All parameters are views of one block: without a copy each would count as shared with all the others.
-        copies = {name: tensor.detach().clone() for name, tensor in self._trainer.model.state_dict().items()}
+        if self._trainer._low_rank is not None:
+            copies = self._trainer._low_rank.merged()
+        else:
+            # All parameters are views of one block: without a copy each would count as shared with all the others.
+            copies = {name: tensor.detach().clone() for name, tensor in self._trainer.model.state_dict().items()}
         self._trainer.model.save_pretrained(path, state_dict=copies)
         self._trainer.tokenizer.save_pretrained(path)
 
@@ -181,15 +155,22 @@ class TestTimeTrainer:
         self.config = config if config is not None else AdaptConfig()
         self.scorer = Scorer(model, tokenizer, score)
         self._max_window = model_max_length(model, tokenizer)
-        _check_memory(model)
-        self._arena = WeightArena(model, restore=self.config.restore)
-        self.fingerprint = self._arena.digest()
-        """Digest of the weights taken over."""
-        self._optimizer = build_optimizer(self._arena, self.config)
-        self._loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
+        self._low_rank = _low_rank(model, self.config)
+        try:
+            self._arena = _arena(model, self.config, self._low_rank)
+            self.fingerprint = self.digest()
+            """Digest of the weights taken over; the same whichever of them are trained."""
+            self._optimizer = build_optimizer(self._arena, self.config)
+            self._loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
+        except BaseException:
+            if self._low_rank is not None:
+                self._low_rank.remove()
+            raise
+        self._made_with = self.config
         self._device = next(model.parameters()).device
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
-        self._seconds_per_token: float | None = None
+        self._states = ReuseCache(self.config.reuse)
+        self._training_pace, self._guard_pace, self._copying_pace = Pace(), Pace(), Pace()
 
     @classmethod
     def load(
@@ -251,13 +232,15 @@ class TestTimeTrainer:
             num_neighbors: instead of the configuration's.
             deadline_ms: milliseconds from this call; training stops before the step that would overrun.
             exclude_digests: neighbors with such a text are left out; see `store.text_digest`.
-            observe: called between neighbors with the model in its present state.
+            observe: called between neighbors with the model in its present state, also where a guard then hands out
+                an earlier one; `reuse` is not used beside it.
             cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
 
         Raises:
             ValueError: the query is empty.
             AdaptError: another query's block is open.
             RestoreError: a parameter was moved, replaced or written since the last query.
+            ConfigError: `config` was replaced by one for which another trainer must be built.
             NonFiniteLossError: a loss or gradient is not finite; names the neighbor.
         """
         if not isinstance(query, str):
@@ -269,6 +252,7 @@ class TestTimeTrainer:
             changes["num_neighbors"] = num_neighbors
         if deadline_ms is not None:
             changes["deadline_ms"] = deadline_ms
+        self._check_config()
         return Adaptation(
             self, query, self.config.with_(**changes), neighbors, frozenset(exclude_digests), observe, cancelled
         )
@@ -284,11 +268,14 @@ class TestTimeTrainer:
         Raises:
             AdaptError: this model or datastore is not the report's, or a document's text has changed.
         """
-        held = report.to_dict() if isinstance(report, AdaptReport) else report
+        held = report.to_dict(query=True) if isinstance(report, AdaptReport) else report
+        self._check_config()
         if held["model"] != self.fingerprint:
             raise AdaptError(f"model must be the one of the report ({held['model'][:16]}), got {self.fingerprint[:16]}")
-        if held["settings"] != self.config.to_dict() | {"deadline_ms": held["settings"]["deadline_ms"]}:
-            names = [name for name, value in self.config.to_dict().items() if held["settings"].get(name) != value]
+        # Made into settings first, so that lists are tuples again and settings newer than the report have defaults.
+        before, now = AdaptConfig(**held["settings"]).to_dict(), self.config.to_dict()
+        names = [name for name in now if before[name] != now[name] and name not in _NOT_TRAINING]
+        if names:
             raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(names)}")
         store = getattr(self.datastore, "store", None)
         if store is None:
@@ -305,8 +292,11 @@ class TestTimeTrainer:
                 )
             neighbors.append(neighbor)
         config = self.config.with_(deadline_ms=None)
-        # The query itself is not in a report: generate() must be given a prompt.
-        adaptation = Adaptation(self, "", config, neighbors, max_steps=held["steps"])
+        guard = GuardReport(**held["guard"]) if held.get("guard") is not None else None
+        # Without the query's text in the report, generate() must be given a prompt.
+        adaptation = Adaptation(
+            self, held.get("query", ""), config, neighbors, max_steps=held["steps"], replayed_guard=guard
+        )
         adaptation._adapted.report.query_digest = held["query_digest"]
         return adaptation
 
@@ -376,9 +366,28 @@ class TestTimeTrainer:
         self._arena.check()
         self._arena.verify()
 
+    def digest(self) -> str:
+        """Return the digest of the model's own weights as they are now between queries; reads them all.
+
+        Low-rank matrices are left out.
+        """
+        return self._arena.digest(LowRankLayers.base_name if self._low_rank is not None else None)
+
     def release(self) -> None:
-        """Give the model back as an ordinary one; the trainer cannot be used afterwards."""
+        """Give the model back as an ordinary one and free states kept for reuse; the trainer cannot be used again."""
+        self._states.clear()
         self._arena.release()
+        if self._low_rank is not None:
+            self._low_rank.remove()
+
+    def _check_config(self) -> None:
+        made, now = self._made_with.to_dict(), self.config.to_dict()
+        fixed = [name for name in made if made[name] != now[name] and name not in _AT_CALL]
+        if fixed:
+            raise ConfigError(
+                f"{fixed[0]} must be as the trainer was made with ({made[fixed[0]]!r}), got {now[fixed[0]]!r}. "
+                "Call release() and make a new trainer."
+            )
 
 
 class Adaptation:
@@ -394,9 +403,11 @@ class Adaptation:
         observe: Observer | None = None,
         cancelled: Callable[[], bool] | None = None,
         max_steps: int | None = None,
+        replayed_guard: GuardReport | None = None,
     ) -> None:
         self._trainer = trainer
         self._max_steps = max_steps
+        self._replayed_guard = replayed_guard
         self._config = config
         self._given = neighbors
         self._exclude = exclude_digests
@@ -408,11 +419,14 @@ class Adaptation:
         self._deadline = math.inf
         report = AdaptReport(
             query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
+            query=query,
             requested=len(neighbors) if neighbors is not None else config.num_neighbors,
             settings=config.to_dict(),
+            seed=config.seed,
             precision=resolved(config.precision, trainer._device),
             model=trainer.fingerprint,
             datastore=getattr(trainer.datastore, "id", None) if neighbors is None else None,
+            embedder=_embedder_name(trainer.datastore) if neighbors is None else None,
             threads=torch.get_num_threads(),
             versions=_versions(),
         )
@@ -455,11 +469,20 @@ class Adaptation:
                 if self._before is not None:
                     self._before.put_back()
                 self._adapted.report.seconds["restore"] = time.perf_counter() - started
-                self._trainer._open.clear()
+                try:
+                    if self._config.verify and self._before is not None and raised is None:
+                        self._verify()
+                finally:
+                    self._trainer._open.clear()
             except KeyboardInterrupt as error:
                 raised = error
         if raised is not None:
             raise raised
+
+    def _verify(self) -> None:
+        started = time.perf_counter()
+        self._trainer._arena.verify()
+        self._adapted.report.seconds["verify"] = time.perf_counter() - started
 
     def _retrieve(self) -> list[Neighbor]:
         report, k = self._adapted.report, self._config.num_neighbors
@@ -488,53 +511,166 @@ class Adaptation:
         trainer, config, report = self._trainer, self._config, self._adapted.report
         torch.manual_seed(config.seed)
         trainer.model.eval()  # dropout off
+        key = self._reuse_key(neighbors)
+        state = None if key is None else trainer._states.get(key)
+        if state is not None and not (self._cancelled is not None and self._cancelled()):
+            self._use(state, neighbors)
+            return
         if config.optimizer_state == "fresh":
             trainer._optimizer.reset()
         report.seconds |= {"tokenize": 0.0, "train": 0.0}
-        self._observed(0)
-        for i, neighbor in enumerate(neighbors):
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        guard = self._new_guard()
+        if guard is not None and not guard.start():
+            report.stopped_by = "deadline"
+        else:
+            self._observed(0)
+            report.stopped_by = self._train_each(neighbors, guard)
+        if report.stopped_by == "deadline" and report.steps == 0:
+            trainer._training_pace.doubt()
+            trainer._guard_pace.doubt()
+        if guard is not None:
+            guard.finish(len(report.neighbors), steps=report.steps)
+            report.seconds["guard"] = guard.seconds
+        elif report.guard is not None and report.guard.kept is not None:
+            trainer._arena.use_kept()
+        report.page_faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        if key is not None and report.steps and report.stopped_by in ("neighbors", "max_tokens"):
+            self._hold(key)
+
+    def _train_each(self, neighbors: list[Neighbor], guard: Guard | None) -> StoppedBy:
+        """Train on one neighbor after the other; return why that ended."""
+        trainer, config, report = self._trainer, self._config, self._adapted.report
+        factors = rate_factors(config.schedule, [neighbor.distance for neighbor in neighbors])
+        for i, (neighbor, factor) in enumerate(zip(neighbors, factors, strict=True)):
             started = time.perf_counter()
-            tokens = trained_tokens(trainer.tokenizer, neighbor, config.max_neighbor_tokens)
+            portion = portion_of(trainer.tokenizer, neighbor, config.max_neighbor_tokens)
             tokenized = time.perf_counter()
             report.seconds["tokenize"] += tokenized - started
-            rate = config.learning_rate
-            if config.schedule == "inverse_sqrt":
-                rate /= math.sqrt(i + 1)
             losses: list[float] = []
             trained = 0
             stopped: StoppedBy | None = None
-            for window in training_windows(len(tokens), min(config.max_length, trainer._max_window)):
-                stopped = self._why_stop(window.end - window.begin)
+            for window in training_windows(len(portion.tokens), min(config.max_length, trainer._max_window)):
+                stopped = self._why_stop(window.end - window.begin, guard)
                 if stopped is not None:
                     break
-                losses.append(self._step(tokens[window.begin : window.end], rate, i, neighbor))
-                trained += window.end - window.begin
+                tokens = portion.tokens[window.begin : window.end]
+                losses.append(self._step(tokens, config.learning_rate * factor, i, neighbor))
+                trained += len(tokens)
             report.seconds["train"] += time.perf_counter() - tokenized
             if losses or stopped is None:
                 report.neighbors.append(
                     TrainedNeighbor(
-                        neighbor.id,
-                        neighbor.distance,
-                        neighbor.source,
-                        neighbor.digest,
-                        neighbor.span,
-                        trained,
-                        losses,
+                        id=neighbor.id,
+                        distance=neighbor.distance,
+                        source=neighbor.source,
+                        digest=neighbor.digest,
+                        span=neighbor.span,
+                        trained_span=portion.span(neighbor.text, trained),
+                        tokens=trained,
+                        losses=losses,
                     )
                 )
+                if self._replayed_guard is not None and len(report.neighbors) == self._replayed_guard.kept:
+                    trainer._arena.keep()
             if stopped is not None:
-                report.stopped_by = stopped
-                return
+                return stopped
+            if guard is not None:
+                guard.check(i + 1, steps=report.steps)
             self._observed(i + 1)
+        return "neighbors"
+
+    def _new_guard(self) -> Guard | None:
+        """Return the query's guard; None where there is none to be, which the report then explains."""
+        trainer, config, report = self._trainer, self._config, self._adapted.report
+        if self._replayed_guard is not None:
+            # A report does not hold the query, and need not: it says which state was kept.
+            report.guard = self._replayed_guard
+        if config.guard == "none" or self._replayed_guard is not None:
+            return None
+        tokens = token_ids(trainer.tokenizer, self._adapted.query)
+        if len(tokens) < config.guard_min_tokens:
+            report.guard = GuardReport(
+                reason=f"the query has {len(tokens)} tokens, fewer than guard_min_tokens ({config.guard_min_tokens})"
+            )
+            return None
+        tokens = tokens[-min(config.max_length, trainer._max_window) :]
+        ids = torch.tensor([tokens], device=trainer._device)
+
+        def score() -> float:
+            with torch.no_grad(), autocast(config.precision, trainer._device):
+                return trainer._loss(ids).item()
+
+        guard = Guard(
+            trainer._arena,
+            score,
+            every=config.guard_every,
+            tokens=len(tokens),
+            pace=trainer._guard_pace,
+            deadline=self._deadline,
+        )
+        report.guard = guard.report
+        return guard
+
+    def _reuse_key(self, neighbors: list[Neighbor]) -> Hashable:
+        """Return what decides the weights after training, to the last bit; None where no state may be reused."""
+        config = self._config
+        watched = self._observe is not None or self._max_steps is not None
+        if config.reuse == 0 or config.optimizer_state == "carried" or watched or not neighbors:
+            return None
+        settings = tuple((name, value) for name, value in config.to_dict().items() if name not in _NOT_TRAINING)
+        distances = [neighbor.distance for neighbor in neighbors] if config.schedule == "distance" else []
+        query = self._adapted.report.query_digest if config.guard == "query" else None
+        texts = tuple((neighbor.digest, neighbor.span) for neighbor in neighbors)
+        return texts, tuple(distances), query, settings, torch.get_num_threads()
+
+    def _use(self, state: TrainedState, neighbors: list[Neighbor]) -> None:
+        """Take over the weights that training on the same neighbors gave before."""
+        report = self._adapted.report
+        started = time.perf_counter()
+        self._trainer._arena.load(state.weights)
+        report.seconds["reuse"] = time.perf_counter() - started
+        report.reused = True
+        # The same texts may lie in other documents, at another distance from this query.
+        report.neighbors = [
+            replace(trained, id=now.id, distance=now.distance, source=now.source, losses=list(trained.losses))
+            for trained, now in zip(state.neighbors, neighbors, strict=False)
+        ]
+        report.steps, report.tokens, report.bytes_moved = state.steps, state.tokens, state.bytes_moved
+        report.stopped_by = state.stopped_by
+        report.guard = None if state.guard is None else replace(state.guard)
+
+    def _hold(self, key: Hashable) -> None:
+        """Hold the weights for the next query with these neighbors, unless the deadline leaves no time for the copy."""
+        trainer, report = self._trainer, self._adapted.report
+        nbytes = trainer._arena.trainable_nbytes
+        started = time.perf_counter()
+        if started + trainer._copying_pace.predict(nbytes) >= self._deadline:
+            return
+        trainer._states.make_room()
+        state = TrainedState(
+            trainer._arena.snapshot(),
+            list(report.neighbors),
+            report.steps,
+            report.tokens,
+            report.bytes_moved,
+            report.stopped_by,
+            report.guard,
+        )
+        trainer._states.put(key, state)
+        report.seconds["reuse"] = time.perf_counter() - started
+        trainer._copying_pace.saw(report.seconds["reuse"], nbytes)
 
     def _observed(self, k: int) -> None:
         if self._observe is not None:
             seconds = self._adapted.report.seconds
+            scored = seconds.get("score", 0.0)
             started = time.perf_counter()
             self._observe(self._adapted, k)
-            seconds["observe"] = seconds.get("observe", 0.0) + time.perf_counter() - started
+            taken = time.perf_counter() - started - (seconds.get("score", 0.0) - scored)
+            seconds["observe"] = seconds.get("observe", 0.0) + taken
 
-    def _why_stop(self, tokens: int) -> StoppedBy | None:
+    def _why_stop(self, tokens: int, guard: Guard | None) -> StoppedBy | None:
         if self._cancelled is not None and self._cancelled():
             return "cancelled"
         if self._max_steps is not None and self._adapted.report.steps >= self._max_steps:
@@ -542,7 +678,9 @@ class Adaptation:
         limit = self._config.max_tokens
         if limit is not None and self._adapted.report.tokens + tokens > limit:
             return "max_tokens"
-        predicted = (self._trainer._seconds_per_token or 0.0) * tokens
+        predicted = self._trainer._training_pace.predict(tokens)
+        if guard is not None:
+            predicted += guard.predicted  # of the state that the step makes
         if time.perf_counter() + predicted >= self._deadline:
             return "deadline"
         return None
@@ -570,10 +708,9 @@ class Adaptation:
         report.steps += 1
         report.tokens += len(tokens)
         report.bytes_moved += stats.bytes_moved
-        taken = (time.perf_counter() - started) / len(tokens)
-        known = trainer._seconds_per_token
-        # Quick to believe that steps got slower, slow to believe that they got faster: a deadline must hold.
-        trainer._seconds_per_token = taken if known is None or taken > known else 0.8 * known + 0.2 * taken
+        taken = time.perf_counter() - started
+        report.step_seconds.append(taken)
+        trainer._training_pace.saw(taken, len(tokens))
         return value
 
 
@@ -593,55 +730,29 @@ class _ModelState:
             torch.cuda.set_rng_state_all(self._cuda_rng)
 
 
-def trained_tokens(tokenizer: Any, neighbor: Neighbor, limit: int | None) -> list[int]:
-    """Return the tokens of a neighbor to train on: at most `limit`, beginning where its nearest passage begins.
-
-    Where fewer than `limit` tokens follow, tokens before the passage fill the rest. Only as much of a long document is
-    tokenized as is needed.
-    """
-    if limit is None:
-        return token_ids(tokenizer, neighbor.text)
-    begin = 0
-    if neighbor.span is not None and neighbor.span[0] > 0:
-        begin = len(neighbor.text.encode("utf-8")[: neighbor.span[0]].decode("utf-8", "ignore"))
-    after, whole = _first_tokens(tokenizer, neighbor.text[begin:], limit)
-    if len(after) == limit or not whole or begin == 0:
-        return after
-    missing = limit - len(after)
-    # A little more than is needed: the first token of the piece may be a fragment.
-    before = token_ids(tokenizer, neighbor.text[max(0, begin - 16 * missing) : begin])
-    return before[-missing:] + after
+def _low_rank(model: torch.nn.Module, config: AdaptConfig) -> LowRankLayers | None:
+    if config.trainable != "lora":
+        return None
+    return LowRankLayers.insert(
+        model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets, seed=config.seed
+    )
 
 
-def _first_tokens(tokenizer: Any, text: str, limit: int) -> tuple[list[int], bool]:
-    """Return the first `limit` tokens of a text, and whether the text ended before."""
-    characters = 8 * limit
-    while True:
-        tokens = token_ids(tokenizer, text[:characters])
-        # The last token of a piece may change when the text goes on, so one more than the limit is wanted.
-        if characters >= len(text) or len(tokens) > limit:
-            return tokens[:limit], characters >= len(text) and len(tokens) <= limit
-        characters *= 4
+def _arena(model: torch.nn.Module, config: AdaptConfig, low_rank: LowRankLayers | None) -> WeightArena:
+    """Move the model's weights into an arena that trains those the configuration names, if memory allows."""
+    names = trained_names(model, config) if low_rank is None else low_rank.names
+    held, trained = trained_elements(model, names)
+    require_memory(held, trained, best=config.guard == "query", reused=config.reuse)
+    return WeightArena(model, trainable=names, restore=config.restore, keeps_best=config.guard == "query")
 
 
-def _check_memory(model: torch.nn.Module) -> None:
-    """Refuse a model whose training cannot fit beside it: working weights, two moments and gradients.
-
-    On the CPU alone; a CUDA device reports for itself when it is full.
-    """
-    weights = sum({p.data_ptr(): p.numel() for p in model.parameters() if p.device.type == "cpu"}.values())
-    needed = 4 * 4 * weights  # four times the weights, in float32
-    _log.info("training %d million weights needs %.2f GB beside the model", weights // 10**6, needed / 1e9)
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return
-    if needed > available:
-        raise AdaptError(
-            f"training must fit in memory: {weights:,} weights need {needed / 1e9:.1f} GB beside the model, and "
-            f"{available / 1e9:.1f} GB are free. Choose a smaller model."
-        )
+def _embedder_name(retriever: Any) -> str | None:
+    """Return the name of the embedder behind a retriever, where it or the datastore behind it says so."""
+    for place in (retriever, getattr(retriever, "datastore", None)):
+        name = getattr(place, "embedder_name", None)
+        if isinstance(name, str):
+            return name
+    return None
 
 
 def _versions() -> dict[str, str]:

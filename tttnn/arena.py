@@ -53,6 +53,18 @@ class _Captured:
     stride: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of an arena's trained weights, made and taken back by that arena alone."""
+
+    memory: _Memory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.memory.nbytes
+
+
 class _Memory:
     """One block on the model's device: from the core on CPU, a torch tensor elsewhere (the core allocates no device
     memory).
@@ -135,6 +147,7 @@ class WeightArena:
         *,
         trainable: Sequence[str] | None = None,
         restore: Literal["auto", "copy", "flip"] = "auto",
+        keeps_best: bool = False,
     ) -> None:
         """Move the model's weights into the arena.
 
@@ -143,6 +156,7 @@ class WeightArena:
             trainable: Patterns (``fnmatch``) of names of parameters to train; a tied parameter answers to each of its
                 names. None: those that require gradients, or all where none does.
             restore: How weights are put back.
+            keeps_best: Whether `keep` will be called.
 
         Raises:
             AdaptError: The model cannot be held, or no parameter is trainable.
@@ -155,6 +169,8 @@ class WeightArena:
         self._released = False
         self._active = False
         self._generation = 0
+        self._keeps_best = keeps_best
+        self._kept: Snapshot | None = None
         self._saved: tuple[list[bool], list[Tensor | None]] | None = None
         self._closing: tuple[list[int], str | None] | None = None
 
@@ -335,6 +351,7 @@ class WeightArena:
             _run(map(setattr, self._parameters, repeat("grad"), gradients))
         self._saved = None
         self._active = False
+        self._kept = None
         self._closing = None
         if written is not None:
             raise RestoreError(
@@ -412,12 +429,85 @@ class WeightArena:
                     "wrote them behind torch's back. Load the model again and make a new WeightArena."
                 )
 
-    def digest(self) -> str:
-        """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits."""
+    def digest(self, name_of: Callable[[str], str | None] | None = None) -> str:
+        """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits.
+
+        It does not depend on which of them are trained.
+
+        Args:
+            name_of: The name under which a tensor counts; None leaves it out. By default its own.
+        """
         result = hashlib.sha256()
-        for item, fingerprint in zip(self._items, self._pristine.fingerprints(self._items), strict=True):
-            result.update(f"{item.names[0]} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
+        order = {path: position for position, (_, _, path, _) in enumerate(self._slots)}
+        items = sorted(self._items, key=lambda item: (not isinstance(item.tensor, nn.Parameter), order[item.names[0]]))
+        for item, fingerprint in zip(items, self._pristine.fingerprints(items), strict=True):
+            name = item.names[0] if name_of is None else name_of(item.names[0])
+            if name is not None:
+                result.update(f"{name} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
         return result.hexdigest()
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the trained weights as the model has them now.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("snapshot")
+        held = _Memory(self.trainable_nbytes, self.device)
+        moved, home = self._in_use()
+        held.copy_from(self._working, moved)
+        held.copy_from(self._pristine, home)
+        return Snapshot(held)
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Give the model the weights of a snapshot, with one copy; no step may follow in this query.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("load")
+        self._working.copy_from(snapshot.memory, [item for item in self._trainable if item.nbytes > 0])
+        self.point_at_working()
+
+    def keep(self) -> None:
+        """Remember the weights as they are now as the best of this query.
+
+        Raises:
+            AdaptError: No query is open, or the arena was made without ``keeps_best``.
+        """
+        if not self._keeps_best:
+            raise AdaptError("the arena must be made with keeps_best=True to keep weights, got False.")
+        self._kept = self.snapshot()
+
+    def use_kept(self) -> None:
+        """Give the model the weights that `keep` remembered, or the pristine ones where it was not called.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("use_kept")
+        if self._kept is not None:
+            self.load(self._kept)
+            return
+        # Not re-pointed at the pristine block: an in-place optimizer has raised versions, which there mean harm.
+        self._working.copy_from(self._pristine, [item for item in self._trainable if item.nbytes > 0])
+        self.point_at_working()
+
+    @property
+    def trainable_nbytes(self) -> int:
+        """Bytes of the trained weights: of one snapshot."""
+        return _aligned(max(item.offset + item.nbytes for item in self._trainable))
+
+    def _in_use(self) -> tuple[list[_Captured], list[_Captured]]:
+        """Return the trained tensors that the model has in the working block, and those it has in the pristine one."""
+        working = list(map(Tensor.data_ptr, self._working_views))
+        filled = [(item, there) for item, there in zip(self._trainable, working, strict=True) if item.nbytes > 0]
+        moved = [item for item, there in filled if item.tensor.data_ptr() == there]
+        return moved, [item for item, there in filled if item.tensor.data_ptr() != there]
+
+    def _require_open(self, what: str) -> None:
+        if not self._active:
+            raise AdaptError(f"{what}() must be called inside a query. Call begin() first.")
 
     def release(self) -> None:
         """Give the model back memory of its own, with restored weights; the arena cannot be used again.

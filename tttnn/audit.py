@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from .adapt import trained_tokens
 from .config import EvalConfig, Progress
 from .corpus import Document, text_digest
 from .datastore import Neighbor
 from .errors import ConfigError
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
+from .portion import portion_of
 from .protocols import split_task
 from .results import EvalResult, Line, UsedNeighbor
 
@@ -165,14 +165,16 @@ def _document_problem(line: Line, documents: list[Document]) -> str | None:
 
 
 def _neighbor_problem(neighbor: UsedNeighbor, store: Sequence[Document]) -> str | None:
-    if not 0 <= neighbor.id < len(store):
-        return f"the datastore has only {len(store)} documents"
-    digest = text_digest(store[neighbor.id].text)
+    try:
+        text = store[neighbor.id].text
+    except IndexError as error:
+        return f"the datastore has it no more: {error}"
+    digest = text_digest(text)
     return None if digest == neighbor.digest else f"its digest is {digest}, expected {neighbor.digest}"
 
 
 def used_passage(tokenizer: Any, document: Document, used: UsedNeighbor, limit: int | None) -> str:
     """Return the text of a neighbor that was used: of the tokens that training takes, as many as are on record."""
     neighbor = Neighbor(used.id, used.distance, document.text, span=used.span, digest=used.digest)
-    tokens = trained_tokens(tokenizer, neighbor, limit)[: used.tokens]
+    tokens = portion_of(tokenizer, neighbor, limit).tokens[: used.tokens]
     return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))

@@ -14,12 +14,14 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from .adapt import AdaptedModel, AdaptReport, TestTimeTrainer, trained_tokens
+from .adapt import AdaptedModel, TestTimeTrainer
+from .adaptation_report import AdaptReport
 from .config import AdaptConfig, EvalConfig, SelectionConfig
 from .corpus import Document, text_digest
 from .datastore import Datastore, Neighbor
 from .errors import ConfigError
 from .overlap import ngrams_of, shared
+from .portion import portion_of
 from .protocols import Task
 from .results import Point, UsedNeighbor
 from .score import prefix_token, token_ids
@@ -136,6 +138,11 @@ class Lab:
         Raises:
             ConfigError: a method cannot work under the protocol or with the trainer.
         """
+        if trainer.config.guard != "none":
+            raise ConfigError(
+                f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
+                "ttt-nn-guard measures it"
+            )
         self.trainer = trainer
         self.config = config
         self.methods = list(methods)
@@ -277,7 +284,7 @@ class Case:
         if neighbor.id not in self._tokens:
             trainer = self.lab.trainer
             limit = trainer.config.max_neighbor_tokens
-            self._tokens[neighbor.id] = trained_tokens(trainer.tokenizer, neighbor, limit)
+            self._tokens[neighbor.id] = portion_of(trainer.tokenizer, neighbor, limit).tokens
         return self._tokens[neighbor.id]
 
     def excerpt(self, neighbor_id: int) -> str:

@@ -90,11 +90,22 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not a list of whole numbers like 0,5,20", param, ctx)
 
 
+class _Words(click.ParamType):  # type: ignore[type-arg]
+    """Texts with commas between."""
+
+    name = "texts"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return tuple(value) if isinstance(value, tuple | list) else tuple(filter(None, str(value).split(",")))
+
+
 def _flag_type(hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
     if get_origin(hint) is tuple:
-        return _Numbers()
+        return _Words() if str in get_args(hint) else _Numbers()
+    if hint is bool:
+        return click.BOOL
     if hint is str:
         return str
     kinds = get_args(hint) or (hint,)
@@ -119,9 +130,12 @@ def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Call
         for field in reversed(dataclasses.fields(cls)):
             default = "none" if field.default is None else field.default
             if isinstance(default, tuple):
-                default = ",".join(map(str, default))
+                default = ",".join(map(str, default)) or "empty"
+            flag = "--" + names[field.name].replace("_", "-")
+            if hints[field.name] is bool:
+                flag = f"{flag}/--no-{flag[2:]}"
             click.option(
-                "--" + names[field.name].replace("_", "-"),
+                flag,
                 f"flag_{names[field.name]}",
                 type=_flag_type(hints[field.name]),
                 default=None,

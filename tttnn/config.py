@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -30,11 +30,15 @@ class Config:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in fields(self):
+            if get_origin(hints[f.name]) is tuple and isinstance(getattr(self, f.name), list):
+                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))  # as JSON and TOML hand it over
             self._check(f.name, getattr(self, f.name), hints[f.name], f.metadata)
 
     @staticmethod
     def _check(name: str, value: Any, hint: Any, limits: Any) -> None:
         kinds = get_args(hint) or (hint,)
+        if get_origin(hint) is tuple and not isinstance(value, tuple):
+            raise ConfigError(f"{name} must be a tuple, got {value!r}")
         if value is None:
             if type(None) not in kinds:
                 raise ConfigError(f"{name} must be given, got None")
@@ -49,11 +53,13 @@ class Config:
                     f"{name} must be {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}, got {value!r}"
                 )
             return
+        if str in kinds:
+            if not all(isinstance(text, str) for text in (value if isinstance(value, tuple) else (value,))):
+                raise ConfigError(f"{name} must hold text, got {value!r}")
+            return
         minimum, maximum = limits.get("minimum"), limits.get("maximum")
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float):
-                if str in kinds and isinstance(number, str):
-                    continue
                 raise ConfigError(f"{name} must be a number, got {value!r}")
             if int in kinds and float not in kinds and not isinstance(number, int):
                 raise ConfigError(f"{name} must be a whole number, got {value!r}")
@@ -150,7 +156,11 @@ class AdaptConfig(Config):
     max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2)
     deadline_ms: float | None = setting(None, "milliseconds from the call until training stops", minimum=0)
     learning_rate: float = setting(5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0)
-    schedule: Literal["constant", "inverse_sqrt"] = setting("constant", "learning rate over the neighbors")
+    schedule: Literal["constant", "inverse_sqrt", "distance"] = setting(
+        "constant",
+        "learning rate over the neighbors; inverse_sqrt: divided by the root of the position; distance: the farther, "
+        "the smaller",
+    )
     optimizer: Literal["adamw", "sgd", "torch_adamw"] = setting(
         "adamw", "adamw: the fused native step; torch_adamw: torch's own, for comparison"
     )
@@ -166,6 +176,31 @@ class AdaptConfig(Config):
     )
     precision: Precision = setting("auto", "arithmetic of training; auto: bfloat16 where the processor has it")
     restore: Literal["auto", "copy", "flip"] = setting("auto", "put weights back by copying or by re-pointing")
+    trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
+        "all",
+        "which weights are trained; no-embeddings: all but embeddings and output head; lora: low-rank matrices beside "
+        "the linear layers (needs peft)",
+    )
+    last_layers: int = setting(4, "layers that trainable=last-layers trains, from the last backwards", minimum=1)
+    trainable_patterns: tuple[str, ...] = setting(
+        (), "names of the parameters that trainable=patterns trains; * stands for any text"
+    )
+    lora_rank: int = setting(8, "rank of the low-rank matrices", minimum=1, maximum=65536)
+    lora_alpha: float = setting(16.0, "low-rank updates are scaled by this over the rank", minimum=0.0, maximum=1e6)
+    lora_targets: tuple[str, ...] = setting(
+        (), "linear layers given low-rank matrices, by last name or pattern; empty: all of the decoder's layers"
+    )
+    guard: Literal["none", "query"] = setting(
+        "none", "query: score the query while training and keep the best state seen, or the base weights"
+    )
+    guard_every: int = setting(1, "neighbors between two scores of the guard", minimum=1)
+    guard_min_tokens: int = setting(64, "a query with fewer tokens is not guarded", minimum=2)
+    reuse: int = setting(
+        0, "trained states kept for neighbor lists that come again, each as large as the trained weights", minimum=0
+    )
+    verify: bool = setting(
+        False, "prove after each query that the weights are unchanged; costs one read of the weights"
+    )
     seed: int = setting(0, "seed of everything random in one query", minimum=0)
 
 

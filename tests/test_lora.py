@@ -1,0 +1,207 @@
+"""Trainable subsets and LoRA: what is trained moves, what is not does not, and no trace stays."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+import tttnn
+from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tttnn.lora import LowRankLayers
+from tttnn.score import Scorer
+from tttnn.subset import trained_elements, trained_names
+
+pytest.importorskip("peft", reason="peft is not installed")
+
+QUERY = "def quicksort("
+BASE = tttnn.AdaptConfig(num_neighbors=3, max_length=64, learning_rate=1e-3, precision="float32")
+
+
+def trainer_for(model: Any, tokenizer: Any, **settings: Any) -> tttnn.TestTimeTrainer:
+    return tttnn.TestTimeTrainer(model, tokenizer, FakeRetriever(TEXTS), BASE.with_(**settings))
+
+
+def changed(model: Any, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in state_of(model).items() if not torch.equal(tensor, before[name])}
+
+
+SUBSETS: list[tuple[dict[str, Any], Any]] = [
+    ({"trainable": "all"}, lambda name: True),
+    ({"trainable": "no-embeddings"}, lambda name: "wte" not in name and "wpe" not in name),
+    ({"trainable": "last-layers", "last_layers": 1}, lambda name: ".h.1." in name),
+    (
+        {"trainable": "patterns", "trainable_patterns": ("*.mlp.*", "transformer.ln_f.*")},
+        lambda name: ".mlp." in name or "ln_f" in name,
+    ),
+    ({"trainable": "lora"}, lambda name: ".lora_" in name),
+    ({"trainable": "lora", "lora_targets": ("c_fc", "*.h.0.attn.c_attn")}, lambda name: ".lora_" in name),
+]
+
+
+@pytest.mark.parametrize("restore", ["copy", "flip"])
+@pytest.mark.parametrize(("settings", "is_trained"), SUBSETS)
+def test_exactly_the_subset_is_trained_and_put_back(
+    settings: dict[str, Any], is_trained: Any, restore: str, tokenizer: Any
+) -> None:
+    model = tiny_gpt2()
+    untouched = state_of(model)
+    modules, flags = dict(model.named_modules()), [p.requires_grad for p in model.parameters()]
+    trainer = trainer_for(model, tokenizer, restore=restore, **settings)
+    before = state_of(model)
+    inside_flags = [p.requires_grad for p in model.parameters()]
+    with trainer.adapt(QUERY):
+        moved = changed(model, before)
+    parameters = {name for name, _ in model.named_parameters()}
+    assert moved == {name for name in parameters if is_trained(name)}
+    assert moved
+    assert_same_state(model, before)
+    assert [p.requires_grad for p in model.parameters()] == inside_flags
+    trainer.verify()
+    trainer.release()
+    assert_same_state(model, untouched)
+    assert dict(model.named_modules()).keys() == modules.keys()
+    assert all(modules[name] is module for name, module in model.named_modules())
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert not hasattr(model, "peft_config")
+
+
+def test_the_fingerprint_is_that_of_the_base_model(tokenizer: Any) -> None:
+    for make in (tiny_gpt2, tiny_llama):
+        found = set()
+        for trainable in ("all", "no-embeddings", "last-layers", "lora"):
+            trainer = trainer_for(make(), tokenizer, trainable=trainable, last_layers=1)
+            found.add(trainer.fingerprint)
+            trainer.release()
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_low_rank_training_starts_at_the_base_model_and_learns(make: Any, tokenizer: Any) -> None:
+    model = make()
+    base = Scorer(model, tokenizer).score(TEXTS[0]).nats
+    trainer = trainer_for(model, tokenizer, trainable="lora", lora_rank=4, learning_rate=1e-2)
+    assert trainer.scorer.score(TEXTS[0]).nats == base
+    with trainer.adapt(QUERY) as adapted:
+        assert adapted.score(TEXTS[0]).nats < base
+    assert trainer.scorer.score(TEXTS[0]).nats == base
+    trainer.release()
+
+
+def test_matrices_are_drawn_by_the_seed_alone(tokenizer: Any) -> None:
+    def matrices(seed: int, noise: int, targets: tuple[str, ...] = ()) -> dict[str, torch.Tensor]:
+        model = tiny_llama()
+        torch.manual_seed(noise)
+        random_state = torch.random.get_rng_state()
+        layers = LowRankLayers.insert(model, rank=4, alpha=8.0, targets=targets, seed=seed)
+        assert torch.equal(torch.random.get_rng_state(), random_state)
+        return {name: model.get_parameter(name).detach().clone() for name in layers.names}
+
+    first, second, other = matrices(0, noise=1), matrices(0, noise=2), matrices(1, noise=1)
+    few = matrices(0, noise=3, targets=("q_proj",))
+    assert len(first) == 2 * 7 * 2
+    assert len(few) == 2 * 2
+    for name, matrix in first.items():
+        assert torch.equal(matrix, second[name])
+        if ".lora_A." in name:
+            assert not torch.equal(matrix, other[name])
+            assert 0 < matrix.abs().max() <= matrix.shape[1] ** -0.5  # as torch draws a linear layer
+        else:
+            assert not matrix.any()
+        if name in few:
+            assert torch.equal(matrix, few[name])
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_a_saved_low_rank_model_is_a_plain_one(make: Any, tokenizer: Any, tmp_path: Any) -> None:
+    trainer = trainer_for(make(), tokenizer, trainable="lora", learning_rate=1e-2)
+    base = trainer.scorer.score(TEXTS[0]).nats
+    with trainer.adapt(QUERY) as adapted:
+        adapted.save_pretrained(tmp_path / "adapted")
+        inside = adapted.score(TEXTS[0]).nats
+    trainer.release()
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapted")
+    assert [name for name, _ in loaded.named_parameters()] == [name for name, _ in make().named_parameters()]
+    assert Scorer(loaded, tokenizer).score(TEXTS[0]).nats == pytest.approx(inside, rel=1e-5)
+    assert inside != pytest.approx(base, rel=1e-3)
+
+
+def test_low_rank_matrices_of_a_bfloat16_model_are_trained_on_float32(tokenizer: Any) -> None:
+    model = tiny_llama().to(torch.bfloat16)
+    before = state_of(model)
+    trainer = trainer_for(model, tokenizer, trainable="lora")
+    start = state_of(model)
+    with trainer.adapt(QUERY):
+        moved = changed(model, start)
+    assert {name for name in start if ".lora_" in name} == moved
+    trainer.release()
+    assert_same_state(model, before)
+
+
+def test_what_cannot_be_chosen_is_refused_and_leaves_no_trace(tokenizer: Any) -> None:
+    model = tiny_gpt2()
+    modules = dict(model.named_modules())
+    for settings, words in [
+        ({"trainable": "lora", "lora_targets": ("q_proj",)}, "'q_proj' matches none"),
+        ({"trainable": "patterns"}, "trainable_patterns"),
+        ({"trainable": "patterns", "trainable_patterns": ("nothing.*",)}, r"nothing\.\*"),
+        ({"trainable": "last-layers", "last_layers": 3}, "last_layers"),
+    ]:
+        with pytest.raises((tttnn.AdaptError, tttnn.ConfigError), match=words):
+            trainer_for(model, tokenizer, **settings)
+    assert all(modules[name] is module for name, module in model.named_modules())
+
+
+def test_a_trainer_that_cannot_be_made_takes_its_matrices_out(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_gpt2()
+    before, modules = state_of(model), dict(model.named_modules())
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("tttnn.adapt.WeightArena", full)
+    with pytest.raises(MemoryError):
+        trainer_for(model, tokenizer, trainable="lora")
+    assert all(modules[name] is module for name, module in model.named_modules())
+    assert_same_state(model, before)
+
+
+def test_without_peft_the_extra_is_named(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(tttnn.MissingExtraError, match=r"tttnn\[lora\]"):
+        trainer_for(tiny_gpt2(), tokenizer, trainable="lora")
+
+
+def test_memory_is_counted_for_what_is_trained() -> None:
+    model = tiny_gpt2()
+    weights = sum(p.numel() for p in model.parameters())
+    assert trained_elements(model, None) == (weights, weights)
+    names = trained_names(model, tttnn.AdaptConfig(trainable="last-layers", last_layers=1))
+    layer = sum(p.numel() for p in model.transformer.h[1].parameters())
+    assert trained_elements(model, names) == (weights, layer)
+
+
+def test_settings_a_trainer_was_built_with_cannot_be_replaced(tokenizer: Any) -> None:
+    trainer = trainer_for(tiny_gpt2(), tokenizer)
+    trainer.config = trainer.config.with_(trainable="lora")
+    with pytest.raises(tttnn.ConfigError, match="trainable must be as the trainer was made with"):
+        trainer.adapt(QUERY)
+
+
+def test_a_replay_of_low_rank_training_gives_the_same_losses(tokenizer: Any) -> None:
+    reports = []
+    for round in range(2):
+        torch.manual_seed(round)
+        trainer = trainer_for(tiny_llama(), tokenizer, trainable="lora", seed=5)
+        trainer.datastore.store = [tttnn.Document(text) for text in TEXTS]
+        if reports:
+            with trainer.replay(reports[0].to_dict()) as again:
+                assert again.report.losses == reports[0].losses
+        with trainer.adapt(QUERY) as adapted:
+            reports.append(adapted.report)
+        trainer.release()
+    assert reports[0].losses == reports[1].losses

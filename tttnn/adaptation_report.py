@@ -1,0 +1,97 @@
+"""What adapting to one query did and cost, as plain values.
+
+Knows nothing of how it is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+StoppedBy = Literal["neighbors", "deadline", "max_tokens", "max_steps", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNeighbor:
+    """What one neighbor contributed. `losses` are in nats per token, each measured before its step.
+
+    `span` is what was near the query and `trained_span` what was trained on, both in bytes of the text's UTF-8; None
+    where the document was embedded whole, and where nothing was trained or the tokenizer does not say.
+    """
+
+    id: int
+    distance: float
+    source: str | None
+    digest: str
+    span: tuple[int, int] | None
+    trained_span: tuple[int, int] | None
+    tokens: int
+    losses: list[float]
+
+
+@dataclass(slots=True)
+class GuardReport:
+    """What a guard saw: mean nats per token of the query, before training and after some of the neighbors.
+
+    Attributes:
+        scores: one per state, in the order of training.
+        after: the number of neighbors trained before each.
+        kept: the number of neighbors whose state is handed out; 0 for the base weights, None where there was no guard.
+        reason: why there was no guard, or why its last score is missing; None where neither.
+    """
+
+    scores: list[float] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+    kept: int | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class AdaptReport:
+    """What adapting to one query did and cost.
+
+    `seconds` has one entry per stage: embed, search and read where the retriever says so (else retrieve), tokenize,
+    train, guard, observe (without the scoring in it), score (inside `AdaptedModel.score`), restore, verify.
+    `step_seconds` are those of each step. `stopped_by` is "neighbors" when all of them were trained on. `excluded`
+    counts texts that the caller excluded; `left_out` what a selection left out, by reason. `page_faults` counts the
+    process's minor faults while training. `reused`: the weights came from an earlier query with the same neighbors,
+    whose losses, steps and tokens these are.
+    """
+
+    query_digest: str
+    requested: int
+    query: str = field(default="", repr=False)
+    found: int = 0
+    excluded: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    neighbors: list[TrainedNeighbor] = field(default_factory=list)
+    steps: int = 0
+    tokens: int = 0
+    bytes_moved: int = 0
+    page_faults: int = 0
+    stopped_by: StoppedBy = "neighbors"
+    guard: GuardReport | None = None
+    reused: bool = False
+    query_truncated: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    step_seconds: list[float] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    precision: str = "float32"
+    model: str = ""
+    datastore: str | None = None
+    embedder: str | None = None
+    threads: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss before each step, in the order of the steps."""
+        return [loss for neighbor in self.neighbors for loss in neighbor.losses]
+
+    def to_dict(self, *, query: bool = False) -> dict[str, Any]:
+        """Return plain values, ready for JSON; the query's text only where asked for."""
+        plain = asdict(self)
+        if not query:
+            del plain["query"]
+        return plain
