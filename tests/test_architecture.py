@@ -24,6 +24,7 @@ ORDER = [
     *("loss", "attention", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
+    *("reference", "runs", "extremes", "markup", "plots", "sections", "closeups", "report"),
     *("demo", "harness", "cli"),
 ]
 
