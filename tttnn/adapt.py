@@ -49,7 +49,7 @@ _AT_CALL = (
 )
 """Settings that may change between queries; a trainer is built for the others."""
 
-_NOT_TRAINING = ("deadline_ms", "num_neighbors", "reuse", "verify")
+_NOT_TRAINING = ("deadline_ms", "keep_memory", "num_neighbors", "reuse", "verify")
 """Settings that do not change what is trained of given neighbors."""
 
 
@@ -172,11 +172,12 @@ class TestTimeTrainer:
             if self._low_rank is not None:
                 self._low_rank.remove()
             raise
-        bfloat16 = resolved(self.config.precision, next(model.parameters()).device) == "bfloat16"
-        native = bfloat16 and self.config.attention == "auto"
-        self._attention = NativeAttention.for_model(model) if native else None
-        self._made_with = self.config
         self._device = next(model.parameters()).device
+        bfloat16 = resolved(self.config.precision, self._device) == "bfloat16"
+        self._attention = NativeAttention.for_model(model) if bfloat16 and self.config.attention == "auto" else None
+        if self.config.keep_memory and self._device.type == "cpu":
+            _core.keep_freed_memory()
+        self._made_with = self.config
         self._open: dict[str, object] = {}  # "query": token of the transaction that is open
         self._states = ReuseCache(self.config.reuse)
         self._training_pace, self._guard_pace, self._copying_pace = Pace(), Pace(), Pace()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import repeat
-from operator import attrgetter, is_, setitem
+from operator import attrgetter, is_, is_not, setitem
 from typing import Any, Literal
 
 import torch
@@ -479,8 +479,10 @@ class WeightArena:
             self._working.copy_from(self._pristine, self._copied)
         if self._saved is not None:
             flags, gradients = self._saved
-            _run(map(setattr, self._parameters, repeat("requires_grad"), flags))
-            _run(map(setattr, self._parameters, repeat("grad"), gradients))
+            if list(map(attrgetter("requires_grad"), self._parameters)) != flags:
+                _run(map(setattr, self._parameters, repeat("requires_grad"), flags))
+            if any(map(is_not, gradients, repeat(None))):
+                _run(map(setattr, self._parameters, repeat("grad"), gradients))
         self._saved = None
         self._active = False
         self._closing = None

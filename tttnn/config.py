@@ -204,6 +204,9 @@ class AdaptConfig(Config):
     attention: Literal["auto", "model"] = setting(
         "auto", "attention while training; auto: the native one where it gives what the model's own does"
     )
+    keep_memory: bool = setting(
+        True, "keep the memory that a step frees for the next one: no page faults, but the process stays as large"
+    )
     restore: Literal["auto", "copy", "flip"] = setting("auto", "put weights back by copying or by re-pointing")
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",
