@@ -23,7 +23,7 @@ ORDER = [
     *("selection", "windows", "schedule", "pace", "memory", "arena", "optim", "loss", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
-    *("reference", "runs", "extremes", "markup", "plots", "sections", "closeups", "report"),
+    *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "report"),
     *("demo", "cli"),
 ]
 
