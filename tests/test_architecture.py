@@ -24,7 +24,7 @@ ORDER = [
     *("loss", "attention", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
-    *("reference", "runs", "extremes", "markup", "plots", "sections", "closeups", "report"),
+    *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "report"),
     *("demo", "harness", "cli"),
 ]
 

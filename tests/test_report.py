@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from tests.result_files import CURVE, GROUPS, METHODS, write_results
 from tttnn.cli import app
 from tttnn.closeups import chosen_depths
 from tttnn.corpus import text_digest
-from tttnn.errors import ConfigError
+from tttnn.errors import ConfigError, MissingExtraError
+from tttnn.figures import spread
 from tttnn.markup import comma_separated, escape, plain, signed, significant, table
-from tttnn.plots import spread
 from tttnn.reference import TASKS, TOTAL, matching_run, published
 from tttnn.report import Report, write_report
 from tttnn.results import ALL, PILE_ALL, read_results
@@ -382,6 +383,14 @@ def test_names_move_apart_as_little_as_needed() -> None:
     assert spread([0.5, 0.5, 0.5], 0.1, 0, 1) == pytest.approx([0.4, 0.5, 0.6])
     moved = spread([0.01, 0.02, 0.03, 0.5, 0.99, 1.0], 0.1, 0, 1)
     assert moved == pytest.approx([0.0, 0.1, 0.2, 0.5, 0.9, 1.0])
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_results(tmp_path / "r.jsonl", groups=FEW, documents=2, methods=METHODS[:2])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'tttnn[plot]'")):
+        write_report([path], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_command_writes_the_page(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from . import plots
+from . import figures, plots
 from .extremes import Extreme
+from .figures import Dot, Panel, Series
 from .markup import DASH, Cell, certain, decimals, ends, escape, one_line, table, whole
-from .plots import Dot, Panel, Series, Style
+from .plots import Style
 from .reference import TASKS, TOTAL, ReferenceRun, matching_run, published
 from .results import ALL, PILE_ALL
 from .runs import Run, model_name
@@ -37,7 +38,7 @@ def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Extrem
         worse = sum(value > before for before, value in pairs.values())
         section.draw(
             f"documents-{run.slug}",
-            plots.draw_documents(dots, styles[run.main], styles["base"], f"{one_line(run.main)}, k = {k}"),
+            figures.draw_documents(dots, styles[run.main], styles["base"], f"{one_line(run.main)}, k = {k}"),
             f"Bits per byte of each document under base and {one_line(run.main)}",
             f"Each of {counted(len(dots), 'document')}, base against {one_line(run.main)} with {neighbors(k)}, on "
             f"logarithmic axes; on the line nothing changes. {worse} of {len(pairs)} are worse than base (triangles). "
@@ -266,7 +267,7 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
     section.say(said)
     section.draw(
         f"reference-{run.slug}",
-        plots.draw_panels(
+        figures.draw_panels(
             panels,
             looks,
             run.main,

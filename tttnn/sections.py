@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import plots
+from . import figures, plots
+from .figures import Bar, Panel, Series
 from .markup import DASH, Cell, certain, decimals, ends, escape, one_line, signed, significant, table, whole
-from .plots import Bar, Panel, Series, Style
+from .plots import Style
 from .results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
 from .runs import Run, model_name
 
@@ -319,7 +320,7 @@ def curves_section(run: Run, styles: dict[str, Style]) -> Section:
     documents = run.row(ALL, run.main).documents
     section.draw(
         f"curves-{run.slug}",
-        plots.draw_total(whole_panel, styles, run.main, ylabel="bits per byte, as a share of base"),
+        figures.draw_total(whole_panel, styles, run.main, ylabel="bits per byte, as a share of base"),
         "Curves of all methods over the number of neighbors",
         f"Bits per byte over the number of neighbors, as a share of the base model's (1), "
         f"{counted(documents, 'document')} "
@@ -331,7 +332,7 @@ def curves_section(run: Run, styles: dict[str, Style]) -> Section:
         panels = [_panel(run, group, group_name(group)) for group in run.groups]
         section.draw(
             f"components-{run.slug}",
-            plots.draw_panels(panels, styles, run.main, ylabel="bits per byte, as a share of base"),
+            figures.draw_panels(panels, styles, run.main, ylabel="bits per byte, as a share of base"),
             "Curves of each component over the number of neighbors",
             f"The same for each of {len(panels)} components ({counted(documents, 'document')} in all, their number "
             f"and the "
@@ -369,7 +370,7 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
     label = f"{one_line(run.main)}, k = {k}"
     section.draw(
         f"before-after-{run.slug}",
-        plots.draw_bars(bars, styles[run.main], styles["base"], label),
+        figures.draw_bars(bars, styles[run.main], styles["base"], label),
         f"Bits per byte of each component before and after {one_line(run.main)}",
         f"Left: bits per byte of base and of {label}; right: their ratio with {INTERVAL}. "
         f"{counted(run.row(ALL, run.main).documents, 'document')}. An open mark has no interval: it is "
@@ -431,7 +432,7 @@ def cost_section(run: Run, styles: dict[str, Style]) -> Section:
     unit = "seconds per query" if seconds else "tokens trained on or read in the context, per query"
     section.draw(
         f"cost-{run.slug}",
-        plots.draw_cost(series, styles, xlabel=f"{unit} (logarithmic)", ylabel="bits per byte, as a share of base"),
+        figures.draw_cost(series, styles, xlabel=f"{unit} (logarithmic)", ylabel="bits per byte, as a share of base"),
         "Cost against gain of each method",
         f"Mean {unit} against the ratio to base (1), {counted(run.row(ALL, 'base').documents, 'document')} together. "
         f"One "
