@@ -15,10 +15,12 @@ import tttnn
 from tests.encoders import tiny_embedder
 from tests.test_datastore import INDEX, LAYOUTS, build, cached_embedder, contents, corpus
 from tttnn import compaction, segments
-from tttnn.config import IndexConfig, SelectionConfig
+from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig, StoreConfig
 from tttnn.errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError
+from tttnn.estimate import estimate_build
 from tttnn.files import digest_of, write_manifest
 from tttnn.selection import Selector
+from tttnn.stages import BuildReport
 from tttnn.store import Document, text_digest
 
 QUERY = "3 moon cat sort"
@@ -405,3 +407,56 @@ def test_filtered_recall(tmp_path: Path) -> None:
         recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids.tolist(), best.tolist(), strict=True)])
         assert where[ids].all()
         assert recall >= 0.95, share
+
+
+def test_an_estimate_counts_documents_and_comes_near_the_disk(tmp_path: Path) -> None:
+    documents = corpus(300)
+    for layout in ("document", "passage"):
+        config = tttnn.DatastoreConfig(**LAYOUTS[layout])
+        guess = estimate_build(documents, cached_embedder(3), config=config, index=INDEX)
+        made = build(tmp_path / layout, documents, **LAYOUTS[layout]).info()
+        assert (guess.documents, guess.text_bytes) == (300, made["text_bytes"])
+        assert guess.vectors == pytest.approx(made["vectors"], rel=0.1)
+        assert guess.tokens == pytest.approx(made["embedded_tokens"], rel=0.1)
+        assert guess.disk_bytes["index"] == pytest.approx(made["index_bytes"], rel=0.1)
+        assert guess.disk_bytes["texts"] == pytest.approx(made["store_bytes"], rel=0.3)
+        assert set(guess.seconds) >= {"ingest", "embed", "index"}
+        assert guess.sample_documents == 150
+    with pytest.raises(ValueError, match="at least one document"):
+        estimate_build([], cached_embedder(3))
+
+
+def test_a_build_reports_rates_and_memory(tmp_path: Path) -> None:
+    report = BuildReport()
+    seen: list[tuple[str, float | None]] = []
+
+    def watch(stage: str, done: int, total: int | None) -> None:
+        assert (report.stages[stage].done, report.stages[stage].total) == (done, total)
+        seen.append((stage, report.stages[stage].remaining_seconds))
+
+    tttnn.Datastore.build(
+        tmp_path / "d", corpus(), cached_embedder(3), config=DatastoreConfig(unit="passage"), index=INDEX,
+        progress=watch, report=report,
+    )  # fmt: skip
+    assert list(report.stages) == ["dictionary", "ingest", "passages", "embed", "index"]
+    assert set(report.stages["embed"].rates) == {"documents", "tokens", "bytes"}
+    assert report.stages["ingest"].bytes == sum(len(d.text.encode()) for d in corpus())
+    assert all(stage.done == stage.total for stage in report.stages.values())
+    assert dict(seen)["index"] == 0.0
+    assert report.peak_memory_bytes > 1 << 20
+    assert set(report.to_dict()["stages"]["embed"]) >= {"seconds", "tokens_per_second"}
+
+
+def test_the_dictionary_stands_for_the_whole_corpus(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Two sources one after the other, each with its own long words.
+    words = [["".join(rng.choice(list("abcdefghij"), 30)) for _ in range(60)] for _ in range(2)]
+    texts = [" ".join(rng.choice(words[i // 1500], 12)) for i in range(3000)]
+    sizes = {}
+    for name, source in (("path", texts), ("once", iter(texts))):
+        config = StoreConfig(dictionary_bytes=4096)
+        made = tttnn.Datastore.build(tmp_path / name, source, cached_embedder(3), index=INDEX, store=config)
+        sizes[name] = made.info()["store_bytes"]
+        assert [d.text for d in made.store] == texts
+        assert "dictionary.partial" not in {file.name for file in (tmp_path / name).rglob("*")}
+    assert sizes["path"] < 0.9 * sizes["once"]
