@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file may import only files to its left.
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
-    *("segments", "retrieval", "stages", "builder", "compaction", "estimate", "datastore"),
+    *("segments", "retrieval", "stages", "builder", "compaction", "estimate", "importer", "datastore"),
     *("selection", "windows", "arena", "optim", "loss", "score", "adapt", "evaluation", "demo", "cli"),
 ]
 

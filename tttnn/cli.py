@@ -459,33 +459,64 @@ def compact(datastore: str, as_json: bool) -> None:
 
 @app.command("import")
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
-@click.argument("store", type=click.Path(dir_okay=False))
+@click.argument("target", type=click.Path())
 @click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
-@click.option("--resume", is_flag=True, help="Continue an import that was interrupted.")
+@click.option("--resume", is_flag=True, help="Continue an import of texts that was interrupted.")
+@click.option(
+    "--faiss",
+    "indexes",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Flat faiss index of the vectors of a CORPUS; one for each, in their order. Makes TARGET a datastore.",
+)
+@click.option("--embedder-name", default="unknown", show_default=True, help="What made the vectors of --faiss.")
 @settings_flags(StoreConfig, "store_flags")
+@settings_flags(IndexConfig, "index_flags")
 @_config_file
 @_json
 def import_(
     corpus: tuple[str, ...],
-    store: str,
+    target: str,
     rejects: str | None,
     resume: bool,
+    indexes: tuple[str, ...],
+    embedder_name: str,
     store_flags: dict[str, Any],
+    index_flags: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Write CORPUS into a text store, without embedding it.
+    """Write CORPUS into a text store, without embedding it; with --faiss into a datastore with vectors made elsewhere.
 
     \b
     Examples:
       tttnn import train.jsonl.zst texts.zst
       tttnn import src/ docs/ code.zst --level 12
+      tttnn import 00.jsonl 01.jsonl pile --faiss 00.index --faiss 01.index --embedder-name roberta-large-pile
     """
     from .corpus import iter_corpora
     from .store import write_store
 
+    if indexes:
+        from .datastore import Datastore
+        from .stages import BuildReport
+
+        report = BuildReport()
+        with Bars(report) as bars:
+            made = Datastore.import_faiss(
+                target,
+                indexes,
+                corpus,
+                embedder_name=embedder_name,
+                index=IndexConfig(**index_flags),
+                store=StoreConfig(**store_flags),
+                progress=bars,
+                report=report,
+            )
+        _show(made.info() | {"build": report.to_dict()}, as_json)
+        return
     documents = iter_corpora(corpus)
     with Bars() as bars:
-        summary = write_store(store, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
+        summary = write_store(target, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
         _report_rejected(documents.rejected, rejects, bars)
     _show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
 

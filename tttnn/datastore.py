@@ -20,6 +20,7 @@ from .compaction import CompactReport, compact_datastore, delete_documents, disc
 from .config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
 from .embed import Embedder, EmbedReport
 from .errors import DatastoreMismatchError
+from .importer import FaissImport
 from .retrieval import Neighbor, Searcher, SearchExplanation, SearchResult
 from .segments import MANIFEST, PASSAGES, SEGMENTS, Documents, Segment, open_manifest
 from .stages import BuildReport
@@ -97,12 +98,62 @@ class Datastore:
         return datastore
 
     @classmethod
+    def import_faiss(
+        cls,
+        path: str | os.PathLike[str],
+        indexes: Sequence[str | os.PathLike[str]],
+        texts: Sequence[str | os.PathLike[str]],
+        *,
+        embedder_name: str = "unknown",
+        index: IndexConfig | None = None,
+        store: StoreConfig | None = None,
+        progress: Progress | None = None,
+        report: BuildReport | None = None,
+    ) -> Datastore:
+        """Make a datastore of flat faiss indexes and the texts their vectors stand for, without faiss.
+
+        One segment for each index. Interrupted, the same call continues. tttnn cannot know what made the vectors: such
+        a datastore is `foreign`, and is searched only with an embedder given to `open`, of the same dimension.
+
+        Args:
+            path: A new or empty directory.
+            indexes: IndexFlatL2 or IndexFlatIP files of one dimension and metric.
+            texts: As many corpora; document i of one belongs to vector i of the index beside it.
+            embedder_name: Names what made the vectors.
+            index: Backend and HNSW settings; the metric is that of the files.
+            store: How texts are compressed.
+            progress: As of `build`.
+            report: As of `build`.
+
+        Raises:
+            FileExistsError: The directory holds a finished datastore, or something else.
+            ValueError: The files do not fit each other, or one is no flat index.
+            IndexCorruptError: An index is damaged.
+            EmbeddingError: A vector is not finite.
+        """
+        run = FaissImport(
+            Path(path),
+            indexes,
+            texts,
+            embedder_name=embedder_name,
+            index=index or IndexConfig(),
+            store=store or StoreConfig(),
+            progress=progress,
+            report=report,
+        )
+        run.run()
+        datastore = cls.open(path)
+        datastore.build_report = run.report
+        return datastore
+
+    @classmethod
     def open(cls, path: str | os.PathLike[str], embedder: Embedder | None = None) -> Datastore:
         """Open a datastore and check that its files belong together.
 
         Args:
             path: The directory.
-            embedder: The one it was built with. None: loaded by its name at the first search.
+            embedder: The one it was built with. None: loaded by its name at the first search. For imported vectors
+                any of their dimension is taken.
 
         Raises:
             FileNotFoundError: There is no datastore, or its build was not finished.

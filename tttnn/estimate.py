@@ -122,8 +122,7 @@ def estimate_build(
             "index": round(indexing * each * max(1.0, deeper), 1),
         },
         disk_bytes={
-            "texts": round(share * counted.text_bytes)
-            + segments * min(store.dictionary_bytes, counted.text_bytes // 16),
+            "texts": round(share * counted.text_bytes) + dictionaries,
             "index": round(bytes_each * count),
             **({"passages": RECORD_BYTES * count} if passages else {}),
             "vectors": 4 * embedder.dim * count,
