@@ -185,6 +185,7 @@ def test_selection(benchmark: Any, ours: NeighborIndex, queries: np.ndarray, sta
 def test_filtered(benchmark: Any, ours: NeighborIndex, vectors: np.ndarray, queries: np.ndarray, share: float) -> None:
     """Recall where only a share of the vectors may be answers, by source or because the others are deleted."""
     where = np.random.default_rng(2).random(len(vectors)) < share
+    where[:K] = True
     best = ours.search(queries, K, where=where, method="scan")[0]
     work = SearchWork()
 
