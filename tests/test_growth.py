@@ -210,6 +210,7 @@ def test_deleted_is_gone_from_every_answer(datastore: tttnn.Datastore, backend: 
 def test_delete_by_source_and_by_digest(datastore: tttnn.Datastore) -> None:
     assert datastore.delete(digests=[text_digest(corpus()[i].text) for i in (3, 7)] + ["0" * 32]) == 2
     assert datastore.delete(source="even") == 30
+    assert datastore.info()["sources"] == ["odd"]
     assert {n.id for n in datastore.search(QUERY, 60)} == set(range(1, 60, 2)) - {3, 7}
     assert datastore.search(QUERY, 5, source="even") == []
     with pytest.raises(ValueError, match="source must be one of even, odd, got 'nowhere'"):

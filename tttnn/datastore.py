@@ -480,7 +480,7 @@ class Datastore:
             "vectors": units,
             "dim": self.manifest["dim"],
             "segments": len(entries),
-            "sources": sorted({name for segment in segments for name in segment.store.sources}),
+            "sources": sorted({name for segment in segments for name in segment.sources}),
             "text_bytes": sum(segment.store.info()["text_bytes"] for segment in segments),
             "store_bytes": sum(entry["store_bytes"] for entry in entries),
             "index_bytes": sum(described["size"] for files in indexes for described in files),

@@ -245,6 +245,12 @@ class Segment:
         return self.ids_at(positions)
 
     @property
+    def sources(self) -> set[str]:
+        """The sources of the documents that are not deleted."""
+        codes = self.store.source_codes if self.deleted is None else self.store.source_codes[~self.deleted]
+        return {self.store.sources[code] for code in np.unique(codes).tolist() if code >= 0}
+
+    @property
     def live_units(self) -> NDArray[np.int64]:
         """The units of the documents that are not deleted, ascending."""
         return np.arange(len(self.index)) if self._live_units is None else np.flatnonzero(self._live_units)
