@@ -19,6 +19,8 @@ import pytest
 
 from tttnn import NeighborIndex
 from tttnn.config import IndexConfig
+from tttnn.index import SearchWork
+from tttnn.selection import hull, sift
 
 DIM = 384
 K = 20
@@ -154,6 +156,49 @@ def test_batch(benchmark: Any, ours: NeighborIndex, queries: np.ndarray, exact: 
         found = benchmark.pedantic(lambda: ours.search(queries, K, ef=EF, method=method)[0], rounds=7, warmup_rounds=1)
     benchmark.extra_info["recall"] = round(recall_of(found, exact, K), 4)
     assert benchmark.extra_info["recall"] >= 0.95
+
+
+@pytest.mark.benchmark(group="choice of 20 among 200, one query")
+@pytest.mark.parametrize("stage", ["search for 200", "nearest", "sift", "hull"])
+def test_selection(benchmark: Any, ours: NeighborIndex, queries: np.ndarray, stage: str) -> None:
+    """A selection is to cost less than 5 % of retrieval, which is embedding the query and this search."""
+    ids, _ = ours.search(queries, 200)
+    candidates = [ours.vectors(row) for row in ids]
+
+    def choose() -> list[list[int]]:
+        if stage == "search for 200":
+            return [ours.search(query[None], 200, threads=1)[0][0].tolist() for query in queries]
+        if stage == "nearest":
+            return [list(range(K)) for _ in queries]
+        if stage == "sift":
+            return [sift(query, rows, K, noise=0.01)[0] for query, rows in zip(queries, candidates, strict=True)]
+        return [hull(query, rows, K)[0] for query, rows in zip(queries, candidates, strict=True)]
+
+    chosen = benchmark.pedantic(choose, rounds=7, warmup_rounds=1)
+    assert all(0 < len(row) == len(set(row)) for row in chosen)
+    assert stage == "search for 200" or all(len(row) <= K for row in chosen)
+    benchmark.extra_info["chosen"] = float(np.mean([len(row) for row in chosen]))
+
+
+@pytest.mark.benchmark(group="filtered search, one query")
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.001])
+def test_filtered(benchmark: Any, ours: NeighborIndex, vectors: np.ndarray, queries: np.ndarray, share: float) -> None:
+    """Recall where only a share of the vectors may be answers, by source or because the others are deleted."""
+    where = np.random.default_rng(2).random(len(vectors)) < share
+    where[:K] = True
+    best = ours.search(queries, K, where=where, method="scan")[0]
+    work = SearchWork()
+
+    def search() -> np.ndarray:
+        return np.concatenate([ours.search(query[None], K, where=where, threads=1, work=work)[0] for query in queries])
+
+    found = benchmark.pedantic(search, rounds=7, warmup_rounds=1)
+    wanted = min(K, int(where.sum()))
+    recall = recall_of(found[:, :wanted], best[:, :wanted], wanted)
+    distances = work.distances / (work.walked + work.scanned)
+    benchmark.extra_info |= {"recall": round(recall, 4), "distances": round(distances), "walked": work.walked > 0}
+    assert (found[:, :wanted] >= 0).all()
+    assert recall >= 0.95
 
 
 @pytest.mark.benchmark(group="build, one thread")

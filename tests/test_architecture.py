@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file may import only files to its left.
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
-    *("builder", "datastore"),
+    *("segments", "retrieval", "stages", "builder", "compaction", "estimate", "importer", "datastore"),
     *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
     *("loss", "attention", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),

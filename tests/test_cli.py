@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import tttnn
 from tests.test_workers import saved_recipe
+from tests.encoders import save_encoder
 from tttnn import cli
 
 
@@ -200,3 +201,52 @@ def test_eval_then_audit(tmp_path: Path, tokenizer: Any, monkeypatch: Any, capsy
     checked[3] = str(other)
     assert run(monkeypatch, *checked, "--model", recipe.model) == cli.FAILED
     assert "its digest is" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_datastore_grows_and_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = str(save_encoder(tmp_path / "encoder"))
+    files = {}
+    for name, count in (("first", 12), ("more", 5)):
+        files[name] = str(tmp_path / f"{name}.jsonl")
+        rows = [{"text": f"{name} document {i}", "meta": {"pile_set_name": f"Set{i % 2}"}} for i in range(count)]
+        Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = str(tmp_path / "d")
+    build = ["build", files["first"], place, "--embedder", encoder, "--embed-precision", "float32", "--json"]
+
+    def told(*arguments: str) -> Any:
+        assert run(monkeypatch, *arguments) == 0
+        return json.loads(capsys.readouterr().out)
+
+    estimate = told(*build, "--dry-run")
+    assert estimate["documents"] == 12
+    assert not Path(place).exists()
+    built = told(*build)
+    assert built["documents"] == 12
+    assert built["build"]["stages"]["embed"]["tokens_per_second"] > 0
+    assert built["build"]["peak_memory_bytes"] > 0
+    appended = told("append", files["more"], place, "--json")
+    assert (appended["appended"], appended["next_id"]) == (5, 17)
+    assert told("append", "--discard", place, "--json") == {"discarded": False}
+    assert told("delete", place, "3", "16", "--json") == {"deleted": 2, "documents": 15}
+    assert told("delete", place, "--source", "Set0", "--json") == {"deleted": 8, "documents": 7}
+    found = told("search", place, "more document 1", "-k", "9", "--explain", "--json")
+    assert found["neighbors"][0]["id"] == 13
+    assert len(found["neighbors"]) == 7
+    assert found["explanation"]["deleted"] == 10
+    assert found["explanation"]["recall"] == 1.0
+    assert found["explanation"]["tokens"] > 0
+    assert {n["source"] for n in told("search", place, "more", "--source", "Set1", "--json")} == {"Set1"}
+    assert run(monkeypatch, "search", place, "more", "--explain") == 0
+    assert "recall" in capsys.readouterr().out
+    assert told("compact", place, "--json")["removed"] == 10
+    assert told("info", place, "--json")["documents"] == told("verify", place, "--json")["documents"] == 7
+    for arguments, words in (
+        (["delete", place, "99"], "document id must be between 0 and 16, got 99"),
+        (["delete", place], "at least one ID"),
+        (["delete", place, "--source", "Nowhere"], "source must be one of Set1"),
+        (["append", place], "CORPUS or --discard"),
+    ):
+        assert run(monkeypatch, *arguments) == cli.USAGE
+        assert words in capsys.readouterr().err

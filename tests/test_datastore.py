@@ -379,6 +379,55 @@ def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert killed > 0
 
 
+def _build_until(path: str, append: bool, stage: str, call: int) -> None:
+    """Build or append, and die by SIGKILL inside the n-th report of a stage."""
+    seen = 0
+
+    def strike(now: str, done: int, total: int | None) -> None:
+        nonlocal seen
+        seen += now == stage
+        if now == stage and seen == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if append:
+        tttnn.Datastore.open(path, cached_embedder(3)).append(corpus(300, seed=2), progress=strike)
+    else:
+        build(Path(path), corpus(300), progress=strike, segment_documents=90, **LAYOUTS["passage"])
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_killed_once_inside_each_stage(tmp_path: Path, append: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder_module, "GROUP", 64)
+    monkeypatch.setattr(builder_module, "_CUT_DOCUMENTS", 32)
+    monkeypatch.setattr(builder_module, "_REPORT_DOCUMENTS", 32)
+    monkeypatch.setattr("tttnn.index._REPORT", 64)
+    settings = {**LAYOUTS["passage"], "segment_documents": 90}
+    whole, path = tmp_path / "whole", tmp_path / "d"
+    made = build(whole, corpus(300), **settings)
+    calls: list[str] = []
+    if append:
+        shutil.copytree(whole, path, symlinks=True)
+        made.append(corpus(300, seed=2), progress=lambda stage, *_: calls.append(stage))
+    else:
+        build(tmp_path / "count", corpus(300), progress=lambda stage, *_: calls.append(stage), **settings)
+    expected = contents(whole)
+    context = multiprocessing.get_context("fork")
+    rng = np.random.default_rng(1)
+    for stage in dict.fromkeys(calls):
+        assert calls.count(stage) > 2
+        call = int(rng.integers(1, calls.count(stage)))
+        process = context.Process(target=_build_until, args=(str(path), append, stage, call))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, stage
+        assert contents(path) != expected
+    if append:
+        tttnn.Datastore.open(path, cached_embedder(3)).append(corpus(300, seed=2))
+    else:
+        build(path, corpus(300), **settings)
+    assert contents(path) == expected
+
+
 def _answers(datastore: tttnn.Datastore) -> list[tuple[int, float, str]]:
     return [(n.id, n.distance, n.text) for n in datastore.search("3 moon cat sort", 60)]
 

@@ -204,7 +204,7 @@ def _attack(folder: str, name: str, trials: int, seed: int, answers: Any) -> Non
         except IndexCorruptError:
             continue
         opened += 1
-        ids, _ = found.search(clustered(3, seed=2), 10, ef=20, method="graph")
+        ids, *_ = found.search(clustered(3, seed=2), 10, ef=20, method="graph")
         assert ids.max() < 3000
     answers.put(opened)
 

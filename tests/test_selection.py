@@ -12,7 +12,7 @@ import tttnn
 from tests.encoders import tiny_embedder
 from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig
 from tttnn.errors import ConfigError
-from tttnn.selection import Selector, sift
+from tttnn.selection import Selector, hull, sift
 
 
 def posterior_variance(query: np.ndarray, chosen: np.ndarray, noise: float) -> float:
@@ -103,8 +103,66 @@ def test_sift_chooses_among_the_candidates(datastore: tttnn.Datastore) -> None:
         assert neighbor.distance == pytest.approx(distance, abs=1e-5)
 
 
+def least_on_the_simplex(query: np.ndarray, candidates: np.ndarray) -> float:
+    """The least distance to the candidates' hull, by projected gradients: slow, and no part of the code under test."""
+    weights = np.full(len(candidates), 1 / len(candidates))
+    rate = 0.5 / np.linalg.norm(candidates @ candidates.T, 2)
+    for _ in range(20_000):
+        weights = weights - rate * 2 * candidates @ (candidates.T @ weights - query)
+        ordered = np.sort(weights)[::-1]
+        sums = (np.cumsum(ordered) - 1) / np.arange(1, len(ordered) + 1)
+        weights = np.maximum(weights - sums[np.flatnonzero(ordered > sums)[-1]], 0)
+    return float(((query - weights @ candidates) ** 2).sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_weighted_mean_comes_as_near_as_any(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    query, candidates = unit(rng.standard_normal(6)), unit(rng.standard_normal((25, 6)) + 0.3)
+    best = least_on_the_simplex(query, candidates)
+    chosen, weights, distance = hull(query, candidates, 25, steps=5000, tolerance=1e-9)
+    mean = np.array(weights) @ candidates[chosen]
+    assert distance == pytest.approx(float(((query - mean) ** 2).sum()), abs=1e-9)
+    assert distance == pytest.approx(best, abs=2e-4)
+    assert sum(weights) == pytest.approx(1.0)
+    assert weights == sorted(weights, reverse=True)
+    assert len(set(chosen)) == len(chosen)
+    # Few candidates come near it too, and never more than were asked for; more moves never hurt.
+    before = np.inf
+    for k in (1, 2, 3, 5):
+        few, _, near = hull(query, candidates, k)
+        assert len(few) <= k
+        assert near <= before + 1e-9
+        before = near
+    assert hull(query, candidates, 1)[0] == [int(np.argmin(((candidates - query) ** 2).sum(1)))]
+
+
+def test_the_hull_needs_no_repetition_and_no_more_than_it_needs() -> None:
+    query = np.array([0.5, 0.5, 0.0])
+    candidates = np.array([[1.0, 0.1, 0.0], [1.0, 0.1, 0.0], [0.0, 0.9, 0.0], [0.0, 0.0, 1.0]])
+    chosen, weights, distance = hull(query, candidates, 4)
+    assert set(chosen) in ({0, 2}, {1, 2})
+    assert distance == pytest.approx(0.0, abs=1e-3)
+    assert weights[0] == pytest.approx(0.5, abs=0.05)
+    # The query itself among the candidates needs nothing else.
+    assert hull(query, np.vstack([candidates, query]), 4)[0] == [4]
+    assert hull(query, candidates[:0], 4)[:2] == ([], [])
+
+
+def test_hull_chooses_among_the_candidates(datastore: tttnn.Datastore) -> None:
+    found = Selector(datastore, SelectionConfig(method="hull", duplicate_radius=1e-6)).search("the moon", 5)
+    candidates = datastore.search("the moon", len(TEXTS), with_vectors=True)
+    assert candidates.vectors is not None
+    assert candidates.query_vector is not None
+    kept = [i for i, n in enumerate(candidates) if n.distance >= 1e-6]
+    order, _, distance = hull(candidates.query_vector, candidates.vectors[kept], 5)
+    assert [n.id for n in found] == [candidates[kept[i]].id for i in order]
+    assert distance < candidates[kept[0]].distance
+    assert found.left_out == {"near_duplicates": 3, "too_far": 0, "not_chosen": len(kept) - len(found)}
+
+
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="method must be one of nearest, sift"):
+    with pytest.raises(ConfigError, match="method must be one of nearest, sift, hull"):
         SelectionConfig(method="best")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="sift_lambda must be between"):
         SelectionConfig(sift_lambda=0.0)

@@ -191,7 +191,7 @@ class HnswIndex:
         allowed: npt.NDArray[np.uint8] | None = None,
         method: str = "auto",
         threads: int = 0,
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]: ...
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.int64], int]: ...
 
 def scan(
     vectors: npt.NDArray[np.float32],

@@ -197,14 +197,16 @@ _preset = click.option("--preset", type=click.Choice(list(PRESETS)), default="de
 
 
 class Bars:
-    """Progress bars on standard error; nothing where that is no terminal."""
+    """Progress bars on standard error, with rates where a build report has them; nothing where that is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Any = None) -> None:
         self.console = Console(stderr=True)
+        self._report = report
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
@@ -224,12 +226,23 @@ class Bars:
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Show how far a stage is: a `config.Progress`."""
         if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
+            self._tasks[stage] = self._progress.add_task(stage, total=total, rates="")
+        held = None if self._report is None else self._report.stages.get(stage)
+        rates = "" if held is None else _rates(held.rates)
+        self._progress.update(self._tasks[stage], completed=done, total=total, rates=rates)
 
     def tell(self, sentence: str) -> None:
         """Say something on standard error, terminal or not."""
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rates(rates: dict[str, float]) -> str:
+    """Shorten rates for a line: 12.3k tokens/s."""
+    parts = []
+    for name, rate in rates.items():
+        power = next((p for p in ("G", "M", "k") if rate >= {"G": 1e9, "M": 1e6, "k": 1e3}[p]), "")
+        parts.append(f"{rate / {'G': 1e9, 'M': 1e6, 'k': 1e3, '': 1}[power]:.1f}{power} {name}/s")
+    return ", ".join(parts)
 
 
 def _print_json(value: Any) -> None:
@@ -310,6 +323,7 @@ def app() -> None:
 @settings_flags(IndexConfig, "index_flags")
 @settings_flags(EmbedConfig, "embed_flags", prefix="embed_")
 @settings_flags(StoreConfig, "store_flags", prefix="store_")
+@click.option("--dry-run", is_flag=True, help="Only estimate documents, time and disk: reads CORPUS once.")
 @_threads
 @_cache
 @_config_file
@@ -319,6 +333,7 @@ def build(
     datastore: str,
     embedder: str,
     rejects: str | None,
+    dry_run: bool,
     datastore_flags: dict[str, Any],
     index_flags: dict[str, Any],
     embed_flags: dict[str, Any],
@@ -335,55 +350,190 @@ def build(
     Examples:
       tttnn build train.jsonl.zst pile-00
       tttnn build src/ docs/ my-code --unit passage
+      tttnn build train.jsonl.zst pile-00 --dry-run
     """
     from .corpus import iter_corpora
     from .datastore import Datastore
+    from .estimate import estimate_build
+    from .stages import BuildReport
 
     _quiet_transformers()
-    with Bars() as bars:
+    report = BuildReport()
+    settings: dict[str, Any] = {
+        "config": DatastoreConfig(**datastore_flags),
+        "index": IndexConfig(**index_flags),
+        "store": StoreConfig(**store_flags),
+    }
+    with Bars(report) as bars:
         documents = iter_corpora(corpus)
-        made = Datastore.build(
-            datastore,
-            documents,
-            _load_embedder(embedder, EmbedConfig(**embed_flags), threads, cache_dir, bars),
-            config=DatastoreConfig(**datastore_flags),
-            index=IndexConfig(**index_flags),
-            store=StoreConfig(**store_flags),
-            progress=bars,
-        )
+        encoder = _load_embedder(embedder, EmbedConfig(**embed_flags), threads, cache_dir, bars)
+        if dry_run:
+            estimate = estimate_build(documents, encoder, **settings, progress=bars)
+            _show(estimate.to_dict(), as_json)
+            return
+        made = Datastore.build(datastore, documents, encoder, **settings, progress=bars, report=report)
         _report_rejected(documents.rejected, rejects, bars)
-    _show(made.info() | {"rejected": len(documents.rejected)}, as_json)
+    _show(made.info() | {"rejected": len(documents.rejected), "build": report.to_dict()}, as_json)
+
+
+@app.command()
+@click.argument("corpus", nargs=-1, type=click.Path(exists=True))
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.option("--discard", is_flag=True, help="Forget an append that was interrupted, instead of appending.")
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
+@_threads
+@_cache
+@_json
+def append(
+    corpus: tuple[str, ...],
+    datastore: str,
+    discard: bool,
+    rejects: str | None,
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Add CORPUS to DATASTORE as new segments, with its embedder and settings; ids go on.
+
+    An append that was interrupted continues where it was; DATASTORE can be searched meanwhile.
+
+    \b
+    Examples:
+      tttnn append more.jsonl.zst pile-00
+      tttnn append --discard pile-00
+    """
+    from .corpus import iter_corpora
+    from .datastore import Datastore
+    from .stages import BuildReport
+
+    if discard == bool(corpus):
+        raise click.UsageError("append takes either a CORPUS or --discard")
+    if discard:
+        _show({"discarded": Datastore.open(datastore).discard_append()}, as_json)
+        return
+    _quiet_transformers()
+    report = BuildReport()
+    with Bars(report) as bars:
+        documents = iter_corpora(corpus)
+        opened = _open_datastore(datastore, None, threads, cache_dir, bars)
+        before = len(opened)
+        opened.append(documents, progress=bars, report=report)
+        _report_rejected(documents.rejected, rejects, bars)
+    _show(
+        {"appended": len(opened) - before, **opened.info(), "rejected": len(documents.rejected)}
+        | {"build": report.to_dict()},
+        as_json,
+    )
+
+
+@app.command()
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(0))
+@click.option("--source", "sources", multiple=True, help="All documents of this source; may be given again.")
+@click.option(
+    "--digest", "digests", multiple=True, help="All documents whose text has this digest; may be given again."
+)
+@_json
+def delete(
+    datastore: str, ids: tuple[int, ...], sources: tuple[str, ...], digests: tuple[str, ...], as_json: bool
+) -> None:
+    """Delete documents of DATASTORE by ID, source or digest: they are gone from every answer.
+
+    Their bytes stay in the files until compact. Ids are never used again.
+
+    \b
+    Examples:
+      tttnn delete pile-00 17 4711
+      tttnn delete pile-00 --source Github
+    """
+    from .datastore import Datastore
+
+    if not (ids or sources or digests):
+        raise click.UsageError("delete takes at least one ID, --source or --digest")
+    opened = Datastore.open(datastore)
+    deleted = opened.delete(ids, source=sources, digests=digests)
+    _show({"deleted": deleted, "documents": len(opened)}, as_json)
+
+
+@app.command()
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@_json
+def compact(datastore: str, as_json: bool) -> None:
+    """Rewrite DATASTORE without its deleted documents, and merge small segments. Ids stay.
+
+    Interrupted, it leaves the datastore as it was.
+
+    \b
+    Examples:
+      tttnn compact pile-00
+    """
+    from .datastore import Datastore
+
+    with Bars() as bars:
+        report = Datastore.open(datastore).compact(progress=bars)
+    _show(report.to_dict(), as_json)
 
 
 @app.command("import")
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
-@click.argument("store", type=click.Path(dir_okay=False))
+@click.argument("target", type=click.Path())
 @click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
-@click.option("--resume", is_flag=True, help="Continue an import that was interrupted.")
+@click.option("--resume", is_flag=True, help="Continue an import of texts that was interrupted.")
+@click.option(
+    "--faiss",
+    "indexes",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Flat faiss index of the vectors of a CORPUS; one for each, in their order. Makes TARGET a datastore.",
+)
+@click.option("--embedder-name", default="unknown", show_default=True, help="What made the vectors of --faiss.")
 @settings_flags(StoreConfig, "store_flags")
+@settings_flags(IndexConfig, "index_flags")
 @_config_file
 @_json
 def import_(
     corpus: tuple[str, ...],
-    store: str,
+    target: str,
     rejects: str | None,
     resume: bool,
+    indexes: tuple[str, ...],
+    embedder_name: str,
     store_flags: dict[str, Any],
+    index_flags: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Write CORPUS into a text store, without embedding it.
+    """Write CORPUS into a text store, without embedding it; with --faiss into a datastore with vectors made elsewhere.
 
     \b
     Examples:
       tttnn import train.jsonl.zst texts.zst
       tttnn import src/ docs/ code.zst --level 12
+      tttnn import 00.jsonl 01.jsonl pile --faiss 00.index --faiss 01.index --embedder-name roberta-large-pile
     """
     from .corpus import iter_corpora
     from .store import write_store
 
+    if indexes:
+        from .datastore import Datastore
+        from .stages import BuildReport
+
+        report = BuildReport()
+        with Bars(report) as bars:
+            made = Datastore.import_faiss(
+                target,
+                indexes,
+                corpus,
+                embedder_name=embedder_name,
+                index=IndexConfig(**index_flags),
+                store=StoreConfig(**store_flags),
+                progress=bars,
+                report=report,
+            )
+        _show(made.info() | {"build": report.to_dict()}, as_json)
+        return
     documents = iter_corpora(corpus)
     with Bars() as bars:
-        summary = write_store(store, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
+        summary = write_store(target, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
         _report_rejected(documents.rejected, rejects, bars)
     _show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
 
@@ -511,6 +661,8 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
 @click.argument("query")
 @click.option("-k", default=10, show_default=True, help="Neighbors to show.")
 @click.option("--ef", type=int, help="Width of the search in the graph.")
+@click.option("--source", "sources", multiple=True, help="Only documents of this source; may be given again.")
+@click.option("--explain", is_flag=True, help="Say how the query was answered; costs an exact search.")
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
 @_threads
 @_cache
@@ -520,6 +672,8 @@ def search(
     query: str,
     k: int,
     ef: int | None,
+    sources: tuple[str, ...],
+    explain: bool,
     embedder: str | None,
     threads: int | None,
     cache_dir: str | None,
@@ -531,26 +685,36 @@ def search(
     Examples:
       tttnn search pile-00 "def quicksort(" -k 3
       tttnn search pile-00 "$(cat query.txt)" --json
+      tttnn search pile-00 "def quicksort(" --source Github --explain
     """
     _quiet_transformers()
     with Bars() as bars:
         opened = _open_datastore(datastore, embedder, threads, cache_dir, bars)
-        found = opened.search(query, k, ef=ef)
+        found = opened.search(query, k, ef=ef, source=sources or None, explain=explain)
     if found.query_truncated:
         bars.tell("the query is longer than the embedder reads: its end was not searched with")
     if len(found) < k:
         bars.tell(f"{len(found)} neighbors, fewer than the {k} asked for: the datastore has no more")
+    explained: dict[str, Any] = {}
+    if found.explanation is not None:
+        explained = {
+            "tokens": found.query_tokens,
+            "truncated": found.query_truncated,
+            **found.explanation.to_dict(),
+            "seconds": {name: round(value, 6) for name, value in found.seconds.items()},
+        }
     if as_json:
         rows = [
             {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
             for n in found
         ]
-        _print_json(rows)
+        _print_json({"neighbors": rows, "explanation": explained} if explain else rows)
         return
     for neighbor in found:
         name = neighbor.source or neighbor.meta.get("path") or ""
         click.echo(f"{neighbor.distance:8.4f}  {neighbor.id:>8}  {name}")
         click.echo(f"          {_excerpt(neighbor.text)}")
+    _print_pairs(explained)
 
 
 @app.command()
@@ -1010,6 +1174,13 @@ def _open_datastore(path: str, embedder: str | None, threads: int | None, cache_
     from .datastore import Datastore
 
     opened = Datastore.open(path)
+    if opened.foreign:
+        # Its embedder is not ours: only one that is named, as it is, can stand for it.
+        return (
+            opened
+            if embedder is None
+            else Datastore.open(path, _load_embedder(embedder, None, threads, cache_dir, bars))
+        )
     name, config = opened.embedder_name, opened.embed_config
     return Datastore.open(path, _load_embedder(embedder or name, config, threads, cache_dir, bars))
 
@@ -1047,7 +1218,7 @@ def main() -> None:
     except (StoreCorruptError, StoreVersionError, IndexCorruptError) as error:
         click.echo(f"tttnn: {error}", err=True)
         sys.exit(DAMAGED)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, IndexError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         click.echo(f"tttnn: {error}", err=True)
         sys.exit(USAGE)
     except (TttnnError, OSError) as error:

@@ -161,10 +161,12 @@ class DatastoreConfig(Config):
 class SelectionConfig(Config):
     """Which of the documents near a query are trained on."""
 
-    method: Literal["nearest", "sift"] = setting(
-        "nearest", "the nearest ones; or sift: the most informative ones, which repeat each other least"
+    method: Literal["nearest", "sift", "hull"] = setting(
+        "nearest",
+        "the nearest ones; sift: the most informative ones, which repeat each other least; hull: those whose weighted "
+        "mean comes nearest to the query",
     )
-    candidates: int = setting(200, "nearest documents that sift chooses from", minimum=1, maximum=1_000_000)
+    candidates: int = setting(200, "nearest documents that sift and hull choose from", minimum=1, maximum=1_000_000)
     sift_lambda: float = setting(0.01, "noise that sift assumes; small: avoid repetition more", minimum=1e-9)
     duplicate_radius: float | None = setting(
         None, "leave out documents nearer than this, as near-duplicates of the query; none: keep them", minimum=0

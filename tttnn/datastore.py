@@ -8,124 +8,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .builder import FORMAT, MANIFEST, PASSAGES, SEGMENTS, STATE, TEXTS, Builder, Corpus
+from .builder import Builder, Corpus
+from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
 from .config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
 from .embed import Embedder, EmbedReport
-from .errors import DatastoreMismatchError, IndexCorruptError, StoreCorruptError
-from .files import check_file, digest_of, read_manifest
-from .index import MANIFEST as INDEX_MANIFEST
-from .index import NeighborIndex
-from .passages import PassageTable
-from .store import Document, TextStore, text_digest
+from .errors import DatastoreMismatchError
+from .importer import FaissImport
+from .retrieval import Neighbor, Searcher, SearchExplanation, SearchResult
+from .segments import MANIFEST, PASSAGES, SEGMENTS, Documents, Segment, open_manifest
+from .stages import BuildReport
+from .store import Document
 
-_PASSAGES_PER_DOCUMENT = 4  # searched for each document asked for, at first
+__all__ = ["Datastore", "Neighbor", "SearchExplanation", "SearchResult"]
 
-
-@dataclass(frozen=True, slots=True)
-class Neighbor:
-    """A document near a query."""
-
-    id: int
-    distance: float
-    text: str
-    meta: dict[str, Any] = field(default_factory=dict)
-    source: str | None = None
-    span: tuple[int, int] | None = None
-    """Bytes of the text's UTF-8 that are nearest; None where documents are embedded whole."""
-    digest: str = ""
-    """Of the text; made from it when empty."""
-
-    def __post_init__(self) -> None:
-        if not self.digest:
-            object.__setattr__(self, "digest", text_digest(self.text))
-
-
-class SearchResult(list[Neighbor]):
-    """Neighbors, nearest first, with what the search cost."""
-
-    def __init__(
-        self,
-        neighbors: Iterable[Neighbor] = (),
-        *,
-        seconds: dict[str, float] | None = None,
-        requested: int = 0,
-        query_tokens: int = 0,
-        query_truncated: bool = False,
-    ) -> None:
-        super().__init__(neighbors)
-        self.seconds = seconds if seconds is not None else {}
-        """Of the stages embed, search and read; of several queries each has its share."""
-        self.requested = requested
-        self.query_tokens = query_tokens
-        """Tokens of the query that were embedded."""
-        self.query_truncated = query_truncated
-        """Whether the query was longer than the embedder reads."""
-        self.left_out: dict[str, int] = {}
-        """Documents that a selection left out, by reason."""
-        self.query_vector: NDArray[np.float32] | None = None
-        """(dim,), where vectors were asked for."""
-        self.vectors: NDArray[np.float32] | None = None
-        """(n, dim), of each neighbor the vector that was nearest, where vectors were asked for."""
-
-
-class _Found(NamedTuple):
-    document: int
-    distance: float
-    segment: int
-    unit: int
-
-
-class _Segment:
-    """One segment's files, checked against the manifest when opened."""
-
-    def __init__(self, folder: Path, entry: dict[str, Any], unit: str) -> None:
-        self.folder = folder
-        self.base: int = entry["base"]
-        for name, expected in entry["files"].items():
-            check_file(folder / name, expected, error=IndexCorruptError)
-        size = (folder / TEXTS).stat().st_size
-        if size != entry["store_bytes"]:
-            raise StoreCorruptError(
-                f"{folder / TEXTS}: holds {size} bytes, expected {entry['store_bytes']}. "
-                "Restore the file or rebuild the datastore."
-            )
-        self.store = TextStore.open(folder / TEXTS)
-        if self.store.store_id != entry["store_id"] or len(self.store) != entry["documents"]:
-            raise DatastoreMismatchError(
-                f"{folder / TEXTS}: is not the store that was indexed: its id is {self.store.store_id}, "
-                f"expected {entry['store_id']}"
-            )
-        self.index = NeighborIndex.open(folder)
-        self.passages = PassageTable.open(folder / PASSAGES) if unit == "passage" else None
-        units = len(self.store) if self.passages is None else len(self.passages)
-        if len(self.index) != units or len(self.index) != entry["units"]:
-            raise DatastoreMismatchError(
-                f"{folder / INDEX_MANIFEST}: indexes {len(self.index)} vectors, but there are {units} {unit}s"
-            )
-
-    def document_of(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the document ids of this segment's units."""
-        return self.base + (units if self.passages is None else self.passages.documents[units])
-
-    def span_of(self, unit: int) -> tuple[int, int] | None:
-        if self.passages is None:
-            return None
-        passage = self.passages[unit]
-        return passage.begin, passage.end
-
-    def units_of_sources(self, names: Collection[str]) -> NDArray[np.bool_]:
-        """Return which units lie in documents of these sources."""
-        codes = [code for code, name in enumerate(self.store.sources) if name in names]
-        documents = np.isin(self.store.source_codes, codes)
-        return documents if self.passages is None else documents[self.passages.documents]
+_OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
 
 
 class Datastore:
@@ -135,14 +38,18 @@ class Datastore:
     >>> datastore.search("def quicksort(", k=3)                                        # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], segments: list[_Segment]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], segments: list[Segment]) -> None:
         self.path = path
+        self.build_report = BuildReport()
+        """What the stages cost, where this object was made by `build`, or of its last `append`."""
+        self._embedder: Embedder | None = None
+        self._hold(manifest, segments)
+
+    def _hold(self, manifest: dict[str, Any], segments: list[Segment]) -> None:
         self.manifest = manifest
         self.id: str = manifest["id"]
-        self.build_seconds: dict[str, float] = {}
-        """Seconds of each stage, where this object was made by `build`."""
-        self._segments = segments
-        self._embedder: Embedder | None = None
+        """Changes with every append, deletion and compaction."""
+        self._searcher = Searcher(segments, unit=manifest["unit"], dim=manifest["dim"])
 
     @classmethod
     def build(
@@ -155,6 +62,7 @@ class Datastore:
         index: IndexConfig | None = None,
         store: StoreConfig | None = None,
         progress: Progress | None = None,
+        report: BuildReport | None = None,
     ) -> Datastore:
         """Build a datastore in a directory, or finish a build that was interrupted, and open it.
 
@@ -164,13 +72,16 @@ class Datastore:
 
         Args:
             path: A new or empty directory, or one with an interrupted build.
-            documents: Documents or texts; or a function that returns them; or the path of a corpus. Read once.
+            documents: Documents or texts; or a function that returns them; or the path of a corpus. Read twice, the
+                first time for a dictionary that stands for all of them; an iterator once, and its first documents
+                stand for all.
             embedder: Makes the vectors.
             config: What is embedded, and how the corpus is cut into segments.
             index: How vectors are indexed.
             store: How texts are compressed.
-            progress: Called with a stage (ingest, passages, embed, index), documents or vectors done, and all of them
-                or None.
+            progress: Called with a stage (dictionary, ingest, passages, embed, index), documents or vectors done, and
+                all of them or None.
+            report: Filled while the build runs; rates, remaining time and memory can be read from `progress`.
 
         Raises:
             FileExistsError: The directory holds a finished datastore, or something else.
@@ -179,18 +90,60 @@ class Datastore:
             ValueError: The corpus is empty, or a resumed corpus gives other documents.
             EmbeddingError: The embedding of a document is not finite.
         """
-        builder = Builder(
-            Path(path),
-            documents,
-            embedder,
-            config or DatastoreConfig(),
-            index or IndexConfig(),
-            store or StoreConfig(),
-            progress,
-        )
+        config, index, store = config or DatastoreConfig(), index or IndexConfig(), store or StoreConfig()
+        builder = Builder(Path(path), documents, embedder, config, index, store, progress, report)
         builder.run()
         datastore = cls.open(path, embedder)
-        datastore.build_seconds = builder.seconds
+        datastore.build_report = builder.report
+        return datastore
+
+    @classmethod
+    def import_faiss(
+        cls,
+        path: str | os.PathLike[str],
+        indexes: Sequence[str | os.PathLike[str]],
+        texts: Sequence[str | os.PathLike[str]],
+        *,
+        embedder_name: str = "unknown",
+        index: IndexConfig | None = None,
+        store: StoreConfig | None = None,
+        progress: Progress | None = None,
+        report: BuildReport | None = None,
+    ) -> Datastore:
+        """Make a datastore of flat faiss indexes and the texts their vectors stand for, without faiss.
+
+        One segment for each index. Interrupted, the same call continues. tttnn cannot know what made the vectors: such
+        a datastore is `foreign`, and is searched only with an embedder given to `open`, of the same dimension.
+
+        Args:
+            path: A new or empty directory.
+            indexes: IndexFlatL2 or IndexFlatIP files of one dimension and metric.
+            texts: As many corpora; document i of one belongs to vector i of the index beside it.
+            embedder_name: Names what made the vectors.
+            index: Backend and HNSW settings; the metric is that of the files.
+            store: How texts are compressed.
+            progress: As of `build`.
+            report: As of `build`.
+
+        Raises:
+            FileExistsError: The directory holds a finished datastore, or something else.
+            ValueError: The files do not fit each other, or one is no flat index.
+            IndexCorruptError: An index is damaged.
+            EmbeddingError: A vector is not finite.
+        """
+        run = FaissImport(
+            Path(path),
+            indexes,
+            texts,
+            embedder_name=embedder_name,
+            index=index or IndexConfig(),
+            store=store or StoreConfig(),
+            progress=progress,
+            report=report,
+        )
+        run.run()
+        datastore = cls.open(path)
+        datastore.build_report = run.report
         return datastore
 
     @classmethod
@@ -199,7 +152,8 @@ class Datastore:
 
         Args:
             path: The directory.
-            embedder: The one it was built with. None: loaded by its name at the first search.
+            embedder: The one it was built with. None: loaded by its name at the first search. For imported vectors
+                any of their dimension is taken.
 
         Raises:
             FileNotFoundError: There is no datastore, or its build was not finished.
@@ -209,20 +163,11 @@ class Datastore:
             StoreCorruptError: A text store is damaged.
         """
         path = Path(path)
-        if not (path / MANIFEST).is_file():
-            if (path / STATE).is_file():
-                raise FileNotFoundError(f"{path}: its build was not finished. Run the same build again to continue it.")
-            raise FileNotFoundError(f"{path}: is not a datastore: there is no {MANIFEST} in it")
-        manifest = read_manifest(path / MANIFEST, format_version=FORMAT)
-        if digest_of({key: value for key, value in manifest.items() if key != "id"}) != manifest["id"]:
-            raise IndexCorruptError(f"{path / MANIFEST}: its id is not that of its content")
-        datastore = cls(path, manifest, [])
+        manifest, segments = _open(path)
+        datastore = cls(path, manifest, segments)
         if embedder is not None:
             datastore._check(embedder)
             datastore._embedder = embedder
-        datastore._segments = [
-            _Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"]) for entry in manifest["segments"]
-        ]
         return datastore
 
     def _check(self, embedder: Embedder) -> None:
@@ -235,13 +180,23 @@ class Datastore:
             )
 
     @property
+    def foreign(self) -> bool:
+        """Whether the vectors were imported, so that tttnn cannot know that an embedder is the one that made them."""
+        return bool(self.manifest["embedder"].get("foreign", False))
+
+    @property
     def embedder_name(self) -> str:
         """The name of the embedder it was built with, as `Embedder.load` takes it."""
         return str(self.manifest["embedder"]["name"])
 
     @property
     def embed_config(self) -> EmbedConfig:
-        """Settings with which `Embedder.load` makes the embedder it was built with."""
+        """Settings with which `Embedder.load` makes the embedder it was built with.
+
+        Raises:
+            DatastoreMismatchError: The vectors were imported; nothing is known of their embedder.
+        """
+        self._refuse_foreign("embedding settings")
         identity = self.manifest["embedder"]["identity"]
         return EmbedConfig(**self.manifest["settings"]["embed"]).with_(
             pooling=identity["pooling"],
@@ -249,10 +204,23 @@ class Datastore:
             max_length=identity["max_length"],
         )
 
+    def _refuse_foreign(self, what: str) -> None:
+        if self.foreign:
+            raise DatastoreMismatchError(
+                f"{self.path}: {what} must come from the embedder that made its imported vectors, "
+                f"{self.embedder_name!r}, which tttnn does not have. "
+                f"Give an embedder of {self.manifest['dim']} dimensions that makes the same vectors."
+            )
+
     @property
     def embedder(self) -> Embedder:
-        """The embedder; loaded by its name if none was given."""
+        """The embedder; loaded by its name if none was given.
+
+        Raises:
+            DatastoreMismatchError: None was given and the vectors were imported.
+        """
         if self._embedder is None:
+            self._refuse_foreign("query vectors")
             embedder = Embedder.load(self.embedder_name, self.embed_config)
             self._check(embedder)
             self._embedder = embedder
@@ -260,13 +228,109 @@ class Datastore:
 
     @property
     def store(self) -> Sequence[Document]:
-        """All documents, by id. A TextStore where there is one segment."""
-        if len(self._segments) == 1:
-            return self._segments[0].store
-        return _JoinedStores([segment.store for segment in self._segments])
+        """All documents, by id. A TextStore where there is one segment and no id was deleted, else `Documents`."""
+        segments = self._searcher.segments
+        if len(segments) == 1 and not segments[0].has_gaps and segments[0].base == 0:
+            return segments[0].store
+        return self._documents
+
+    @property
+    def _documents(self) -> Documents:
+        return Documents(self._searcher.segments, self.manifest["next_id"])
 
     def __len__(self) -> int:
-        return sum(len(segment.store) for segment in self._segments)
+        """The number of documents that are not deleted."""
+        return sum(len(segment) for segment in self._searcher.segments)
+
+    def append(
+        self, documents: Corpus, *, progress: Progress | None = None, report: BuildReport | None = None
+    ) -> Datastore:
+        """Add documents as new segments, with the settings the datastore was built with; ids go on.
+
+        Survives interruption as `build` does: the same call continues it. Readers that were opened before go on with
+        what they opened; this object has the new documents afterwards.
+
+        Args:
+            documents: As of `build`.
+            progress: As of `build`.
+            report: As of `build`.
+
+        Returns:
+            This object.
+
+        Raises:
+            DatastoreLockedError: Another writer holds the directory.
+            DatastoreMismatchError: The embedder is not the one it was built with, or an interrupted append there has
+                other settings.
+            ValueError: There are no documents, or a resumed append gives other ones.
+            EmbeddingError: The embedding of a document is not finite.
+        """
+        if self.foreign:
+            self._refuse_foreign("vectors of new documents")
+        settings = self.manifest["settings"]
+        builder = Builder(
+            self.path,
+            documents,
+            self.embedder,
+            DatastoreConfig(**settings["datastore"]),
+            IndexConfig(**settings["index"]),
+            StoreConfig(**settings["store"]),
+            progress,
+            report,
+            append=True,
+        )
+        builder.run()
+        self.build_report = builder.report
+        self._hold(*_open(self.path))
+        return self
+
+    def discard_append(self) -> bool:
+        """Forget an append that was interrupted; say whether there was one."""
+        return discard_append(self.path)
+
+    def delete(
+        self,
+        ids: Collection[int] = (),
+        *,
+        source: str | Collection[str] = (),
+        digests: Collection[str] = (),
+    ) -> int:
+        """Delete documents: they are gone from every answer of this object and of what is opened from then on.
+
+        Their bytes stay in the files until `compact`. Ids are never used again.
+
+        Args:
+            ids: By id; one that is deleted already is passed over.
+            source: All documents of this source, or of these.
+            digests: All documents whose text has one of these digests (`Neighbor.digest`). Reads every text.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            IndexError: An id was never given.
+            ValueError: There is no document of a source.
+            DatastoreLockedError: Another writer holds the directory.
+        """
+        sources = {source} if isinstance(source, str) else source
+        deleted = delete_documents(self.path, ids, sources=sources, digests=digests)
+        self._hold(*_open(self.path))
+        return deleted
+
+    def compact(self, *, progress: Progress | None = None) -> CompactReport:
+        """Rewrite segments without their deleted documents, and merge small ones. Every document keeps its id.
+
+        Embeds nothing. Interrupted, it leaves the datastore as it was.
+
+        Args:
+            progress: Called with the stages "compact" (documents) and "index" (vectors).
+
+        Raises:
+            DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
+        """
+        report = compact_datastore(self.path, progress=progress)
+        self._hold(*_open(self.path))
+        return report
 
     def search(
         self,
@@ -277,6 +341,7 @@ class Datastore:
         source: str | Collection[str] | None = None,
         exclude_digests: Collection[str] = (),
         with_vectors: bool = False,
+        explain: bool = False,
     ) -> SearchResult:
         """Find the k documents nearest to a text, nearest first.
 
@@ -287,12 +352,19 @@ class Datastore:
             source: Only documents of this source, or of one of these.
             exclude_digests: Texts that are left out (`tttnn.store.text_digest`); others come in their place.
             with_vectors: Give the result `query_vector` and `vectors`.
+            explain: Give the result `explanation`; its recall costs an exact search.
 
         Raises:
             ValueError: The query is empty, or k is less than 1.
         """
         return self.search_many(
-            [query], k, ef=ef, source=source, exclude_digests=exclude_digests, with_vectors=with_vectors
+            [query],
+            k,
+            ef=ef,
+            source=source,
+            exclude_digests=exclude_digests,
+            with_vectors=with_vectors,
+            explain=explain,
         )[0]
 
     def search_many(
@@ -304,6 +376,7 @@ class Datastore:
         source: str | Collection[str] | None = None,
         exclude_digests: Collection[str] = (),
         with_vectors: bool = False,
+        explain: bool = False,
     ) -> list[SearchResult]:
         """Search for several texts at once; see `search`."""
         for query in queries:
@@ -322,19 +395,36 @@ class Datastore:
         embedded = time.perf_counter()
         names = None if source is None else {source} if isinstance(source, str) else set(source)
         excluded = set(exclude_digests)
-        lists = self._nearest(vectors, k + len(excluded), ef, names)
+        searcher = self._searcher
+        explanations = [searcher.explained(names) if explain else None for _ in queries]
+        # Explained queries are searched one by one, so that each knows its own work.
+        groups = [slice(i, i + 1) for i in range(len(queries))] if explain else [slice(0, len(queries))]
+        lists = [
+            found
+            for i, group in enumerate(groups)
+            for found in searcher.nearest(
+                vectors[group],
+                k + len(excluded),
+                ef=ef,
+                sources=names,
+                explain=explanations[i] if explain else None,
+            )
+        ]
         searched = time.perf_counter()
         share = max(1, len(queries))
         results = []
         for number, (found, report) in enumerate(zip(lists, reports, strict=True)):
+            explanation = explanations[number]
             reading = time.perf_counter()
-            neighbors = self._read(found)
+            neighbors = searcher.read(found)
             wanted = k + len(excluded)
             while sum(n.digest not in excluded for n in neighbors) < k and len(found) >= wanted:
                 # More than one document has an excluded text.
                 wanted *= 2
-                found = self._nearest(vectors[number : number + 1], wanted, ef, names)[0]
-                neighbors = self._read(found)
+                found = searcher.nearest(
+                    vectors[number : number + 1], wanted, ef=ef, sources=names, explain=explanation
+                )[0]
+                neighbors = searcher.read(found)
             kept = [i for i, n in enumerate(neighbors) if n.digest not in excluded][:k]
             seconds = {
                 "embed": (embedded - started) / share,
@@ -350,117 +440,55 @@ class Datastore:
             )
             if with_vectors:
                 result.query_vector = vectors[number]
-                result.vectors = self._vectors_of([found[i] for i in kept])
+                result.vectors = searcher.vectors_of([found[i] for i in kept])
+            if explanation is not None:
+                explanation.excluded = sum(n.digest in excluded for n in neighbors)
+                explanation.recall = searcher.recall(vectors[number], found, sources=names)
+                result.explanation = explanation
             results.append(result)
         return results
-
-    def _nearest(
-        self, vectors: NDArray[np.float32], k: int, ef: int | None, sources: set[str] | None
-    ) -> list[list[_Found]]:
-        """Return the k nearest documents of each vector, each once, at the distance of its nearest passage."""
-        where = [None if sources is None else segment.units_of_sources(sources) for segment in self._segments]
-        total = sum(len(segment.index) for segment in self._segments)
-        width = min(total, k if self.manifest["unit"] == "document" else k * _PASSAGES_PER_DOCUMENT)
-        results: list[list[_Found]] = [[] for _ in vectors]
-        pending = np.arange(len(vectors))
-        while len(pending):
-            parts = [
-                segment.index.search(vectors[pending], width, ef=ef, where=mask)
-                for segment, mask in zip(self._segments, where, strict=True)
-            ]
-            short = []
-            for row, query in enumerate(pending.tolist()):
-                found, exhausted = self._join([(ids[row], distances[row]) for ids, distances in parts], width)
-                results[query] = found[:k]
-                if len(found) < k and not exhausted and width < total:
-                    short.append(query)
-            pending = np.array(short, np.int64)
-            width = min(total, 4 * width)
-        return results
-
-    def _join(
-        self, parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]], width: int
-    ) -> tuple[list[_Found], bool]:
-        """Merge the segments' answers into distinct documents; say whether there is nothing more to find."""
-        candidates = [
-            (float(distance), number, int(unit))
-            for number, (ids, distances) in enumerate(parts)
-            for unit, distance in zip(ids, distances, strict=True)
-            if unit >= 0
-        ]
-        candidates.sort()
-        seen: dict[int, _Found] = {}
-        # Beyond the width a segment's answer may lack units that another's has room for.
-        for distance, number, unit in candidates[:width]:
-            segment = self._segments[number]
-            document = int(segment.document_of(np.array([unit]))[0])
-            if document not in seen:
-                seen[document] = _Found(document, distance, number, unit)
-        return list(seen.values()), len(candidates) < width
-
-    def _read(self, found: list[_Found]) -> list[Neighbor]:
-        neighbors: dict[int, Neighbor] = {}
-        for segment in self._segments:
-            mine = [f for f in found if segment.base <= f.document < segment.base + len(segment.store)]
-            documents = segment.store.read_many([f.document - segment.base for f in mine])
-            for f, document in zip(mine, documents, strict=True):
-                neighbors[f.document] = Neighbor(
-                    f.document, f.distance, document.text, document.meta, document.source, segment.span_of(f.unit)
-                )
-        return [neighbors[f.document] for f in found]
-
-    def _vectors_of(self, found: list[_Found]) -> NDArray[np.float32]:
-        out = np.empty((len(found), self.manifest["dim"]), np.float32)
-        for number, segment in enumerate(self._segments):
-            rows = [row for row, f in enumerate(found) if f.segment == number]
-            out[rows] = segment.index.vectors([found[row].unit for row in rows])
-        return out
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of documents by id, (n, dim).
 
         Raises:
             ValueError: Passages are embedded, so a document has several.
+            IndexError: An id was never given, or its document was deleted.
         """
         if self.manifest["unit"] != "document":
             raise ValueError("unit must be document, got passage: a document has several vectors")
         out = np.empty((len(ids), self.manifest["dim"]), np.float32)
-        wanted = np.asarray(ids, np.int64)
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"document id must be between 0 and {len(self) - 1}, got {wanted.tolist()}")
-        for segment in self._segments:
-            mine = (wanted >= segment.base) & (wanted < segment.base + len(segment.store))
-            out[mine] = segment.index.vectors(wanted[mine] - segment.base)
+        for number, rows, positions in self._documents.locate(ids):
+            out[rows] = self._searcher.segments[number].index.vectors(positions)
         return out
 
     def info(self) -> dict[str, Any]:
         """Describe the datastore: counts, sizes in bytes, embedder, index settings, estimated recall."""
         entries = self.manifest["segments"]
-        stores = sum(entry["store_bytes"] for entry in entries)
-        files = [entry["files"] for entry in entries]
-        vectors = sum(
-            described["size"] for segment in self._segments for described in segment.index.manifest["files"].values()
-        )
-        passages = sum(described[PASSAGES]["size"] for described in files if PASSAGES in described)
+        segments = self._searcher.segments
+        indexes = [segment.index.manifest["files"].values() for segment in segments]
         units = sum(entry["units"] for entry in entries)
+        recall = sum(entry["recall_at_20"] * entry["units"] for entry in entries)
         return {
             "path": str(self.path),
             "id": self.id,
             "format": self.manifest["format"],
             "documents": len(self),
+            "deleted": sum(entry["deleted"]["documents"] for entry in entries if entry["deleted"]),
+            "next_id": self.manifest["next_id"],
             "unit": self.manifest["unit"],
             "vectors": units,
             "dim": self.manifest["dim"],
             "segments": len(entries),
-            "sources": sorted({name for segment in self._segments for name in segment.store.sources}),
-            "text_bytes": sum(segment.store.info()["text_bytes"] for segment in self._segments),
-            "store_bytes": stores,
-            "index_bytes": vectors,
-            "passage_bytes": passages,
+            "sources": sorted({name for segment in segments for name in segment.sources}),
+            "text_bytes": sum(segment.store.info()["text_bytes"] for segment in segments),
+            "store_bytes": sum(entry["store_bytes"] for entry in entries),
+            "index_bytes": sum(described["size"] for files in indexes for described in files),
+            "passage_bytes": sum(entry["files"][PASSAGES]["size"] for entry in entries if PASSAGES in entry["files"]),
             "embedded_tokens": sum(entry["tokens"] for entry in entries),
             "truncated": sum(entry["truncated"] for entry in entries),
             "empty": sum(entry["empty"] for entry in entries),
-            "recall_at_20": round(sum(e["recall_at_20"] * e["units"] for e in entries) / units, 4),
+            "recall_at_20": round(recall / units, 4) if units else 1.0,
             "embedder": self.manifest["embedder"],
             "settings": self.manifest["settings"],
         }
@@ -478,16 +506,21 @@ class Datastore:
         """
         again = Datastore.open(self.path)
         if again.id != self.id:
-            raise IndexCorruptError(f"{self.path / MANIFEST}: its id is {again.id}, but {self.id} was opened")
-        for segment in again._segments:
-            base = segment.base
-            report = None if progress is None else _shifted(progress, base, len(self))
+            raise DatastoreMismatchError(
+                f"{self.path / MANIFEST}: was written since this datastore was opened: its id is {again.id}, "
+                f"expected {self.id}. Open it again."
+            )
+        total = sum(len(segment.store) for segment in again._searcher.segments)
+        done = 0
+        for segment in again._searcher.segments:
+            report = None if progress is None else _shifted(progress, done, total)
             segment.store.verify(full=full, progress=report)
+            done += len(segment.store)
         again.close()
 
     def close(self) -> None:
         """Close the stores; searching is a ValueError from then on."""
-        for segment in self._segments:
+        for segment in self._searcher.segments:
             segment.store.close()
 
     def __enter__(self) -> Datastore:
@@ -504,25 +537,15 @@ def _shifted(progress: Progress, base: int, total: int) -> Progress:
     return lambda stage, done, _: progress(stage, base + done, total)
 
 
-class _JoinedStores(Sequence[Document]):
-    """The stores of several segments as one sequence."""
-
-    def __init__(self, stores: list[TextStore]) -> None:
-        self._stores = stores
-        self._ends = np.cumsum([len(store) for store in stores])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    @overload
-    def __getitem__(self, index: int) -> Document: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Document]: ...
-    def __getitem__(self, index: int | slice) -> Document | list[Document]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"document id must be between {-len(self)} and {len(self) - 1}, got {index}")
-        number = int(np.searchsorted(self._ends, position, side="right"))
-        return self._stores[number][position - (int(self._ends[number - 1]) if number else 0)]
+def _open(path: Path) -> tuple[dict[str, Any], list[Segment]]:
+    """Open what the manifest names; again where a writer has replaced it meanwhile."""
+    for remaining in reversed(range(_OPEN_TRIES)):
+        manifest = open_manifest(path)
+        try:
+            return manifest, [
+                Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"]) for entry in manifest["segments"]
+            ]
+        except FileNotFoundError:
+            if remaining == 0 or open_manifest(path)["id"] == manifest["id"]:
+                raise
+    raise AssertionError("the last try returns or raises")

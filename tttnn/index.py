@@ -6,6 +6,7 @@ that are equal to an earlier one: HNSW loses reachability on duplicates, so equa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,20 @@ Method = Literal["auto", "graph", "scan"]
 
 _CHUNK = 4096  # vectors read from the caller's array at a time
 _REPORT = 256  # vectors between two progress calls of the graph
+
+
+@dataclass
+class SearchWork:
+    """What searching has cost so far; filled by `NeighborIndex.search`."""
+
+    ef: int = 0
+    """The widest walk."""
+    walked: int = 0
+    """Queries answered by a walk through the graph."""
+    scanned: int = 0
+    """Queries answered by comparing with every allowed vector."""
+    distances: int = 0
+    """Distances computed: in a walk the vectors visited."""
 
 
 class NeighborIndex:
@@ -156,6 +171,7 @@ class NeighborIndex:
         where: ArrayLike | None = None,
         method: Method = "auto",
         threads: int = 0,
+        work: SearchWork | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Find the k nearest vectors to each query, nearest first.
 
@@ -165,8 +181,10 @@ class NeighborIndex:
             ef: Width of the graph search; None for the index's own. At least k is used.
             where: (len(self),) of bool: which ids may be answers; None for all.
             method: "auto" walks the graph or compares with every allowed vector, whichever is less work; "graph" and
-                "scan" insist.
+                "scan" insist. With "auto" a query for which the walk reaches fewer than k allowed vectors, though
+                there are more, is answered by comparing with all of them.
             threads: At most so many; 0 for one per core.
+            work: What the search costs is added to it.
 
         Returns:
             ids (n, k) int64 and distances (n, k) float32: squared L2, or 1 - inner product. Where fewer than k are
@@ -186,18 +204,52 @@ class NeighborIndex:
                 raise ValueError(f"where must be ({self._count},), one value for each id, got shape {allowed.shape}")
         # No more columns than vectors are computed: k may be any number.
         width = min(k, self._count)
+        work = work if work is not None else SearchWork()
         if self._graph is not None:
-            ids, distances = self._graph.search(
-                queries, width, ef=ef or self.default_ef(k), allowed=allowed, method=method, threads=threads
+            ids, distances = self._search_graph(
+                queries, width, max(ef or self.default_ef(k), width), allowed, method, threads, work
             )
         else:
             assert self._vectors is not None
             ids, distances = _core.scan(
                 self._vectors, queries, width, metric=self.manifest["metric"], allowed=allowed, threads=threads
             )
+            work.scanned += len(queries)
+            work.distances += len(queries) * (self._count if allowed is None else int(np.count_nonzero(allowed)))
         if width < k:
             ids = np.pad(ids, ((0, 0), (0, k - width)), constant_values=-1)
             distances = np.pad(distances, ((0, 0), (0, k - width)), constant_values=np.inf)
+        return ids, distances
+
+    def _search_graph(
+        self,
+        queries: NDArray[np.float32],
+        width: int,
+        ef: int,
+        allowed: NDArray[np.uint8] | None,
+        method: Method,
+        threads: int,
+        work: SearchWork,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        assert self._graph is not None
+        ids, distances, computed, scanned = self._graph.search(
+            queries, width, ef=ef, allowed=allowed, method=method, threads=threads
+        )
+        work.distances += int(computed.sum())
+        work.scanned += scanned
+        if scanned == 0 and len(queries):
+            work.walked += len(queries)
+            work.ef = max(work.ef, min(ef, self._graph.nodes))
+        if method == "auto" and scanned == 0:
+            # A walk that ends with fewer has seen all that its links reach: a wider one would find no more.
+            present = width if allowed is None else min(width, int(np.count_nonzero(allowed)))
+            short = np.flatnonzero((ids >= 0).sum(axis=1) < present)
+            if len(short):
+                ids[short], distances[short], computed, scanned = self._graph.search(
+                    queries[short], width, ef=ef, allowed=allowed, method="scan", threads=threads
+                )
+                work.distances += int(computed.sum())
+                work.scanned += scanned
         return ids, distances
 
     def default_ef(self, k: int) -> int:

@@ -23,6 +23,9 @@ _VERSION = 1
 _RECORD = np.dtype([("document", "<u4"), ("begin", "<u4"), ("end", "<u4")])
 
 
+RECORD_BYTES = _RECORD.itemsize
+
+
 class Passage(NamedTuple):
     """Bytes `begin` to `end` of the UTF-8 of one document."""
 
@@ -84,11 +87,11 @@ class PassageTable:
         self._records = records
 
     @classmethod
-    def of(cls, spans: Iterable[Sequence[tuple[int, int]]]) -> PassageTable:
-        """Make a table of the spans in bytes of each document, in the order of the documents."""
+    def of(cls, spans: Iterable[Sequence[tuple[int, int]]], *, first: int = 0) -> PassageTable:
+        """Make a table of the spans in bytes of each document, in the order of the documents, from document `first`."""
         # Three numbers a passage from the start: a segment may have tens of millions.
         rows = array("Q")
-        for document, passages in enumerate(spans):
+        for document, passages in enumerate(spans, first):
             for begin, end in passages:
                 if end >= 2**32:
                     raise ValueError(f"document {document} must have less than 4 GiB of text to be cut into passages")
@@ -127,6 +130,26 @@ class PassageTable:
             raise IndexCorruptError(f"{path}: its passages are out of order")
         return cls(records)
 
+    @classmethod
+    def joined(cls, records: bytes) -> PassageTable:
+        """Make a table of what `to_bytes` gave of tables of consecutive documents."""
+        return cls(np.frombuffer(records, _RECORD))
+
+    def to_bytes(self) -> bytes:
+        """Return the passages, `RECORD_BYTES` each."""
+        return self._records.tobytes()
+
+    def kept(self, documents: NDArray[np.int64], passages: NDArray[np.int64]) -> PassageTable:
+        """Return a table of some passages, whose documents have moved.
+
+        Args:
+            documents: (all documents,), the new position of each.
+            passages: (n,), ascending.
+        """
+        records = self._records[passages].copy()
+        records["document"] = documents[records["document"]]
+        return PassageTable(records)
+
     def save(self, path: Path) -> dict[str, object]:
         """Write the table; return its size and sha256."""
         header = _HEADER.pack(_MAGIC, _VERSION, _RECORD.itemsize, len(self._records))
@@ -144,6 +167,11 @@ class PassageTable:
     def documents(self) -> NDArray[np.int64]:
         """The document of each passage (n,)."""
         return self._records["document"].astype(np.int64)
+
+    def documents_at(self, passages: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the documents of some passages."""
+        found: NDArray[np.int64] = self._records["document"][passages].astype(np.int64)
+        return found
 
     def range_of(self, first: int, last: int) -> tuple[int, int]:
         """Return the passages [begin, end) of the documents [first, last)."""

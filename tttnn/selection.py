@@ -1,4 +1,5 @@
-"""Which of the documents near a query are trained on: the nearest, or the most informative ones (SIFT).
+"""Which of the documents near a query are trained on: the nearest, the most informative ones (SIFT), or those that
+together stand for the query (HullFT).
 
 Knows distances and vectors; does not know what training does with the documents.
 """
@@ -65,6 +66,68 @@ def sift(
     return chosen, remaining
 
 
+def hull(
+    query: NDArray[np.float32], candidates: NDArray[np.float32], k: int, *, steps: int = 100, tolerance: float = 1e-4
+) -> tuple[list[int], list[float], float]:
+    """Choose candidates of which a weighted mean comes nearest to the query.
+
+    HullFT (Khamis, Maalouf: Efficient Test-Time Finetuning of LLMs via Convex Reconstruction and Gradient Caching,
+    2026, arXiv:2605.30337) minimises over weights of the simplex
+
+        f(w) = || q - sum_i w_i x_i ||²,  w_i >= 0,  sum_i w_i = 1,
+
+    by the method of Frank and Wolfe (1956): move towards the candidate along which f falls fastest, as far as f falls.
+    The first is the nearest candidate. A candidate that points where a chosen one does adds little and is passed over,
+    so the chosen are relevant and differ. When k are chosen, only their weights are moved on. The paper's rounding of
+    weights to repeated training steps is not done here.
+
+    Args:
+        query: (dim,).
+        candidates: (n, dim).
+        k: The most candidates to choose. Fewer come where fewer come as near to the query.
+        steps: Most moves.
+        tolerance: Stop where f is no more than this, as a share of |q|², above its least value (the duality gap).
+
+    Returns:
+        Positions in `candidates`, the heaviest first; their weights, which sum to 1; and f.
+    """
+    points = np.asarray(candidates, np.float64)
+    count = len(points)
+    if count == 0 or k < 1:
+        return [], [], float(np.dot(query, query))
+    target = np.asarray(query, np.float64)
+    length = float(target @ target)
+    gram = points @ points.T
+    toward = points @ target
+    norms = gram.diagonal()
+    first = int(np.argmin(norms - 2.0 * toward))
+    weights = np.zeros(count)
+    weights[first] = 1.0
+    products = gram[first].copy()  # of each candidate with the weighted mean
+    size = float(norms[first])  # of the weighted mean, squared
+    along = float(toward[first])  # its product with the query
+    chosen = [first]
+    for _ in range(steps):
+        slopes = products - toward
+        best = int(np.argmin(slopes)) if len(chosen) < k else chosen[int(np.argmin(slopes[chosen]))]
+        gap = size - along - float(slopes[best])
+        if gap <= tolerance * length:
+            break
+        # || mean + t (x - mean) - q ||² is least at t = gap / || x - mean ||².
+        spread = size - 2.0 * float(products[best]) + float(norms[best])
+        step = min(1.0, gap / spread)
+        size = (1 - step) ** 2 * size + 2 * step * (1 - step) * float(products[best]) + step**2 * float(norms[best])
+        along += step * (float(toward[best]) - along)
+        products += step * (gram[best] - products)
+        weights *= 1.0 - step
+        weights[best] += step
+        if best not in chosen:
+            chosen.append(best)
+    support = [i for i in chosen if weights[i] > 0.0]
+    support.sort(key=lambda i: (-weights[i], i))
+    return support, weights[support].tolist(), max(0.0, length - 2.0 * along + size)
+
+
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return vectors scaled to length 1; a zero vector stays."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -88,7 +151,7 @@ class Selector:
         return self.datastore.id
 
     def search(self, query: str, k: int, **options: object) -> SearchResult:
-        """Find at most k documents: the nearest first, or with SIFT the most informative first.
+        """Find at most k documents: the nearest first, with SIFT the most informative, with hull the heaviest.
 
         The result's `left_out` counts documents by reason, and its `seconds` has the stage "select".
 
@@ -113,6 +176,10 @@ class Selector:
             assert found.vectors is not None
             assert found.query_vector is not None
             order, _ = sift(found.query_vector, found.vectors[kept], k, noise=config.sift_lambda)
+        elif config.method == "hull":
+            assert found.vectors is not None
+            assert found.query_vector is not None
+            order, _, _ = hull(found.query_vector, found.vectors[kept], k)
         else:
             order = list(range(min(k, len(kept))))
         chosen = [kept[i] for i in order]
@@ -125,5 +192,6 @@ class Selector:
         )
         result.query_vector = found.query_vector
         result.vectors = found.vectors[chosen] if found.vectors is not None else None
+        result.explanation = found.explanation
         result.left_out = {"near_duplicates": sum(near), "too_far": sum(far), "not_chosen": len(kept) - len(chosen)}
         return result

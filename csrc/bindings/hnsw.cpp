@@ -126,22 +126,27 @@ void bind_hnsw(py::module_& module) {
               throw Error(ErrorCode::kInvalidArgument, "allowed must have one value for each id");
             Ids ids({queries.shape(0), static_cast<py::ssize_t>(k)});
             Vectors distances({queries.shape(0), static_cast<py::ssize_t>(k)});
+            Ids computed(queries.shape(0));
             tttnn::SearchRequest request{queries.data(), static_cast<std::size_t>(queries.shape(0)), k, ef};
             request.allowed = allowed ? allowed->data() : nullptr;
             request.method = method_named(method);
             request.threads = threads;
             std::int64_t* to_ids = ids.mutable_data();
             float* to_distances = distances.mutable_data();
+            std::int64_t* to_computed = computed.mutable_data();
+            std::size_t scanned = 0;
             {
               // The arguments hold the inputs, this frame the outputs; the index never changes.
               py::gil_scoped_release release;
-              self.index->search(request, to_ids, to_distances);
+              scanned = self.index->search(request, to_ids, to_distances, to_computed);
             }
-            return py::make_tuple(ids, distances);
+            return py::make_tuple(ids, distances, computed, scanned);
           },
           py::arg("queries"), py::arg("k"), py::kw_only(), py::arg("ef"), py::arg("allowed") = py::none(),
           py::arg("method") = "auto", py::arg("threads") = 0,
-          "The k nearest ids (n, k) and distances (n, k) of queries (n, dim), padded with -1 and infinity.");
+          "The k nearest ids (n, k) and distances (n, k) of queries (n, dim), padded with -1 and infinity; the "
+          "distances "
+          "computed for each query (n,); the queries answered by scanning.");
 
   module.def(
       "scan",

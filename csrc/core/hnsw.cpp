@@ -99,6 +99,7 @@ struct HnswIndex::Scratch {
     nearest = NearestList(ef);
     expanded.assign(ef + 1, 0);
     frontier.clear();
+    computed = 0;
   }
   bool visit(std::uint32_t node) {
     if (visited[node] == walk) return false;
@@ -111,6 +112,7 @@ struct HnswIndex::Scratch {
   NearestList nearest;
   std::vector<std::uint8_t> expanded;  // by place in `nearest`
   std::vector<std::uint32_t> batch;
+  std::int64_t computed = 0;        // distances, in the current walk
   std::vector<Candidate> frontier;  // a heap, for walks with a filter
 };
 
@@ -203,8 +205,9 @@ void HnswIndex::check_links(const std::string& name) const {
 }
 
 // The node nearest to the query that a greedy walk over the upper levels finds.
-std::uint32_t HnswIndex::descend(const float* query) const {
+std::uint32_t HnswIndex::descend(const float* query, Scratch& scratch) const {
   std::uint32_t best = entry_;
+  ++scratch.computed;
   float best_distance = distance_(query, table_.at(best), &table_.dim);
   const std::size_t upper_list = 4 * max_links_ + 4;
   for (int level = top_level_; level > 0; --level) {
@@ -212,6 +215,7 @@ std::uint32_t HnswIndex::descend(const float* query) const {
       moved = false;
       const Links links{upper_[best] + static_cast<std::size_t>(level - 1) * upper_list};
       const std::size_t size = links.size();
+      scratch.computed += static_cast<std::int64_t>(size);
       for (std::size_t i = 0; i < size; ++i) __builtin_prefetch(table_.at(links[i]));
       for (std::size_t i = 0; i < size; ++i) {
         const std::uint32_t node = links[i];
@@ -239,6 +243,7 @@ void HnswIndex::gather_unvisited(std::uint32_t of, Scratch& scratch) const {
     for (std::size_t line = 0; line < kLinesAhead; ++line) __builtin_prefetch(vector + 64 * line);
     scratch.batch.push_back(node);
   }
+  scratch.computed += static_cast<std::int64_t>(scratch.batch.size());
 }
 
 // The search of a layer in the HNSW paper (algorithm 2) with one ordered list in place of two heaps: a candidate that
@@ -247,7 +252,7 @@ void HnswIndex::walk(const float* query, std::size_t ef, Scratch& scratch) const
   scratch.begin(ef);
   NearestList& nearest = scratch.nearest;
   std::vector<std::uint8_t>& expanded = scratch.expanded;
-  const std::uint32_t start = descend(query);
+  const std::uint32_t start = descend(query, scratch);
   scratch.visit(start);
   nearest.offer({distance_(query, table_.at(start), &table_.dim), start});
 
@@ -280,7 +285,7 @@ void HnswIndex::walk_allowed(const float* query, std::size_t ef, const std::uint
   NearestList& nearest = scratch.nearest;
   std::vector<Candidate>& frontier = scratch.frontier;
   const auto farther = [](const Candidate& a, const Candidate& b) { return b < a; };
-  const std::uint32_t start = descend(query);
+  const std::uint32_t start = descend(query, scratch);
   scratch.visit(start);
   frontier.push_back({distance_(query, table_.at(start), &table_.dim), start});
   if (allowed_nodes[start]) nearest.offer(frontier.front());
@@ -337,7 +342,8 @@ void HnswIndex::give_scratch(std::unique_ptr<Scratch> scratch) const {
   free_.push_back(std::move(scratch));
 }
 
-std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_ids, float* out_distances) const {
+std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_ids, float* out_distances,
+                              std::int64_t* out_computed) const {
   std::vector<std::uint8_t> allowed_nodes;
   std::size_t candidates = table_.count;
   if (request.allowed != nullptr) {
@@ -361,6 +367,7 @@ std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_id
     const auto lists = scan(table_, request.queries, request.count, request.k, allowed, request.threads);
     for (std::size_t q = 0; q < request.count; ++q)
       emit(lists[q], request, out_ids + q * request.k, out_distances + q * request.k);
+    if (out_computed != nullptr) std::fill_n(out_computed, request.count, static_cast<std::int64_t>(candidates));
     return request.count;
   }
   const auto task = [&](std::size_t q) {
@@ -372,6 +379,7 @@ std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_id
       walk_allowed(query, ef, allowed, *scratch);
     }
     emit(scratch->nearest, request, out_ids + q * request.k, out_distances + q * request.k);
+    if (out_computed != nullptr) out_computed[q] = scratch->computed;
     give_scratch(std::move(scratch));
   };
   shared_pool().run(request.count, task, request.threads);

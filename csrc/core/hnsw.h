@@ -69,15 +69,17 @@ class HnswIndex {
   const VectorTable& table() const { return table_; }
   const std::vector<std::int64_t>& node_ids() const { return ids_; }
 
-  // Writes out_ids and out_distances, both (count, k), nearest first, padded with -1 and infinity. Returns how many
-  // queries were answered by scanning.
-  std::size_t search(const SearchRequest& request, std::int64_t* out_ids, float* out_distances) const;
+  // Writes out_ids and out_distances, both (count, k), nearest first, padded with -1 and infinity, and, where it is not
+  // null, out_computed (count): the distances computed for each query. Returns how many queries were answered by
+  // scanning.
+  std::size_t search(const SearchRequest& request, std::int64_t* out_ids, float* out_distances,
+                     std::int64_t* out_computed = nullptr) const;
 
  private:
   struct Scratch;  // visited marks and lists of one thread
 
   void check_links(const std::string& name) const;
-  std::uint32_t descend(const float* query) const;
+  std::uint32_t descend(const float* query, Scratch& scratch) const;
   void walk(const float* query, std::size_t ef, Scratch& scratch) const;
   void gather_unvisited(std::uint32_t of, Scratch& scratch) const;
   void walk_allowed(const float* query, std::size_t ef, const std::uint8_t* allowed_nodes, Scratch& scratch) const;
