@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 import tttnn
-from tests.test_workers import saved_recipe
 from tests.encoders import save_encoder
+from tests.test_workers import saved_recipe
 from tttnn import cli
 
 
