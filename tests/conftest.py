@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch is imported: two processes whose threads spin slow each other down many times over.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -34,6 +35,12 @@ TEXTS = [
     "Nearest neighbors come first; smaller distances are nearer. Ünïcödé 🐍 too.",
     "A document that is a little longer than the others, so that it needs two windows of training. " * 2,
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """A shell starts jobs in the background with SIGINT ignored; Python then has no KeyboardInterrupt to test."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tttnn
 from tests.encoders import tiny_embedder
@@ -350,11 +351,21 @@ def test_an_embedding_that_is_not_finite_names_the_document(tmp_path: Path) -> N
         tttnn.Datastore.build(tmp_path / "d", corpus(), embedder, index=INDEX)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A forked child has none of its parent's OpenMP threads, and would wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def _build_slowly(path: str) -> None:
     build(Path(path), corpus(300), progress=lambda *_: None, segment_documents=90)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_killed_at_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = multiprocessing.get_context("fork")
     expected = contents(build(tmp_path / "whole", corpus(300), segment_documents=90).path)
@@ -395,6 +406,7 @@ def _build_until(path: str, append: bool, stage: str, call: int) -> None:
         build(Path(path), corpus(300), progress=strike, segment_documents=90, **LAYOUTS["passage"])
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("append", [False, True])
 def test_killed_once_inside_each_stage(tmp_path: Path, append: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder_module, "GROUP", 64)

@@ -425,15 +425,15 @@ def test_library_command_line_and_harness_give_the_same_number(
     trainer = tttnn.TestTimeTrainer.load(place.model, datastore, config)
     documents = [Document(text, {"pile_set_name": group}) for group, text in place.rows]
     library = tttnn.evaluate(trainer, documents, config=tttnn.EvalConfig(protocol="full", curve=(0, 2)))
-    nats = {k: [line.nats for line in library.lines if line.k == k] for k in (0, 2)}
+    nats = {k: [line.at(k).nats for _, line in sorted(library.of("ttt-nn").items())] for k in (0, 2)}
     assert all(a != b for a, b in zip(nats[0], nats[2], strict=True))
 
     out = tmp_path / "cli.jsonl"
     command = ["eval", place.store, place.documents, "--model", place.model, "--num-neighbors", "2", "--curve", "0,2"]
     command += ["--learning-rate", "1e-3", "--precision", "float32", "--max-length", "64", "--protocol", "full"]
     assert run_cli(monkeypatch, *command, "--out", str(out)) == 0
-    rows = [json.loads(row) for row in out.read_text().splitlines()][1:]
-    assert [row["nats"] for row in rows if row["k"] == 2] == nats[2]
+    lines = tttnn.read_results(out).of("ttt-nn")
+    assert [line.at(2).nats for _, line in sorted(lines.items())] == nats[2]
 
     model = f"pretrained={place.model},datastore={place.store},k=2,learning_rate=1e-3,precision=float32"
     held = measured(model + ",adapt_max_length=64", {"documents": place.documents})
