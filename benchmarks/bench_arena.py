@@ -156,7 +156,8 @@ def restore_rivals(make: Callable[[], nn.Module]) -> list[Rival]:
 def step_rivals(make: Callable[[], nn.Module], *, first: bool) -> list[Rival]:
     """Steps on the same gradients; `first` makes every step the first of a query, with fresh moments."""
     torch.manual_seed(0)
-    gradients = [torch.randn_like(p) * 1e-3 for p in make().parameters()]
+    rounded_gradients = [(torch.randn_like(p) * 1e-3).bfloat16() for p in make().parameters()]
+    gradients = [gradient.float() for gradient in rounded_gradients]
     answers: dict[int, list[torch.Tensor]] = {}
     config = AdaptConfig()
 
@@ -166,9 +167,9 @@ def step_rivals(make: Callable[[], nn.Module], *, first: bool) -> list[Rival]:
         for ours, theirs in zip(sample, answers.setdefault(step, sample), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
-    def arena_rival(mode: str) -> Rival:
+    def arena_rival(mode: str, *, rounded: bool = False) -> Rival:
         torch.manual_seed(0)
-        arena = WeightArena(make(), restore=mode)
+        arena = WeightArena(make(), restore=mode, rounded=rounded)
         optimizer = build_optimizer(arena, config)
         count = 0
         if not first:
@@ -181,14 +182,15 @@ def step_rivals(make: Callable[[], nn.Module], *, first: bool) -> list[Rival]:
                 arena.begin()
                 count = 0
             count += 1
-            fill_gradients(arena.parameters, gradients)
+            with arena.training_weights():
+                fill_gradients(arena.parameters, rounded_gradients if rounded else gradients)
 
-        return Rival(
-            f"arena {mode}",
-            prepare,
-            lambda: optimizer.step(LEARNING_RATE),
-            lambda: agree(count, arena.parameters),
-        )
+        def act() -> None:
+            with arena.training_weights():
+                optimizer.step(LEARNING_RATE)
+
+        name = f"arena {mode}" + ", bfloat16 gradients and copies" * rounded
+        return Rival(name, prepare, act, lambda: agree(count, arena.parameters))
 
     def torch_rival(name: str) -> Rival:
         torch.manual_seed(0)
@@ -263,6 +265,7 @@ def step_rivals(make: Callable[[], nn.Module], *, first: bool) -> list[Rival]:
 
     return [
         arena_rival("copy"),
+        arena_rival("copy", rounded=True),
         arena_rival("flip"),
         torch_rival("_fused_adamw_(grad_scale=)"),
         torch_rival("AdamW(fused=True)"),

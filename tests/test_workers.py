@@ -53,15 +53,23 @@ def test_any_number_of_workers_and_any_end_give_the_same_file(tmp_path: Path, to
     evaluate(trainer, DOCUMENTS, out=one, config=CONFIG, methods=METHODS)
     trainer.release()
 
-    def kill_one(_: str, done: int, total: int | None) -> None:
+    def interrupt(_: str, done: int, total: int | None) -> None:
         if done == 1:
-            multiprocessing.active_children()[0].kill()
+            raise KeyboardInterrupt
+
+    def kill_one(_: str, done: int, total: int | None) -> None:
+        # Called before the first document is dealt out, so that the worker is always missed.
+        worker = multiprocessing.active_children()[0]
+        worker.kill()
+        worker.join()
 
     def run(progress: Any = None) -> Any:
         return evaluate_with_workers(
             recipe, DOCUMENTS, workers=2, out=many, config=CONFIG, methods=METHODS, progress=progress
         )
 
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt)
     with pytest.raises(tttnn.TttnnError, match=r"tttnn-worker-\d .* died with exit code -9 at document"):
         run(kill_one)
     assert multiprocessing.active_children() == []

@@ -5,6 +5,7 @@ Knows processes and pipes. Does not know what is measured.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from .errors import ConfigError, TttnnError
 from .evaluation import DEFAULT_METHODS, Record, measured_document, results_settings, sampled
 from .results import EvalResult, Measured
 from .selection import Selector
+from .shared import SharedWeights
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,24 @@ class TrainerRecipe:
     threads: int | None = None
     cache_dir: str | None = None
 
-    def load(self) -> TestTimeTrainer:
-        """Open the datastore and load embedder and model."""
+    def load(self, shared_weights: SharedWeights | None = None) -> TestTimeTrainer:
+        """Open the datastore and load embedder and model.
+
+        Args:
+            shared_weights: of a trainer that the same recipe made in another process.
+        """
         opened = Datastore.open(self.datastore)
         name, config = self.embedder or opened.embedder_name, opened.embed_config
         embedder = Embedder.load(name, config, threads=self.threads, cache_dir=self.cache_dir)
         chosen = Selector(Datastore.open(self.datastore, embedder), self.selection)
         return TestTimeTrainer.load(
-            self.model, chosen, self.adapt, score=self.score, threads=self.threads, cache_dir=self.cache_dir
+            self.model,
+            chosen,
+            self.adapt,
+            score=self.score,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+            shared_weights=shared_weights,
         )
 
 
@@ -71,8 +83,9 @@ def evaluate_with_workers(
 
     Documents are dealt to processes as these become free, and this process alone writes, in the order of one process.
     The file of results is therefore the same, byte for byte, for any number of workers, as long as each has as many
-    threads of torch: these decide the order in which numbers are added up. Each worker takes as much memory as one
-    process alone. When a worker dies, or this process is interrupted, all end, and what was written can be continued.
+    threads of torch: these decide the order in which numbers are added up. The workers read one copy of the model's
+    pristine weights; what they train is each one's own. When a worker dies, or this process is interrupted, all end,
+    and what was written can be continued.
 
     Args:
         recipe: loads the trainer of each process.
@@ -96,12 +109,11 @@ def evaluate_with_workers(
     chosen = sampled(documents, config)
     pool = _Pool(workers, (recipe, config, tuple(methods), exclude_own_text, keep_text))
     try:
-        settings, carries_state = pool.settings()
-        if carries_state and workers > 1:
+        if pool.carries_state and workers > 1:
             raise ConfigError(
                 f"workers must be 1 where optimizer_state is carried from document to document, got {workers}"
             )
-        record = Record(settings, chosen, out, keep_text=keep_text, carries_state=carries_state)
+        record = Record(pool.settings, chosen, out, keep_text=keep_text, carries_state=pool.carries_state)
         try:
             missing = [pair for pair in chosen if record.missing(pair[0])]
             done = len(chosen) - len(missing)
@@ -125,30 +137,35 @@ class _Pool:
     def __init__(self, workers: int, arguments: tuple[Any, ...]) -> None:
         # Inherited, and read when torch is imported: threads that spin while they wait slow the other workers down.
         os.putenv("OMP_WAIT_POLICY", "PASSIVE")
-        context = multiprocessing.get_context("spawn")
+        self._arguments = arguments
         self._workers: dict[Connection, BaseProcess] = {}
         self._jobs: dict[Connection, int] = {}
         try:
-            for number in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(
-                    target=_work, args=(theirs, *arguments), name=f"tttnn-worker-{number}", daemon=True
-                )
-                process.start()
-                theirs.close()
-                self._workers[ours] = process
+            # The first one's weights are the others' too, so it has to be ready before they begin.
+            first = self._start(None, shares=workers > 1)
+            settings, carries_state, weights = self._receive(first)
+            others = [self._start(weights, shares=False) for _ in range(workers - 1)]
+            for connection in others:
+                if self._receive(connection) != (settings, carries_state, None):
+                    raise TttnnError("workers must have loaded the same model and datastore, but their settings differ")
         except BaseException:
             self.close()
             raise
+        self.settings: dict[str, Any] = settings
+        """What the results of each depend on; the same for all."""
+        self.carries_state: bool = carries_state
 
-    def settings(self) -> tuple[dict[str, Any], bool]:
-        """Wait until all are ready; return what their results depend on, which is the same for all."""
-        said = [self._receive(connection) for connection in self._workers]
-        for other in said[1:]:
-            if other != said[0]:
-                raise TttnnError("workers must have loaded the same model and datastore, but their settings differ")
-        settings, carries_state = said[0]
-        return settings, carries_state
+    def _start(self, weights: SharedWeights | None, *, shares: bool) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        name = f"tttnn-worker-{len(self._workers)}"
+        process = context.Process(
+            target=_work, args=(theirs, weights, shares, *self._arguments), name=name, daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._workers[ours] = process
+        return ours
 
     def measure(self, jobs: list[tuple[int, Document]]) -> Iterable[Measured]:
         """Deal documents out, and yield what comes back in the order of `jobs`."""
@@ -170,7 +187,9 @@ class _Pool:
         job = next(waiting, None)
         if job is not None:
             self._jobs[connection] = job[0]
-            connection.send(job)
+            # A worker that is dead says so where its answer is read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.send(job)
 
     def _receive(self, connection: Connection) -> Any:
         try:
@@ -200,6 +219,8 @@ class _Pool:
 
 def _work(
     connection: Connection,
+    weights: SharedWeights | None,
+    shares: bool,
     recipe: TrainerRecipe,
     config: EvalConfig,
     methods: tuple[str, ...],
@@ -213,9 +234,10 @@ def _work(
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        trainer = recipe.load()
+        trainer = recipe.load(weights)
         lab = Lab(trainer, config, methods_named(methods), exclude_own_text=exclude_own_text, keep_text=keep_text)
-        connection.send(("ready", (results_settings(lab), lab.carries_state)))
+        shared = trainer.share_weights() if shares else None
+        connection.send(("ready", (results_settings(lab), lab.carries_state, shared)))
         while True:
             position, document = connection.recv()
             connection.send(("measured", measured_document(lab, position, document)))
