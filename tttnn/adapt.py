@@ -771,15 +771,10 @@ def _arena(
     """Move the model's weights into an arena that trains those the configuration names, if memory allows."""
     names = trained_names(model, config) if low_rank is None else low_rank.names
     held, trained = trained_elements(model, names)
-    require_memory(held, trained, best=config.guard == "query", reused=config.reuse)
-    return WeightArena(
-        model,
-        trainable=names,
-        restore=config.restore,
-        keeps_best=config.guard == "query",
-        rounded=_rounded(config, next(model.parameters()).device),
-        shared=shared,
-    )
+    best = config.guard == "query"
+    rounded = _rounded(config, next(model.parameters()).device)
+    require_memory(held, trained, best=best, reused=config.reuse, rounded=rounded)
+    return WeightArena(model, trainable=names, restore=config.restore, keeps_best=best, rounded=rounded, shared=shared)
 
 
 def _rounded(config: AdaptConfig, device: torch.device) -> bool:

@@ -12,22 +12,24 @@ from .errors import AdaptError
 _log = logging.getLogger("tttnn")
 
 
-def require_memory(weights: int, trained: int, *, best: bool, reused: int) -> None:
+def require_memory(weights: int, trained: int, *, best: bool, reused: int, rounded: bool) -> None:
     """Refuse training that cannot fit beside the model, on the CPU; a CUDA device reports for itself when it is full.
 
     Needed in float32: working weights, two moments and gradients, one block more for the best state, and one for each
-    state kept for reuse.
+    state kept for reuse. Training on rounded weights takes two bytes for each weight besides; the second copy of those
+    that are trained is paid for by gradients in bfloat16.
 
     Args:
         weights: Elements of the model that lie in the machine's memory.
         trained: Those of them that are trained.
         best: Whether a guard keeps the best state.
         reused: States kept for reuse.
+        rounded: Whether weights are rounded ahead to bfloat16.
 
     Raises:
         AdaptError: More is needed than is free.
     """
-    needed = 4 * trained * (4 + best + reused)
+    needed = 4 * trained * (4 + best + reused) + 2 * weights * rounded
     _log.info(
         "training %d of %d million weights needs %.2f GB beside the model, %.2f GB of it for states kept",
         trained // 10**6,
