@@ -5,52 +5,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
 #include "adamw.h"
-#include "adamw_element.h"
+#include "adamw_plan.h"
 
 namespace tttnn {
-
-// The host's part: what has been trained how often, and the table that the kernels read. Belongs to one thread at a
-// time.
-class AdamwPlan {
- public:
-  AdamwPlan(std::vector<AdamwTensor> tensors, const AdamwOptions& options);
-
-  // As in Adamw.
-  void fresh_weights() noexcept;
-  void fresh_moments() noexcept;
-  void keep();
-  std::vector<int> places() const;
-
-  // Writes the rows of one step; returns the bytes that it reads and writes. Throws Error(kInvalidArgument) on a wrong
-  // count of gradients. The step counts once settle() has seen its norm.
-  std::size_t prepare(const std::vector<const void*>& gradients, double learning_rate);
-  // Throws Error(kNonFinite), and nothing has changed, when the norm is not finite.
-  void settle(double norm);
-
-  const std::vector<AdamwRow>& rows() const noexcept { return rows_; }
-  std::size_t pieces() const noexcept { return pieces_; }
-  double clip_norm() const noexcept { return options_.clip_norm; }
-
- private:
-  struct State {
-    std::uint64_t steps = 0;
-    bool fresh_moments = true;
-    int place = 0;  // as in places()
-    int kept = 0;   // the place that the next step may not write; 0: none
-
-    int next_place() const noexcept { return place == 0 || place == kept ? (kept == 1 ? 2 : 1) : place; }
-  };
-
-  std::vector<AdamwTensor> tensors_;
-  AdamwOptions options_;
-  std::vector<State> states_;   // per tensor, as the rest
-  std::vector<AdamwRow> rows_;  // of the step prepared last
-  std::size_t pieces_ = 0;
-};
 
 class AdamwCuda {
  public:

@@ -1,0 +1,104 @@
+#include "adamw_plan.h"
+
+#include <cmath>
+#include <string>
+
+#include "error.h"
+
+namespace tttnn {
+
+AdamwPlan::AdamwPlan(std::vector<AdamwTensor> tensors, const AdamwOptions& options)
+    : tensors_(std::move(tensors)), options_(options), states_(tensors_.size()) {
+  rows_.reserve(tensors_.size());
+  for (const AdamwTensor& tensor : tensors_) {
+    AdamwRow row{};
+    row.m = tensor.m;
+    row.v = tensor.v;
+    row.size = tensor.size;
+    row.first_piece = pieces_;
+    row.scalars.one_beta1 = static_cast<float>(1.0 - options.beta1);
+    row.scalars.beta2 = static_cast<float>(options.beta2);
+    row.scalars.one_beta2 = static_cast<float>(1.0 - options.beta2);
+    row.scalars.epsilon = static_cast<float>(options.epsilon);
+    rows_.push_back(row);
+    pieces_ += (tensor.size + kAdamwPieceSize - 1) / kAdamwPieceSize;
+  }
+}
+
+void AdamwPlan::fresh_weights() noexcept {
+  for (State& state : states_) state.place = state.kept = 0;
+}
+
+void AdamwPlan::fresh_moments() noexcept {
+  for (State& state : states_) {
+    state.fresh_moments = true;
+    state.steps = 0;
+  }
+}
+
+void AdamwPlan::keep() {
+  for (const AdamwTensor& tensor : tensors_)
+    if (tensor.other == nullptr)
+      throw Error(ErrorCode::kInvalidArgument, "tensors must have two places to keep weights in one, got one");
+  for (State& state : states_) state.kept = state.place;
+}
+
+std::vector<int> AdamwPlan::places() const {
+  std::vector<int> places;
+  places.reserve(states_.size());
+  for (const State& state : states_) places.push_back(state.place);
+  return places;
+}
+
+std::size_t AdamwPlan::prepare(const std::vector<const void*>& gradients, double learning_rate) {
+  if (gradients.size() != rows_.size())
+    throw Error(ErrorCode::kInvalidArgument, "gradients must be one per tensor (" + std::to_string(rows_.size()) +
+                                                 "), got " + std::to_string(gradients.size()));
+  std::size_t bytes_moved = 0;
+  for (std::size_t t = 0; t < rows_.size(); ++t) {
+    const AdamwTensor& tensor = tensors_[t];
+    const State& state = states_[t];
+    AdamwRow& row = rows_[t];
+    const bool bfloat = tensor.type == WeightType::kBFloat16;
+    void* const places[] = {const_cast<void*>(tensor.source), tensor.weights, tensor.other};
+    void* const target = places[state.next_place()];
+    if (bfloat) {
+      // Steps after the first go on in the masters, wherever the rounded weights are written.
+      row.p = tensor.master;
+      row.source = state.place == 0 ? tensor.source : tensor.master;
+      row.rounded = static_cast<std::uint16_t*>(target);
+    } else {
+      row.p = static_cast<float*>(target);
+      row.source = places[state.place];
+      row.rounded = tensor.shadow;
+    }
+    row.bfloat_source = bfloat && state.place == 0;
+    row.fresh_moments = state.fresh_moments;
+    row.gradient = gradients[t];
+    row.scalars.decay = static_cast<float>(1.0 - learning_rate * options_.weight_decay);
+    if (row.gradient == nullptr) continue;
+    const double steps = static_cast<double>(state.steps + 1);
+    row.scalars.over_root_bias2 = static_cast<float>(1.0 / std::sqrt(1.0 - std::pow(options_.beta2, steps)));
+    row.scalars.minus_step = static_cast<float>(-learning_rate / (1.0 - std::pow(options_.beta1, steps)));
+
+    std::size_t per_element = 2 * (row.rounded != nullptr ? 2 : 4);  // gradient: norm and update
+    per_element += (row.bfloat_source ? 2 : 4) + 4 + (row.rounded != nullptr ? 2 : 0);
+    per_element += state.fresh_moments ? 8 : 16;
+    bytes_moved += per_element * row.size;
+  }
+  return bytes_moved;
+}
+
+void AdamwPlan::settle(double norm) {
+  if (!std::isfinite(norm))
+    throw Error(ErrorCode::kNonFinite,
+                "gradient norm must be finite, got " + std::to_string(norm) + ". No weight was changed by this step.");
+  for (std::size_t t = 0; t < rows_.size(); ++t) {
+    if (rows_[t].gradient == nullptr) continue;
+    states_[t].place = states_[t].next_place();
+    states_[t].fresh_moments = false;
+    ++states_[t].steps;
+  }
+}
+
+}  // namespace tttnn
