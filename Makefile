@@ -42,6 +42,8 @@ sanitize: $(VENV)/.dev
 bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --smoke --benchmark-disable-gc --benchmark-min-rounds=1 --benchmark-max-time=0.01 \
 	  --benchmark-warmup=off -q
+	$(BIN)/python benchmarks/bench_rounds.py --rounds 30 --real-rounds 0
+	$(BIN)/python benchmarks/bench_arena.py --model small-tensors --repeats 2
 
 # A wheel built from the source distribution, without CUDA, in an empty environment. What describes the build, and the
 # core itself, work without torch, transformers, zstandard and hnswlib.
