@@ -31,7 +31,7 @@ SETTINGS = {
     "last-10-layers": _BASE.with_(trainable="last-layers", last_layers=10),
     "lora-5e-4": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=5e-4),
     "lora-2e-3": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=2e-3),
-    "windows-of-1024": _BASE.with_(max_neighbor_tokens=1024),
+    "up-to-4096-tokens": _BASE.with_(num_neighbors=5, max_neighbor_tokens=4096),
 }
 METHODS = ("ttt-nn", "ttt-nn-guard")
 
