@@ -7,13 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#define CHECK(condition)                                                   \
-  do {                                                                     \
-    if (!(condition)) {                                                    \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                        \
-    }                                                                      \
-  } while (false)
+#include "check.h"
 
 int main() {
   using namespace tttnn;

@@ -15,13 +15,7 @@
 #include <string>
 #include <vector>
 
-#define CHECK(condition)                                                                 \
-  do {                                                                                   \
-    if (!(condition)) {                                                                  \
-      std::fprintf(stderr, "%s:%d: CHECK failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                                      \
-    }                                                                                    \
-  } while (false)
+#include "check.h"
 
 namespace samples {
 
@@ -60,8 +54,8 @@ inline std::vector<Sample> documents(std::size_t count, std::uint64_t seed = 1) 
 
 inline std::string folder() {
   static const std::string path = [] {
-    std::string name = (std::filesystem::temp_directory_path() / "tttnn-store-XXXXXX").string();
-    CHECK(mkdtemp(name.data()) != nullptr);
+    std::string name = (std::filesystem::temp_directory_path() / "tttnn-store-").string() + std::string(6, 'X');
+    CHECK(mkdtemp(name.data()) != nullptr);  // writes over the last six letters
     return name;
   }();
   return path;
