@@ -8,7 +8,6 @@ Both train the same tokens; bits per byte of the same text stand beside the time
 
 from __future__ import annotations
 
-import copy
 import sysconfig
 import time
 from pathlib import Path
@@ -19,10 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import tttnn
+from benchmarks.plain_loop import LEARNING_RATE, plain_query
 from tttnn.datastore import Neighbor
 from tttnn.score import Scorer, token_ids
-
-LEARNING_RATE = 2e-5
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +82,8 @@ class TestWholeQuery:
         base = scorer.score(scored).bits_per_byte
 
         def query() -> float:
-            saved = copy.deepcopy(model.state_dict())
-            optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-            for text in texts:
-                window = torch.tensor([token_ids(tokenizer, text)])
-                optimizer.zero_grad()
-                model(input_ids=window, labels=window).loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-            bits = scorer.score(scored).bits_per_byte
-            model.load_state_dict(saved)
-            return bits
+            windows = [token_ids(tokenizer, text) for text in texts]
+            return plain_query(model, windows, lambda: scorer.score(scored).bits_per_byte)
 
         benchmark.group = f"one query, {k} neighbors of {length} tokens"
         bits = benchmark.pedantic(query, rounds=rounds(k, smoke), warmup_rounds=0 if smoke else 1)

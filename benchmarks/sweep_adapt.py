@@ -31,6 +31,10 @@ SETTINGS = {
     "last-10-layers": _BASE.with_(trainable="last-layers", last_layers=10),
     "lora-5e-4": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=5e-4),
     "lora-2e-3": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=2e-3),
+    "sgd-0.1": _BASE.with_(optimizer="sgd", learning_rate=0.1),
+    "sgd-0.3": _BASE.with_(optimizer="sgd", learning_rate=0.3),
+    "attention-weights": _BASE.with_(trainable="patterns", trainable_patterns=("*.self_attn.*",)),
+    "mlp-weights": _BASE.with_(trainable="patterns", trainable_patterns=("*.mlp.*",)),
     "up-to-4096-tokens": _BASE.with_(num_neighbors=5, max_neighbor_tokens=4096),
 }
 METHODS = ("ttt-nn", "ttt-nn-guard")
@@ -43,7 +47,7 @@ def table(summaries: dict[str, Summary]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, summary in summaries.items():
-        for method in METHODS:
+        for method in [method for method in METHODS if any(row.method == method for row in summary.rows)]:
             for k in sorted({row.k for row in summary.rows} - {0}):
                 rows = [row for row in summary.rows if row.k == k and row.method == method]
                 groups = [row for row in rows if row.group not in (ALL, PILE_ALL)]
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--limit", type=int, default=1, help="documents of each group")
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     embedder = tttnn.Embedder.load("minilm-l6")
     datastore = tttnn.Datastore.open(arguments.datastore, embedder)
@@ -75,7 +80,7 @@ def main() -> None:
     for name in arguments.only:
         trainer = tttnn.TestTimeTrainer.load("smollm2-135m", datastore, SETTINGS[name])
         out = arguments.out / f"{name}.jsonl"
-        result = tttnn.evaluate(trainer, documents, out=out, config=config, methods=METHODS)
+        result = tttnn.evaluate(trainer, documents, out=out, config=config, methods=arguments.methods)
         trainer.release()
         summaries[name] = result.summary()
         print(table({name: summaries[name]}), flush=True)

@@ -191,6 +191,9 @@ def test_info_and_verify(datastore: tttnn.Datastore) -> None:
     assert info["sources"] == ["even", "odd"]
     assert info["text_bytes"] == sum(len(d.text.encode()) for d in corpus())
     assert info["recall_at_20"] > 0.9
+    vectors = info["vectors"] * info["dim"] * 4
+    assert vectors < info["memory"]["mapped_for_search_bytes"] < info["index_bytes"] + 1
+    assert 0 < info["memory"]["held_bytes"] < vectors
     assert json.loads(json.dumps(info)) == info
     seen: list[int] = []
     datastore.verify(progress=lambda _, done, total: seen.append(done))

@@ -463,7 +463,11 @@ class Datastore:
         return out
 
     def info(self) -> dict[str, Any]:
-        """Describe the datastore: counts, sizes in bytes, embedder, index settings, estimated recall."""
+        """Describe the datastore: counts, sizes in bytes, embedder, index settings, estimated recall.
+
+        `memory`: bytes of vectors and links that searches read through memory maps (fast where the machine keeps them),
+        and bytes of tables in this process's own memory.
+        """
         entries = self.manifest["segments"]
         segments = self._searcher.segments
         indexes = [segment.index.manifest["files"].values() for segment in segments]
@@ -485,6 +489,10 @@ class Datastore:
             "store_bytes": sum(entry["store_bytes"] for entry in entries),
             "index_bytes": sum(described["size"] for files in indexes for described in files),
             "passage_bytes": sum(entry["files"][PASSAGES]["size"] for entry in entries if PASSAGES in entry["files"]),
+            "memory": {
+                "mapped_for_search_bytes": sum(segment.index.mapped_bytes for segment in segments),
+                "held_bytes": sum(segment.held_bytes for segment in segments),
+            },
             "embedded_tokens": sum(entry["tokens"] for entry in entries),
             "truncated": sum(entry["truncated"] for entry in entries),
             "empty": sum(entry["empty"] for entry in entries),

@@ -20,6 +20,7 @@ from .files import check_file, describe_file, finish_file, read_manifest, write_
 
 FORMAT = 1
 MANIFEST = "index.json"
+COPIES = "copies.bin"
 
 Method = Literal["auto", "graph", "scan"]
 
@@ -123,8 +124,8 @@ class NeighborIndex:
                         progress("index", min(count, begin + _CHUNK), count)
         files[name] = describe_file(partial)
         finish_file(partial, path / name)
-        write_file(path / "copies.bin", copies.astype("<i8").tobytes())
-        files["copies.bin"] = describe_file(path / "copies.bin")
+        write_file(path / COPIES, copies.astype("<i8").tobytes())
+        files[COPIES] = describe_file(path / COPIES)
         write_manifest(
             path / MANIFEST,
             {
@@ -155,8 +156,8 @@ class NeighborIndex:
         name = "vectors.hnsw" if manifest["backend"] == "hnsw" else "vectors.f32"
         content = np.memmap(path / name, np.uint8, "r") if (path / name).stat().st_size else np.zeros(0, np.uint8)
         check_file(path / name, manifest["files"][name], content=content, error=IndexCorruptError)
-        check_file(path / "copies.bin", manifest["files"]["copies.bin"], error=IndexCorruptError)
-        copies = np.fromfile(path / "copies.bin", "<i8").astype(np.int64).reshape(-1, 2)
+        check_file(path / COPIES, manifest["files"][COPIES], error=IndexCorruptError)
+        copies = np.fromfile(path / COPIES, "<i8").astype(np.int64).reshape(-1, 2)
         return cls(path, manifest, content, copies)
 
     def __len__(self) -> int:
@@ -251,6 +252,16 @@ class NeighborIndex:
                 work.distances += int(computed.sum())
                 work.scanned += scanned
         return ids, distances
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of vectors and links, which are read through a memory map: what searches want to find in memory."""
+        return sum(int(described["size"]) for name, described in self.manifest["files"].items() if name != COPIES)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the tables that are in this process's own memory while the index is open."""
+        return self._copies.nbytes + (self._graph.held_bytes if self._graph is not None else 0)
 
     def default_ef(self, k: int) -> int:
         """Return the width of a graph search for k neighbors where the caller names none."""

@@ -135,6 +135,11 @@ class PassageTable:
         """Make a table of what `to_bytes` gave of tables of consecutive documents."""
         return cls(np.frombuffer(records, _RECORD))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table in memory."""
+        return int(self._records.nbytes)
+
     def to_bytes(self) -> bytes:
         """Return the passages, `RECORD_BYTES` each."""
         return self._records.tobytes()

@@ -234,6 +234,13 @@ class Segment:
         return len(self.store) - (0 if self.deleted is None else int(self.deleted.sum()))
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of the tables that are in this process's own memory while the segment is open."""
+        passages = 0 if self.passages is None else self.passages.nbytes
+        tables = [table for table in (self._ids, self.deleted, self._live_units) if table is not None]
+        return self.index.held_bytes + passages + sum(table.nbytes for table in tables)
+
+    @property
     def has_gaps(self) -> bool:
         """Whether some id between `base` and `end` is of no document."""
         return self._ids is not None or self.deleted is not None

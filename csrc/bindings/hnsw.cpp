@@ -101,6 +101,7 @@ void bind_hnsw(py::module_& module) {
            py::arg("bytes"), py::arg("copies"), py::kw_only(), py::arg("dim"), py::arg("metric"), py::arg("ids"),
            py::arg("name"))
       .def_property_readonly("nodes", [](const BoundIndex& self) { return self.index->nodes(); })
+      .def_property_readonly("held_bytes", [](const BoundIndex& self) { return self.index->held_bytes(); })
       .def_property_readonly("node_ids",
                              [](const BoundIndex& self) {
                                const auto& ids = self.index->node_ids();

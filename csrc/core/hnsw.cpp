@@ -342,6 +342,11 @@ void HnswIndex::give_scratch(std::unique_ptr<Scratch> scratch) const {
   free_.push_back(std::move(scratch));
 }
 
+std::size_t HnswIndex::held_bytes() const {
+  return ids_.capacity() * sizeof(ids_[0]) + upper_.capacity() * sizeof(upper_[0]) + levels_.capacity() +
+         copies_.capacity() * sizeof(copies_[0]);
+}
+
 std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_ids, float* out_distances,
                               std::int64_t* out_computed) const {
   std::vector<std::uint8_t> allowed_nodes;

@@ -68,6 +68,8 @@ class HnswIndex {
   std::size_t nodes() const { return table_.count; }
   const VectorTable& table() const { return table_; }
   const std::vector<std::int64_t>& node_ids() const { return ids_; }
+  // Bytes of tables that stand beside the mapped file while the index is open, without the scratch of searches.
+  std::size_t held_bytes() const;
 
   // Writes out_ids and out_distances, both (count, k), nearest first, padded with -1 and infinity, and, where it is not
   // null, out_computed (count): the distances computed for each query. Returns how many queries were answered by

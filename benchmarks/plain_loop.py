@@ -1,0 +1,35 @@
+"""The rival of a whole query: the plain PyTorch loop that the paper's published code runs.
+
+It keeps a copy of the state, trains in float32 with AdamW's default implementation, one step a window, clips the
+gradient norm, and loads the copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+LEARNING_RATE = 2e-5
+"""The paper's, for GPT-2."""
+
+Answer = TypeVar("Answer")
+
+
+def plain_query(
+    model: Any, windows: Sequence[Sequence[int]], answer: Callable[[], Answer], *, rate: float = LEARNING_RATE
+) -> Answer:
+    """Train on windows of token ids, one step each; return what `answer` says then; put the state back."""
+    saved = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
+    for ids in windows:
+        window = torch.tensor([ids])
+        optimizer.zero_grad()
+        model(input_ids=window, labels=window).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    answered = answer()
+    model.load_state_dict(saved)
+    return answered
