@@ -31,9 +31,9 @@ SETTINGS = {
     "last-10-layers": _BASE.with_(trainable="last-layers", last_layers=10),
     "lora-5e-4": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=5e-4),
     "lora-2e-3": _BASE.with_(trainable="lora", lora_rank=16, lora_alpha=32.0, learning_rate=2e-3),
+    "sgd-0.03": _BASE.with_(optimizer="sgd", learning_rate=0.03),
     "sgd-0.1": _BASE.with_(optimizer="sgd", learning_rate=0.1),
     "sgd-0.3": _BASE.with_(optimizer="sgd", learning_rate=0.3),
-    "attention-weights": _BASE.with_(trainable="patterns", trainable_patterns=("*.self_attn.*",)),
     "mlp-weights": _BASE.with_(trainable="patterns", trainable_patterns=("*.mlp.*",)),
     "up-to-4096-tokens": _BASE.with_(num_neighbors=5, max_neighbor_tokens=4096),
 }
