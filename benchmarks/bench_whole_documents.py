@@ -73,7 +73,7 @@ def budgeted(trainer: tttnn.TestTimeTrainer, neighbors: list[tttnn.Neighbor], ta
     return watch.line(bits, tokens)
 
 
-def whole(scorer: Scorer, windows: list[list[int]], task: Task, rate: float) -> dict[str, float]:
+def whole(model: Any, scorer: Scorer, windows: list[list[int]], task: Task, rate: float) -> dict[str, float]:
     """Adapt with the plain loop, score, put back."""
     watch = Watch()
 
@@ -82,7 +82,7 @@ def whole(scorer: Scorer, windows: list[list[int]], task: Task, rate: float) -> 
             return scorer.score(task.scored, context=task.context).bits_per_byte
 
     with watch.running():
-        bits = plain_query(scorer.model, windows, answer, rate=rate)
+        bits = plain_query(model, windows, answer, rate=rate)
     return watch.line(bits, sum(map(len, windows)))
 
 
@@ -159,7 +159,7 @@ def main() -> None:
                 line |= {
                     "base": trainer.scorer.score(task.scored, context=task.context).bits_per_byte,
                     "tttnn": {str(n): budgeted(trainer, found[:n], task) for n in options.budgets},
-                    "plain": {str(rate): whole(rival, windows, task, rate) for rate in options.rates},
+                    "plain": {str(rate): whole(model, rival, windows, task, rate) for rate in options.rates},
                 }
             lines.append(line)
             print(json.dumps(line), file=file, flush=True)

@@ -35,6 +35,7 @@ SETTINGS = {
     "sgd-0.1": _BASE.with_(optimizer="sgd", learning_rate=0.1),
     "sgd-0.3": _BASE.with_(optimizer="sgd", learning_rate=0.3),
     "mlp-weights": _BASE.with_(trainable="patterns", trainable_patterns=("*.mlp.*",)),
+    "1024-tokens": _BASE.with_(max_neighbor_tokens=1024),
     "up-to-4096-tokens": _BASE.with_(num_neighbors=5, max_neighbor_tokens=4096),
 }
 METHODS = ("ttt-nn", "ttt-nn-guard")
