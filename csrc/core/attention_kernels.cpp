@@ -290,6 +290,9 @@ TTTNN_TARGET AttentionLoops::Softmax softmax(const float* scores, std::size_t va
 TTTNN_TARGET void weigh(const float* scores, std::size_t keys, float factor, std::size_t columns, bool add,
                         float* largest, float* total, float* sums, std::size_t rows, std::uint32_t* to) {
   const __m512 times = _mm512_set1_ps(factor);
+  // 0, 16, 1, 17, ...: one of each half in turn.
+  const __m512i counted = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i zip = _mm512_or_si512(counted, _mm512_slli_epi32(_mm512_add_epi32(counted, _mm512_set1_epi32(16)), 16));
   for (std::size_t c = 0; c < columns; c += kWidth) {
     const float* from = scores + c;
     __m512 most[2] = {_mm512_loadu_ps(from), _mm512_loadu_ps(from + (keys - 1) * kStride)};
@@ -316,8 +319,8 @@ TTTNN_TARGET void weigh(const float* scores, std::size_t keys, float factor, std
         p[k] = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(from + (key + k) * kStride), times, m));
         sum[k] = _mm512_add_ps(sum[k], p[k]);
       }
-      _mm512_storeu_si512(to + key / 2 * kStride + c,
-                          paired((__m256i)_mm512_cvtneps_pbh(p[0]), (__m256i)_mm512_cvtneps_pbh(p[1])));
+      const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]);  // all lower ones, then all upper ones
+      _mm512_storeu_si512(to + key / 2 * kStride + c, _mm512_permutexvar_epi16(zip, halves));
     }
     if (key < keys) {
       const __m512 p = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(from + key * kStride), times, m));
