@@ -80,10 +80,10 @@ class PackedEncoder:
             return None
         limit = getattr(model.config, "max_position_embeddings", None) or max(_LENGTHS)
         lengths = [min(length, limit - first_position) for length in _LENGTHS]
-        if min(lengths) < 1:
-            return None
         vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        ids = [[(7 * t + i) % vocabulary for t in range(length)] for i, length in enumerate(lengths)]
+        padding = getattr(model.config, "pad_token_id", None)  # at which RoBERTa does not count positions
+        words = [token for token in range(min(vocabulary, 1000)) if token != padding]
+        ids = [[words[(7 * t + i) % len(words)] for t in range(length)] for i, length in enumerate(lengths)]
         made = cls(model, first_position)
         expected = _padded(model, ids)
         _register()
