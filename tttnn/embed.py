@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from . import _core, models
 from .config import EmbedConfig, Progress
 from .errors import ConfigError, EmbeddingError, UnknownModelError
+from .linear import fuse_biases
 from .packed import PackedEncoder, packed_offsets
 from .precision import resolved
 
@@ -159,6 +160,7 @@ class Embedder:
         self.device = device
         self._tokens = _Tokens(tokenizer, self.max_length)
         self._padding = int(getattr(tokenizer, "pad_token_id", None) or 0)
+        fuse_biases(self.model)
         self._packed = PackedEncoder.for_model(self.model, first_position=_first_position(model))
         self.dim = int(self._encode([self._tokens.encode([" "]).ids[0] or [self._padding]])[0].shape[-1])
         self.identity: dict[str, Any] = {
