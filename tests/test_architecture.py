@@ -18,20 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file may import only files to its left.
 ORDER = [
-    *(
-        "errors",
-        "config",
-        "precision",
-        "models",
-        "_core",
-        "corpus",
-        "store",
-        "files",
-        "passages",
-        "attention",
-        "packed",
-    ),
-    *("embed", "index"),
+    *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages"),
+    *("attention", "linear", "packed", "embed", "index"),
     *("segments", "retrieval", "stages", "builder", "compaction", "estimate", "importer", "datastore"),
     *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
     *("loss", "score", "portion"),
