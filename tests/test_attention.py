@@ -231,8 +231,9 @@ def test_wrong_offsets_are_refused() -> None:
     for wrong in ([], [0, 29], [1, 30]):
         with pytest.raises(ValueError, match=r"offsets must begin with 0 and end with 30 \(tokens\)"):
             packed_attention(query, key, value, wrong)
-    with pytest.raises(ValueError, match="offsets must not fall and be at most 30"):
-        packed_attention(query, key, value, [0, 20, 10, 30])
+    for wrong in ([0, 20, 10, 30], [0, -1, 30], [0, 31, 30]):
+        with pytest.raises(ValueError, match="offsets must not fall and be between 0 and 30"):
+            packed_attention(query, key, value, wrong)
     with pytest.raises(ValueError, match="key must be bfloat16 on cpu"):
         packed_attention(query, key.float(), value, [0, 30])
 

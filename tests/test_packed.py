@@ -47,6 +47,22 @@ def bert(**settings: Any) -> Any:
     return BertModel(BertConfig(**SIZES | {"max_position_embeddings": 64} | settings))
 
 
+class Deaf(BertModel):
+    """It takes the bounds and keeps them to itself."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **_: Any) -> Any:
+        return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids)
+
+
+class Picky(BertModel):
+    """It says that it takes anything, and does not."""
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, **options: Any) -> Any:
+        if options:
+            raise TypeError("unexpected argument")
+        return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids)
+
+
 FIT: dict[str, tuple[Callable[[], Any], int]] = {
     "bert": (bert, 0),
     "bert of heads that only torch attends with": (lambda: bert(num_attention_heads=4), 0),
@@ -68,6 +84,8 @@ UNFIT: dict[str, Callable[[], Any]] = {
     ),
     "causal": lambda: LlamaModel(LlamaConfig(**SIZES)),
     "causal bert": lambda: bert(is_decoder=True),
+    "bounds not handed on": lambda: Deaf(BertConfig(**SIZES)),
+    "bounds refused": lambda: Picky(BertConfig(**SIZES)),
     "eager": lambda: bert(attn_implementation="eager"),
 }
 

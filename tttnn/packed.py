@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import logging
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .attention import packed_attention, supported
+
+_log = logging.getLogger("tttnn")
 
 NAME = "tttnn_packed"
 """What transformers calls this attention."""
@@ -44,6 +47,9 @@ _WITHOUT_MEANING = frozenset({"position_ids", "use_cache"})
 class _UnfitError(Exception):
     """A model asks its attention for more than attention inside each text."""
 
+    def __init__(self) -> None:
+        super().__init__("its attention has a mask, a bias or a window, or is causal")
+
 
 class PackedEncoder:
     """Runs an encoder over packed texts.
@@ -64,7 +70,7 @@ class PackedEncoder:
 
         That is: a model that is not on the CPU, whose attention is not transformers' sdpa, that takes no position ids
         or hands nothing on to its attention, whose attention is causal or has a bias, a window or a mask of its own,
-        and one whose states of a probe differ from the padded way's.
+        and one that cannot read a probe so, or whose states of it differ from the padded way's.
 
         From then on the model's configuration names this module's attention, which is the model's own for anything but
         packed texts; where None is returned it is as it was.
@@ -78,27 +84,23 @@ class PackedEncoder:
         configs = {id(c): c for c in map(_config_of, model.modules()) if c is not None}
         if not configs or any(config._attn_implementation != _REPLACED for config in configs.values()):
             return None
-        limit = getattr(model.config, "max_position_embeddings", None) or max(_LENGTHS)
-        lengths = [min(length, limit - first_position) for length in _LENGTHS]
-        vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        padding = getattr(model.config, "pad_token_id", None)  # at which RoBERTa does not count positions
-        words = [token for token in range(min(vocabulary, 1000)) if token != padding]
-        ids = [[words[(7 * t + i) % len(words)] for t in range(length)] for i, length in enumerate(lengths)]
         made = cls(model, first_position)
-        expected = _padded(model, ids)
+        fits = False
         _register()
-        for config in configs.values():
-            # Not the public setter, which would write into other configurations below this one.
-            config._attn_implementation_internal = NAME
         try:
-            found = made._means(ids)
-        except _UnfitError:
-            found = None
-        if found is not None and bool((torch.cosine_similarity(found, expected) >= _ALIKE).all()):
-            return made
-        for config in configs.values():
-            config._attn_implementation_internal = _REPLACED
-        return None
+            ids = _probe(model, first_position)
+            expected = _padded(model, ids)
+            for config in configs.values():
+                # Not the public setter, which would write into other configurations below this one.
+                config._attn_implementation_internal = NAME
+            fits = bool((torch.cosine_similarity(made._means(ids), expected) >= _ALIKE).all())
+        except Exception as problem:  # whatever it is that this model does not take, the padded way asks less of it
+            _log.debug("texts are padded: %s", problem)
+        finally:
+            if not fits:
+                for config in configs.values():
+                    config._attn_implementation_internal = _REPLACED
+        return made if fits else None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Return the last hidden states of all texts' tokens: (tokens, dim), text after text.
@@ -132,6 +134,15 @@ def packed_offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def _probe(model: Any, first_position: int) -> list[list[int]]:
+    limit = getattr(model.config, "max_position_embeddings", None) or max(_LENGTHS)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    padding = getattr(model.config, "pad_token_id", None)  # at which RoBERTa does not count positions
+    words = [token for token in range(min(vocabulary, 1000)) if token != padding]
+    lengths = [min(length, limit - first_position) for length in _LENGTHS]
+    return [[words[(7 * t + i) % len(words)] for t in range(length)] for i, length in enumerate(lengths)]
 
 
 def _padded(model: nn.Module, ids: Sequence[Sequence[int]]) -> Tensor:

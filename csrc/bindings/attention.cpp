@@ -73,7 +73,7 @@ void bind_attention(py::module_& module) {
           "Write the gradients of q, k and v for the gradient of out.")
       .def(
           "forward_packed",
-          [](Attention& attention, const Sizes& sizes, float scale, const std::vector<std::size_t>& offsets,
+          [](Attention& attention, const Sizes& sizes, float scale, const std::vector<std::int64_t>& offsets,
              const View& q, const View& k, const View& v, const View& out, int max_threads) {
             // Safe without the GIL: only memory that the caller keeps alive is touched, no Python object.
             py::gil_scoped_release release;

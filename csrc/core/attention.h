@@ -71,7 +71,7 @@ class Attention {
   // tokens [offsets[i], offsets[i + 1]) of the same q, k, v and out, which have shape.tokens tokens; out stays as it is
   // where no sequence lies. What a sequence gives does not depend on the others, to the bit. Takes 4 bytes per element
   // of a sequence's head and thread.
-  void forward_packed(const AttentionShape& shape, const std::vector<std::size_t>& offsets, AttentionInput q,
+  void forward_packed(const AttentionShape& shape, const std::vector<std::int64_t>& offsets, AttentionInput q,
                       AttentionInput k, AttentionInput v, AttentionOutput out, ThreadPool& pool, int max_threads);
 
  private:

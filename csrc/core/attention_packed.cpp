@@ -67,18 +67,18 @@ struct Tile {
   }
 };
 
-void require(const AttentionShape& shape, const std::vector<std::size_t>& offsets) {
+void require(const AttentionShape& shape, const std::vector<std::int64_t>& offsets) {
   attention_blocks::require(shape);
   for (std::size_t i = 0; i < offsets.size(); ++i)
-    if (offsets[i] > shape.tokens || (i > 0 && offsets[i] < offsets[i - 1]))
-      throw Error(ErrorCode::kInvalidArgument, "offsets must not fall and be at most " + std::to_string(shape.tokens) +
-                                                   " (tokens), got " + std::to_string(offsets[i]) + " at " +
-                                                   std::to_string(i));
+    if (offsets[i] < (i == 0 ? 0 : offsets[i - 1]) || offsets[i] > static_cast<std::int64_t>(shape.tokens))
+      throw Error(ErrorCode::kInvalidArgument, "offsets must not fall and be between 0 and " +
+                                                   std::to_string(shape.tokens) + " (tokens), got " +
+                                                   std::to_string(offsets[i]) + " at " + std::to_string(i));
 }
 
 }  // namespace
 
-void Attention::forward_packed(const AttentionShape& shape, const std::vector<std::size_t>& offsets, AttentionInput q,
+void Attention::forward_packed(const AttentionShape& shape, const std::vector<std::int64_t>& offsets, AttentionInput q,
                                AttentionInput k, AttentionInput v, AttentionOutput out, ThreadPool& pool,
                                int max_threads) {
   require(shape, offsets);
@@ -87,8 +87,8 @@ void Attention::forward_packed(const AttentionShape& shape, const std::vector<st
   const std::size_t group = shape.heads / shape.kv_heads;
   pool.run((offsets.size() - 1) * shape.kv_heads,
            [&](std::size_t task) {
-             const std::size_t begin = offsets[task / shape.kv_heads];
-             const std::size_t end = offsets[task / shape.kv_heads + 1];
+             const auto begin = static_cast<std::size_t>(offsets[task / shape.kv_heads]);
+             const auto end = static_cast<std::size_t>(offsets[task / shape.kv_heads + 1]);
              const std::size_t kv = task % shape.kv_heads;
              Scratch scratch = take(Pack(nullptr, end - begin, shape.dim).bytes);
              const Pack pack(scratch.memory.get(), end - begin, shape.dim);

@@ -173,7 +173,8 @@ void against_doubles(const AttentionShape& shape) {
 
 // Each sequence of a packed call against the formula in doubles; its bits are those it gives alone, whatever the
 // threads.
-void packed_against_doubles(const AttentionShape& shape, const std::vector<std::size_t>& offsets) {
+void packed_against_doubles(const AttentionShape& shape, const std::vector<std::int64_t>& bounds) {
+  const std::vector<std::size_t> offsets(bounds.begin(), bounds.end());
   std::mt19937 random(static_cast<unsigned>(shape.tokens));
   const Given given(shape, random);
   std::vector<double> exact(shape.heads * shape.tokens * shape.dim);
@@ -195,17 +196,17 @@ void packed_against_doubles(const AttentionShape& shape, const std::vector<std::
       }
   for (AttentionKernels kind : kinds()) {
     Attention attention(kind);
-    const auto attended = [&](int threads, const std::vector<std::size_t>& bounds) {
+    const auto attended = [&](int threads, const std::vector<std::int64_t>& some) {
       ThreadPool pool(threads);
       Tensor out(shape.heads, shape.tokens, shape.dim, 0);
-      attention.forward_packed(shape, bounds, given.q.input(), given.k.input(), given.v.input(), out.output(), pool, 0);
+      attention.forward_packed(shape, some, given.q.input(), given.k.input(), given.v.input(), out.output(), pool, 0);
       return out;
     };
-    const Tensor first = attended(1, offsets);
+    const Tensor first = attended(1, bounds);
     near(first, exact, shape.heads, 3e-3);
-    for (int threads : {2, 3}) CHECK(attended(threads, offsets).values == first.values);
+    for (int threads : {2, 3}) CHECK(attended(threads, bounds).values == first.values);
     for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-      const Tensor alone = attended(1, {offsets[s], offsets[s + 1]});
+      const Tensor alone = attended(1, {bounds[s], bounds[s + 1]});
       for (std::size_t at = 0; at < alone.values.size(); ++at) {
         const std::size_t token = at / alone.token;
         const bool inside = offsets[s] <= token && token < offsets[s + 1];
@@ -219,7 +220,8 @@ void bad_offsets_are_refused() {
   ThreadPool pool(1);
   Attention attention(AttentionKernels::kPortable);
   const AttentionShape shape{1, 1, 4, 32, 1.0f};
-  for (const std::vector<std::size_t>& offsets : std::vector<std::vector<std::size_t>>{{0, 5}, {0, 3, 2, 4}}) {
+  for (const std::vector<std::int64_t>& offsets :
+       std::vector<std::vector<std::int64_t>>{{0, 5}, {0, 3, 2, 4}, {-1, 4}}) {
     bool thrown = false;
     try {
       attention.forward_packed(shape, offsets, {}, {}, {}, {}, pool, 0);
