@@ -164,6 +164,15 @@ def test_bfloat16_is_close(embedder: tttnn.Embedder) -> None:
     assert cosines.mean() > 0.999
 
 
+def test_other_texts_do_not_matter_in_bfloat16() -> None:
+    half = tiny_embedder(precision="bfloat16")
+    together = half.embed(TEXTS)
+    alone = np.concatenate([half.embed([text]) for text in TEXTS])
+    # A product of another shape may round otherwise: elements of 0.2 have steps of 0.001, through two layers.
+    np.testing.assert_allclose(alone, together, atol=5e-3)
+    np.testing.assert_allclose(half.embed(TEXTS[::-1])[::-1], together, atol=5e-3)
+
+
 def test_identity_holds_what_decides_a_vector(embedder: tttnn.Embedder) -> None:
     same = tiny_embedder(precision="bfloat16", batch_tokens=77)
     assert same.identity == embedder.identity
@@ -233,8 +242,10 @@ def test_minilm_equals_sentence_transformers() -> None:
     expected = rival.encode([text or " " for text in texts])
     exact = tttnn.Embedder.load("minilm-l6", EmbedConfig(precision="float32")).embed(texts)
     np.testing.assert_allclose(exact, expected, atol=2e-6)  # float32 roundings over six layers
-    half = tttnn.Embedder.load("minilm-l6", EmbedConfig(precision="bfloat16")).embed(texts)
+    report = EmbedReport()
+    half = tttnn.Embedder.load("minilm-l6", EmbedConfig(precision="bfloat16")).embed(texts, report=report)
     assert (half * expected).sum(1).min() > 0.999
+    assert report.padded_tokens == report.tokens
 
 
 @pytest.mark.models

@@ -185,7 +185,8 @@ class Embedder:
     ) -> NDArray[np.float32]:
         """Embed texts; an empty one as a single space.
 
-        A vector does not depend on the other texts, but for rounding: batches differ in shape.
+        A vector does not depend on the other texts, but for rounding: torch may round a product of another shape
+        otherwise. Attention by the core and pooling give a text the bits that it has alone.
 
         Args:
             texts: n texts. Only the first `max_length` tokens of each are read.
