@@ -86,7 +86,6 @@ class PackedEncoder:
             return None
         made = cls(model, first_position)
         fits = False
-        _register()
         try:
             ids = _probe(model, first_position)
             expected = _padded(model, ids)
@@ -111,6 +110,7 @@ class PackedEncoder:
         Args:
             ids: Token ids of each text, at least one.
         """
+        _register()  # once more where this object came from another process
         lengths = [len(row) for row in ids]
         offsets = torch.from_numpy(packed_offsets(lengths))
         tokens = torch.from_numpy(np.concatenate([np.asarray(row, np.int64) for row in ids]))
