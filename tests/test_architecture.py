@@ -18,10 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file may import only files to its left.
 ORDER = [
-    *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages", "embed", "index"),
+    *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages"),
+    *("attention", "linear", "packed", "embed", "index"),
     *("segments", "retrieval", "stages", "builder", "compaction", "estimate", "importer", "datastore"),
     *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
-    *("loss", "attention", "score", "portion"),
+    *("loss", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
     *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "report"),

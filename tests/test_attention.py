@@ -1,4 +1,5 @@
-"""Native attention: as near to float32 as torch's own bfloat16, and a switch that leaves nothing behind."""
+"""Native attention: as near to float32 as torch's own bfloat16; packed sequences that know nothing of each other; and a
+switch that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from transformers import (
 )
 
 from tttnn import attention as module
-from tttnn.attention import NAME, NativeAttention, causal_attention
+from tttnn.attention import NAME, NativeAttention, causal_attention, packed_attention
 
 needs_instructions = pytest.mark.skipif(not module.supported(), reason="no AVX-512 with bfloat16 on this processor")
 
@@ -164,6 +165,77 @@ def test_an_upstream_of_any_strides() -> None:
     causal_attention(leaf, key, value).sum().backward()  # a gradient with strides of 0
     ones = torch.ones(1, 40, 2, 32, dtype=torch.bfloat16)
     assert torch.equal(leaf.grad, of_core(query, key, value, ones)[1])
+
+
+PACKED = (1, 254, 64, 65, 2, 130, 1)
+
+
+def of_each(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Torch's attention of one sequence after the other: (1, tokens, heads, dim)."""
+    parts = zip(*(t.split(lengths, 2) for t in (query, key, value)), strict=True)
+    found = [nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True) for q, k, v in parts]
+    return torch.cat(found, 2).transpose(1, 2)
+
+
+def bounds(lengths: tuple[int, ...]) -> list[int]:
+    return [0, *torch.tensor(lengths).cumsum(0).tolist()]
+
+
+@needs_instructions
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(12, 12, 32), (4, 2, 64), (2, 1, 48), (1, 1, 256)])
+def test_packed_as_near_to_float32_as_torch(heads: int, kv_heads: int, dim: int) -> None:
+    given = tensors(heads, kv_heads, sum(PACKED), dim)[:3]
+    truth = of_each(*(t.float() for t in given), PACKED)
+    found = packed_attention(*given, bounds(PACKED))
+    assert found.dtype is torch.bfloat16
+    assert found.shape == truth.shape
+    assert error(found, truth) <= min(3e-3, 1.5 * error(of_each(*given, PACKED), truth))
+
+
+@needs_instructions
+def test_a_packed_sequence_does_not_know_the_others() -> None:
+    """Alone, among others, and on any number of threads it has the same bits, also with others that are not finite."""
+    query, key, value = tensors(3, 3, sum(PACKED), 32)[:3]
+    together = packed_attention(query, key, value, bounds(PACKED))
+    torch.set_num_threads(3)
+    assert torch.equal(packed_attention(query, key, value, bounds(PACKED)), together)
+    for begin, length in zip(bounds(PACKED), PACKED, strict=False):
+        own = slice(begin, begin + length)
+        alone = packed_attention(query[:, :, own], key[:, :, own], value[:, :, own], [0, length])
+        assert torch.equal(alone, together[:, own])
+    value[:, :, 255:] = float("nan")
+    key[:, :, 255:] = float("inf")
+    spoiled = packed_attention(query, key, value, bounds(PACKED))
+    assert torch.equal(spoiled[:, :255], together[:, :255])
+    assert spoiled[:, 255:].isnan().all()
+
+
+@needs_instructions
+def test_packed_scores_that_are_large_do_not_overflow() -> None:
+    given = tensors(2, 1, 150, 64, spread=60.0)[:3]
+    truth = of_each(*(t.float() for t in given), (150,))
+    assert error(packed_attention(*given, [0, 150]), truth) <= 3e-3
+
+
+@needs_instructions
+def test_a_scale_and_sequences_without_tokens() -> None:
+    query, key, value = tensors(2, 2, 30, 32)[:3]
+    truth = of_each(query.float() * 0.3 * 32**0.5, key.float(), value.float(), (10, 20))
+    found = packed_attention(query, key, value, [0, 0, 10, 10, 30, 30], scale=0.3)
+    assert error(found, truth) <= 3e-3
+
+
+@needs_instructions
+def test_wrong_offsets_are_refused() -> None:
+    query, key, value = tensors(2, 2, 30, 32)[:3]
+    for wrong in ([], [0, 29], [1, 30]):
+        with pytest.raises(ValueError, match=r"offsets must begin with 0 and end with 30 \(tokens\)"):
+            packed_attention(query, key, value, wrong)
+    for wrong in ([0, 20, 10, 30], [0, -1, 30], [0, 31, 30]):
+        with pytest.raises(ValueError, match="offsets must not fall and be between 0 and 30"):
+            packed_attention(query, key, value, wrong)
+    with pytest.raises(ValueError, match="key must be bfloat16 on cpu"):
+        packed_attention(query, key.float(), value, [0, 30])
 
 
 @needs_instructions

@@ -74,13 +74,18 @@ def test_batching_order_and_neighbors_do_not_matter(embedder: tttnn.Embedder, ba
     np.testing.assert_allclose(alone, expected[:10], atol=TOLERANCE)
 
 
-@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 1000))
+@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 1000), st.booleans())
 @settings(deadline=None)
-def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = token_batches(lengths, budget)
+def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int, padded: bool) -> None:
+    batches = token_batches(lengths, budget, padded=padded)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+    for i, batch in enumerate(batches):
+        sizes = [max(1, lengths[j]) for j in batch]
+        taken = len(batch) * max(sizes) if padded else sum(sizes)
+        assert len(batch) == 1 or taken <= budget
+        if i + 1 < len(batches):  # a text more would have been too much
+            more = max(1, lengths[batches[i + 1][0]])
+            assert taken + (max(sizes) if padded else more) > budget
 
 
 @given(st.lists(st.text(max_size=700), min_size=1, max_size=4))
@@ -99,10 +104,20 @@ def test_counts(embedder: tttnn.Embedder) -> None:
     embedder.embed(TEXTS, report=report, progress=lambda *call: seen.append(call))
     assert (report.texts, report.empty, report.truncated) == (8, 1, 2)
     assert report.tokens == sum(min(64, len((text or " ").encode()) + 2) for text in TEXTS)
-    assert report.padded_tokens >= report.tokens
+    assert report.padded_tokens == report.tokens
     assert set(report.seconds) == {"wait", "encode", "pool"}
     assert seen == [("embed", 8, 8)]
     assert embedder.embed([]).shape == (0, 32)
+
+
+def test_an_encoder_that_is_padded_gives_the_same_and_counts_its_padding(embedder: tttnn.Embedder) -> None:
+    model = tiny_bert(attn_implementation="eager")
+    padded = tttnn.Embedder(model, byte_tokenizer(), EmbedConfig(precision="float32", normalize="yes"))
+    report = EmbedReport()
+    vectors = padded.embed(TEXTS, report=report)
+    assert report.padded_tokens == len(TEXTS) * 64 > report.tokens
+    np.testing.assert_allclose(vectors, embedder.embed(TEXTS), atol=TOLERANCE)
+    assert padded.identity == embedder.identity
 
 
 def test_many_groups_keep_their_order(embedder: tttnn.Embedder) -> None:
@@ -147,6 +162,15 @@ def test_bfloat16_is_close(embedder: tttnn.Embedder) -> None:
     cosines = (vectors * embedder.embed(TEXTS)).sum(1)
     assert cosines.min() > 0.995  # 8 bits of mantissa through two layers
     assert cosines.mean() > 0.999
+
+
+def test_other_texts_do_not_matter_in_bfloat16() -> None:
+    half = tiny_embedder(precision="bfloat16")
+    together = half.embed(TEXTS)
+    alone = np.concatenate([half.embed([text]) for text in TEXTS])
+    # A product of another shape may round otherwise: elements of 0.2 have steps of 0.001, through two layers.
+    np.testing.assert_allclose(alone, together, atol=5e-3)
+    np.testing.assert_allclose(half.embed(TEXTS[::-1])[::-1], together, atol=5e-3)
 
 
 def test_identity_holds_what_decides_a_vector(embedder: tttnn.Embedder) -> None:
@@ -218,8 +242,10 @@ def test_minilm_equals_sentence_transformers() -> None:
     expected = rival.encode([text or " " for text in texts])
     exact = tttnn.Embedder.load("minilm-l6", EmbedConfig(precision="float32")).embed(texts)
     np.testing.assert_allclose(exact, expected, atol=2e-6)  # float32 roundings over six layers
-    half = tttnn.Embedder.load("minilm-l6", EmbedConfig(precision="bfloat16")).embed(texts)
+    report = EmbedReport()
+    half = tttnn.Embedder.load("minilm-l6", EmbedConfig(precision="bfloat16")).embed(texts, report=report)
     assert (half * expected).sum(1).min() > 0.999
+    assert report.padded_tokens == report.tokens
 
 
 @pytest.mark.models

@@ -114,6 +114,55 @@ def test_a_row_without_tokens_is_zero_and_extremes_stay_finite() -> None:
     assert np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_packed_texts_have_the_bits_that_each_has_alone(
+    dtype: torch.dtype, pooling: str, lengths: list[int], dim: int
+) -> None:
+    hidden, _ = states(1, sum(lengths) + 1, dim, dtype)
+    packed = as_array(hidden)[0, : sum(lengths)]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    rows = np.random.default_rng(0).permutation(len(lengths) + 2)[: len(lengths)].astype(np.int64)
+    out = np.full((len(lengths) + 2, dim), 7.0, np.float32)
+    alone = out.copy()
+    for level in usable_levels():
+        options = {"pooling": pooling, "normalize": True, "level": level}
+        assert _core.pool_packed(packed, offsets, rows, out, **options) == -1
+        for i, row in enumerate(rows):
+            text = packed[None, offsets[i] : offsets[i + 1]]
+            _core.pool(text, None, np.array([row]), alone, **options)
+        assert out.tobytes() == alone.tobytes()
+
+
+def test_the_first_packed_text_that_is_not_finite_is_reported() -> None:
+    hidden = np.ones((9, 40), np.float32)
+    hidden[[4, 8], 7] = np.nan
+    out = np.empty((4, 40), np.float32)
+    options = {"pooling": "mean", "normalize": True}
+    assert _core.pool_packed(hidden, np.array([0, 2, 4, 6, 9]), np.arange(4), out, **options) == 2
+    # A state of the next text is none of the last one's.
+    assert _core.pool_packed(hidden, np.array([0, 2, 4]), np.arange(2), out, **options) == -1
+
+
+def test_wrong_packed_shapes_are_refused() -> None:
+    hidden = np.zeros((5, 4), np.float32)
+    out = np.zeros((2, 4), np.float32)
+    options = {"pooling": "mean", "normalize": True}
+    for offsets in ([0, 3, 6], [0, 3, 2], [-1, 3, 5]):
+        with pytest.raises(ValueError, match="offsets must not fall and be between 0 and 5"):
+            _core.pool_packed(hidden, np.array(offsets), np.arange(2), out, **options)
+    with pytest.raises(ValueError, match="offsets must be"):
+        _core.pool_packed(hidden, np.empty(0, np.int64), np.arange(0), out, **options)
+    with pytest.raises(ValueError, match="rows must be"):
+        _core.pool_packed(hidden, np.array([0, 5]), np.arange(2), out, **options)
+    with pytest.raises(IndexError, match="row must be between 0 and 1, got 2"):
+        _core.pool_packed(hidden, np.array([0, 3, 5]), np.array([0, 2]), out, **options)
+    with pytest.raises(ValueError, match="hidden must be contiguous"):
+        _core.pool_packed(hidden[None], np.array([0, 5]), np.arange(1), out, **options)
+
+
 def test_wrong_shapes_are_refused() -> None:
     hidden = np.zeros((2, 3, 4), np.float32)
     out = np.zeros((2, 4), np.float32)

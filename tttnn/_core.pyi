@@ -135,6 +135,17 @@ def pool(
     threads: int = 0,
     level: str = "auto",
 ) -> int: ...
+def pool_packed(
+    hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    offsets: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    out: npt.NDArray[np.float32],
+    *,
+    pooling: str,
+    normalize: bool,
+    threads: int = 0,
+    level: str = "auto",
+) -> int: ...
 def pool_reference(
     hidden: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
     mask: npt.NDArray[np.uint8] | None,
@@ -236,5 +247,16 @@ class Attention:
         of_q: tuple[int, int, int],
         of_k: tuple[int, int, int],
         of_v: tuple[int, int, int],
+        max_threads: int = 0,
+    ) -> None: ...
+    def forward_packed(
+        self,
+        sizes: tuple[int, int, int, int],
+        scale: float,
+        offsets: Sequence[int],
+        q: tuple[int, int, int],
+        k: tuple[int, int, int],
+        v: tuple[int, int, int],
+        out: tuple[int, int, int],
         max_threads: int = 0,
     ) -> None: ...

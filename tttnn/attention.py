@@ -1,16 +1,17 @@
-"""Causal attention of one bfloat16 sequence on the CPU, by the core, for the time of a training step.
+"""Attention of bfloat16 on the CPU by the core: causal for a training step, and of packed sequences for an encoder.
 
 Knows how transformers' models look up their attention. Does not know losses, optimizers or where weights live.
 
 torch's flash attention on a CPU is several times slower than bfloat16 matrix products of the same size; the core's is
-timed beside it in `benchmarks/bench_attention.py`. Anything but plain causal attention of one sequence goes to the
-implementation that the model had.
+timed beside it in `benchmarks/bench_attention.py`. Inside a training step, anything but plain causal attention of one
+sequence goes to the implementation that the model had.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -57,6 +58,54 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float 
         ValueError: A tensor is not as above.
         DeviceError: The processor has no AVX-512 with bfloat16; see `supported`.
     """
+    _require(query, key, value)
+    used = query.shape[-1] ** -0.5 if scale is None else scale
+    result: Tensor = _CausalAttention.apply(query, key, value, used)  # type: ignore[no-untyped-call]
+    return result
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, offsets: Sequence[int], *, scale: float | None = None
+) -> Tensor:
+    """Return ``softmax(scale * query @ key.T) @ value`` inside each of the sequences that stand one after the other.
+
+    Products multiply bfloat16 and add in float32. The same bits for any number of threads and whatever the other
+    sequences are. No gradients.
+
+    Args:
+        query: (1, heads, tokens, dim) bfloat16 on the CPU; dim a multiple of 16 from 32 to 256.
+        key: (1, kv_heads, tokens, dim) likewise; kv_heads divides heads, and neighboring query heads share one.
+        value: As key.
+        offsets: Sequence i is the tokens from ``offsets[i]`` to ``offsets[i + 1]``; from 0 to `tokens`.
+        scale: Above 0; None: ``dim ** -0.5``.
+
+    Returns:
+        (1, tokens, heads, dim) bfloat16, contiguous.
+
+    Raises:
+        ValueError: A tensor or the offsets are not as above.
+        DeviceError: The processor has no AVX-512 with bfloat16; see `supported`.
+    """
+    _require(query, key, value)
+    _, heads, tokens, dim = query.shape
+    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != tokens:
+        raise ValueError(f"offsets must begin with 0 and end with {tokens} (tokens), got {list(offsets)}")
+    query, key, value = _rows(query), _rows(key), _rows(value)
+    out = query.new_empty(1, tokens, heads, dim)
+    _native().forward_packed(
+        (heads, key.shape[1], tokens, dim),
+        dim**-0.5 if scale is None else scale,
+        offsets,
+        _view(query),
+        _view(key),
+        _view(value),
+        _view(out.transpose(1, 2)),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _require(query: Tensor, key: Tensor, value: Tensor) -> None:
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.device.type != "cpu" or tensor.dtype is not torch.bfloat16:
             raise ValueError(f"{name} must be bfloat16 on cpu, got {tensor.dtype} on {tensor.device}")
@@ -68,9 +117,6 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float 
             f"key and value must have shape (1, a divisor of {heads}, {tokens}, {dim}), "
             f"got {tuple(key.shape)} and {tuple(value.shape)}"
         )
-    used = dim**-0.5 if scale is None else scale
-    result: Tensor = _CausalAttention.apply(query, key, value, used)  # type: ignore[no-untyped-call]
-    return result
 
 
 def supported() -> bool:

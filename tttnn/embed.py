@@ -1,5 +1,8 @@
 """Embedder: texts to float32 vectors, in batches of a token budget, pooled by the native core.
 
+On the CPU the texts of a batch stand one after the other where the encoder allows it (`packed.PackedEncoder`); else
+they are padded to the longest.
+
 Knows tokenizers and encoders; does not know where texts come from or what vectors are for.
 """
 
@@ -24,6 +27,8 @@ from numpy.typing import NDArray
 from . import _core, models
 from .config import EmbedConfig, Progress
 from .errors import ConfigError, EmbeddingError, UnknownModelError
+from .linear import fuse_biases
+from .packed import PackedEncoder, packed_offsets
 from .precision import resolved
 
 GROUP = 1024  # texts that are ordered by length together; the next group is tokenised meanwhile
@@ -155,6 +160,8 @@ class Embedder:
         self.device = device
         self._tokens = _Tokens(tokenizer, self.max_length)
         self._padding = int(getattr(tokenizer, "pad_token_id", None) or 0)
+        fuse_biases(self.model)
+        self._packed = PackedEncoder.for_model(self.model, first_position=_first_position(model))
         self.dim = int(self._encode([self._tokens.encode([" "]).ids[0] or [self._padding]])[0].shape[-1])
         self.identity: dict[str, Any] = {
             "architecture": str(getattr(model.config, "model_type", type(model).__name__)),
@@ -178,7 +185,8 @@ class Embedder:
     ) -> NDArray[np.float32]:
         """Embed texts; an empty one as a single space.
 
-        A vector does not depend on the other texts, but for rounding: batches differ in shape.
+        A vector does not depend on the other texts, but for rounding: torch may round a product of another shape
+        otherwise. Attention by the core and pooling give a text the bits that it has alone.
 
         Args:
             texts: n texts. Only the first `max_length` tokens of each are read.
@@ -210,7 +218,8 @@ class Embedder:
                 report.texts += len(tokenized.ids)
                 report.truncated += tokenized.truncated
                 report.empty += tokenized.empty
-                for batch in token_batches([len(ids) for ids in tokenized.ids], self.config.batch_tokens):
+                lengths = [len(ids) for ids in tokenized.ids]
+                for batch in token_batches(lengths, self.config.batch_tokens, padded=self._packed is None):
                     rows = np.array(batch, np.int64)
                     self._embed_batch([tokenized.ids[j] for j in batch], rows + start, out, name_of, report)
                 if progress is not None:
@@ -234,12 +243,18 @@ class Embedder:
         name_of: Callable[[int], str],
         report: EmbedReport,
     ) -> None:
-        report.tokens += sum(map(len, ids))
-        report.padded_tokens += len(ids) * max(map(len, ids))
+        lengths = [len(row) for row in ids]
+        report.tokens += sum(lengths)
+        report.padded_tokens += sum(lengths) if self._packed is not None else len(ids) * max(lengths)
         started = time.perf_counter()
-        hidden, mask = self._encode(ids)
-        encoded = time.perf_counter()
-        bad = _pool(hidden, mask, rows, out, self.pooling, self.normalize)
+        if self._packed is not None:
+            states = self._packed(ids)
+            encoded = time.perf_counter()
+            bad = _pool_packed(states, packed_offsets(lengths), rows, out, self.pooling, self.normalize)
+        else:
+            hidden, mask = self._encode(ids)
+            encoded = time.perf_counter()
+            bad = _pool(hidden, mask, rows, out, self.pooling, self.normalize)
         report.add_seconds("encode", encoded - started)
         report.add_seconds("pool", time.perf_counter() - encoded)
         if bad >= 0:
@@ -279,21 +294,44 @@ class Embedder:
         return f"Embedder({self.name!r}, dim={self.dim}, pooling={self.pooling!r}, normalize={self.normalize})"
 
 
-def token_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group texts so that each group, padded to its longest, has at most `budget` tokens; longest first.
+def token_batches(lengths: Sequence[int], budget: int, *, padded: bool = True) -> list[list[int]]:
+    """Group texts so that each group has at most `budget` tokens, padded to its longest or not; longest first.
 
     Texts of equal length stay together, and a text longer than the budget is a group of its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches: list[list[int]] = []
-    longest = 0
+    size = 0  # of the last group, or of its longest text where all are padded to it
     for i in order:
-        if batches and (len(batches[-1]) + 1) * longest <= budget:
+        length = max(1, lengths[i])
+        after = (len(batches[-1]) + 1) * size if batches and padded else size + length
+        if batches and after <= budget:
             batches[-1].append(i)
+            size = size if padded else after
         else:
             batches.append([i])
-            longest = max(1, lengths[i])
+            size = length
     return batches
+
+
+def _pool_packed(
+    states: torch.Tensor,
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    out: NDArray[np.float32],
+    pooling: str,
+    normalize: bool,
+) -> int:
+    array = _as_array(states)
+    return _core.pool_packed(array, offsets, rows, out, pooling=pooling, normalize=normalize)
+
+
+def _as_array(states: torch.Tensor) -> NDArray[Any]:
+    """Return states on the CPU as the core takes them."""
+    if states.dtype not in (torch.float32, torch.bfloat16):
+        states = states.float()
+    states = states.contiguous().cpu()
+    return states.view(torch.uint16).numpy() if states.dtype == torch.bfloat16 else states.numpy()
 
 
 def _pool(
@@ -304,14 +342,11 @@ def _pool(
     pooling: str,
     normalize: bool,
 ) -> int:
-    if hidden.dtype not in (torch.float32, torch.bfloat16):
-        hidden = hidden.float()
-    hidden = hidden.contiguous()
     if hidden.device.type == "cuda" and _core.build_info()["cuda"]:
-        return _pool_cuda(hidden, mask, rows, out, pooling, normalize)
-    hidden = hidden.cpu()
-    states = hidden.view(torch.uint16).numpy() if hidden.dtype == torch.bfloat16 else hidden.numpy()
-    return _core.pool(states, mask, rows, out, pooling=pooling, normalize=normalize)
+        if hidden.dtype not in (torch.float32, torch.bfloat16):
+            hidden = hidden.float()
+        return _pool_cuda(hidden.contiguous(), mask, rows, out, pooling, normalize)
+    return _core.pool(_as_array(hidden), mask, rows, out, pooling=pooling, normalize=normalize)
 
 
 def _pool_cuda(
@@ -517,10 +552,8 @@ def _pooling_of(path: Path) -> str:
 
 def _max_length(model: Any, tokenizer: Any, config: EmbedConfig, files: _Files) -> int:
     positions = getattr(model.config, "max_position_embeddings", None)
-    embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    unused = getattr(embeddings, "padding_idx", None)
-    if positions and unused is not None:
-        positions -= unused + 1  # RoBERTa counts positions from there
+    if positions:
+        positions -= _first_position(model)
     if config.max_length is not None:
         if positions and config.max_length > positions:
             raise ConfigError(f"max_length must be at most {positions} (the encoder's limit), got {config.max_length}")
@@ -528,6 +561,13 @@ def _max_length(model: Any, tokenizer: Any, config: EmbedConfig, files: _Files) 
     stated = files.max_length or getattr(tokenizer, "model_max_length", None)
     limits = [int(limit) for limit in (stated, positions) if limit and limit < 1_000_000]
     return min(limits) if limits else 512
+
+
+def _first_position(model: Any) -> int:
+    """Return the position id of a text's first token: RoBERTa counts from behind its padding's."""
+    embeddings = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    unused = getattr(embeddings, "padding_idx", None)
+    return 0 if unused is None else int(unused) + 1
 
 
 def _fingerprint(model: Any) -> str:

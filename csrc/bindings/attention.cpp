@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include "bindings.h"
 
@@ -38,8 +39,8 @@ void bind_attention(py::module_& module) {
   module.def("attention_supported", &tttnn::attention_supported,
              "Say whether this processor has AVX-512 with bfloat16 products.");
   py::class_<Attention>(module, "Attention",
-                        "Causal attention of one bfloat16 sequence over tensors given by address and strides. The "
-                        "caller keeps what the addresses point to alive.")
+                        "Attention over bfloat16 tensors given by address and strides: causal and of one sequence, or "
+                        "without a mask inside each of many. The caller keeps what the addresses point to alive.")
       .def(py::init([] {
         if (!tttnn::attention_supported())
           throw tttnn::Error(tttnn::ErrorCode::kDevice, "processor must have AVX-512 with bfloat16, and has not");
@@ -69,5 +70,17 @@ void bind_attention(py::module_& module) {
           },
           py::arg("sizes"), py::arg("scale"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"),
           py::arg("of_out"), py::arg("of_q"), py::arg("of_k"), py::arg("of_v"), py::arg("max_threads") = 0,
-          "Write the gradients of q, k and v for the gradient of out.");
+          "Write the gradients of q, k and v for the gradient of out.")
+      .def(
+          "forward_packed",
+          [](Attention& attention, const Sizes& sizes, float scale, const std::vector<std::int64_t>& offsets,
+             const View& q, const View& k, const View& v, const View& out, int max_threads) {
+            // Safe without the GIL: only memory that the caller keeps alive is touched, no Python object.
+            py::gil_scoped_release release;
+            attention.forward_packed(shape_of(sizes, scale), offsets, input(q), input(k), input(v), output(out),
+                                     tttnn::shared_pool(), max_threads);
+          },
+          py::arg("sizes"), py::arg("scale"), py::arg("offsets"), py::arg("q"), py::arg("k"), py::arg("v"),
+          py::arg("out"), py::arg("max_threads") = 0,
+          "Write out; sequence i is the tokens from offsets[i] to offsets[i + 1], which see each other.");
 }

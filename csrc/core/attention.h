@@ -1,4 +1,5 @@
-// Causal self-attention of one sequence in bfloat16, with gradients: the kernels of a training step on a processor.
+// Self-attention in bfloat16 on a processor: causal and of one sequence, with gradients, for a training step; without a
+// mask inside each of many sequences that stand one after the other, for an encoder.
 //
 // Formulas: softmax attention tiled over keys, probabilities computed again from their log-sum-exp in the backward pass
 // (Dao et al., "FlashAttention", arXiv:2205.14135; "FlashAttention-2", arXiv:2307.08691). Products multiply bfloat16
@@ -65,6 +66,13 @@ class Attention {
   void backward(const AttentionShape& shape, AttentionInput q, AttentionInput k, AttentionInput v, AttentionInput out,
                 const float* lse, AttentionInput of_out, AttentionOutput of_q, AttentionOutput of_k,
                 AttentionOutput of_v, ThreadPool& pool, int max_threads);
+
+  // out = softmax(scale * q k^T) v, every token of a sequence seeing all of it and nothing else. Sequence i is the
+  // tokens [offsets[i], offsets[i + 1]) of the same q, k, v and out, which have shape.tokens tokens; out stays as it is
+  // where no sequence lies. What a sequence gives does not depend on the others, to the bit. Takes 4 bytes per element
+  // of a sequence's head and thread.
+  void forward_packed(const AttentionShape& shape, const std::vector<std::int64_t>& offsets, AttentionInput q,
+                      AttentionInput k, AttentionInput v, AttentionOutput out, ThreadPool& pool, int max_threads);
 
  private:
   struct Scratch {

@@ -17,7 +17,7 @@ namespace tttnn {
 
 namespace {
 
-constexpr std::size_t kStride = 64;  // of the blocks that slopes() reads and writes
+constexpr std::size_t kStride = 64;  // of the blocks that weigh() and slopes() read and write
 
 namespace portable {
 
@@ -75,6 +75,25 @@ AttentionLoops::Softmax softmax(const float* scores, std::size_t valid, std::siz
     to[i] = narrowed(p);
   }
   return result;
+}
+
+void weigh(const float* scores, std::size_t keys, float factor, std::size_t columns, bool add, float* largest,
+           float* total, float* sums, std::size_t rows, std::uint32_t* to) {
+  for (std::size_t c = 0; c < columns; ++c) {
+    float most = add ? largest[c] : factor * scores[c];
+    for (std::size_t key = 0; key < keys; ++key) most = std::max(most, factor * scores[key * kStride + c]);
+    const float shrink = add ? std::exp2(largest[c] - most) : 0.0f;
+    largest[c] = most;
+    float sum = add ? shrink * total[c] : 0.0f;
+    for (std::size_t row = 0; add && row < rows; ++row) sums[row * kStride + c] *= shrink;
+    for (std::size_t key = 0; key < keys; key += 2) {
+      const float lower = std::exp2(factor * scores[key * kStride + c] - most);
+      const float upper = key + 1 < keys ? std::exp2(factor * scores[(key + 1) * kStride + c] - most) : 0.0f;
+      sum += lower + upper;
+      to[key / 2 * kStride + c] = paired(narrowed(lower), narrowed(upper));
+    }
+    total[c] = sum;
+  }
 }
 
 void slopes(const float* scores, const float* upstream, const float* lse2, const float* delta, float factor,
@@ -267,6 +286,52 @@ TTTNN_TARGET AttentionLoops::Softmax softmax(const float* scores, std::size_t va
   return {m, _mm512_reduce_add_ps(sum)};
 }
 
+// A largest score that is infinite gives NaN, as the formula does.
+TTTNN_TARGET void weigh(const float* scores, std::size_t keys, float factor, std::size_t columns, bool add,
+                        float* largest, float* total, float* sums, std::size_t rows, std::uint32_t* to) {
+  const __m512 times = _mm512_set1_ps(factor);
+  // 0, 16, 1, 17, ...: one of each half in turn.
+  const __m512i counted = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i zip = _mm512_or_si512(counted, _mm512_slli_epi32(_mm512_add_epi32(counted, _mm512_set1_epi32(16)), 16));
+  for (std::size_t c = 0; c < columns; c += kWidth) {
+    const float* from = scores + c;
+    __m512 most[2] = {_mm512_loadu_ps(from), _mm512_loadu_ps(from + (keys - 1) * kStride)};
+    std::size_t key = 0;
+    for (; key + 1 < keys; key += 2)
+#pragma GCC unroll 2
+      for (std::size_t k = 0; k < 2; ++k) most[k] = _mm512_max_ps(most[k], _mm512_loadu_ps(from + (key + k) * kStride));
+    __m512 m = _mm512_mul_ps(_mm512_max_ps(most[0], most[1]), times);
+    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    if (add) {
+      const __m512 before = _mm512_loadu_ps(largest + c);
+      m = _mm512_max_ps(m, before);
+      const __m512 shrink = exp2(_mm512_sub_ps(before, m));
+      sum[0] = _mm512_mul_ps(_mm512_loadu_ps(total + c), shrink);
+      for (std::size_t row = 0; row < rows; ++row) {
+        float* at = sums + row * kStride + c;
+        _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), shrink));
+      }
+    }
+    for (key = 0; key + 1 < keys; key += 2) {
+      __m512 p[2];
+#pragma GCC unroll 2
+      for (std::size_t k = 0; k < 2; ++k) {
+        p[k] = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(from + (key + k) * kStride), times, m));
+        sum[k] = _mm512_add_ps(sum[k], p[k]);
+      }
+      const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(p[1], p[0]);  // all lower ones, then all upper ones
+      _mm512_storeu_si512(to + key / 2 * kStride + c, _mm512_permutexvar_epi16(zip, halves));
+    }
+    if (key < keys) {
+      const __m512 p = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(from + key * kStride), times, m));
+      sum[0] = _mm512_add_ps(sum[0], p);
+      _mm512_storeu_si512(to + key / 2 * kStride + c, _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(p)));
+    }
+    _mm512_storeu_ps(largest + c, m);
+    _mm512_storeu_ps(total + c, _mm512_add_ps(sum[0], sum[1]));
+  }
+}
+
 TTTNN_TARGET void slopes(const float* scores, const float* upstream, const float* lse2, const float* delta,
                          float factor, std::size_t columns, bool diagonal, std::uint16_t* p, std::uint16_t* slopes,
                          std::uint32_t* pairs) {
@@ -314,15 +379,16 @@ TTTNN_TARGET float dot(const std::uint16_t* a, const std::uint16_t* b, std::size
   return _mm512_reduce_add_ps(sum);
 }
 
-constexpr AttentionLoops kLoops = {multiply, transpose, pair, softmax, slopes, narrow, add, dot};
+constexpr AttentionLoops kLoops = {multiply, transpose, pair, softmax, weigh, slopes, narrow, add, dot};
 
 }  // namespace avx512
 #endif
 
 }  // namespace
 
-const AttentionLoops kPortableLoops = {portable::multiply, portable::transpose, portable::pair, portable::softmax,
-                                       portable::slopes,   portable::narrow,    portable::add,  portable::dot};
+const AttentionLoops kPortableLoops = {portable::multiply, portable::transpose, portable::pair,
+                                       portable::softmax,  portable::weigh,     portable::slopes,
+                                       portable::narrow,   portable::add,       portable::dot};
 
 const AttentionLoops& avx512_bf16_loops() noexcept {
 #if defined(__x86_64__)

@@ -29,6 +29,14 @@ struct AttentionLoops {
   };
   Softmax (*softmax)(const float* scores, std::size_t valid, std::size_t columns, float factor, std::uint16_t* to);
 
+  // A block of keys enters the softmax of `columns` queries (a multiple of 16): scores (keys, columns) become
+  // exp2(factor * score - largest) rounded to bfloat16 and paired along keys, to ((keys + 1) / 2, columns), a key that
+  // does not exist giving 0. Every stride is 64. largest (columns): of factor * score so far; total (columns): the sum
+  // before rounding so far; sums (rows, columns): what is multiplied by the same number as total when largest grows.
+  // Without `add` the block is the first: largest, total and sums hold nothing yet.
+  void (*weigh)(const float* scores, std::size_t keys, float factor, std::size_t columns, bool add, float* largest,
+                float* total, float* sums, std::size_t rows, std::uint32_t* to);
+
   // 16 keys by `columns` queries (a multiple of 16), every stride 64: probabilities p = exp2(factor * scores - lse2),
   // their slopes p * (upstream - delta), both rounded to bfloat16, and the slopes paired along keys. With `diagonal`,
   // key r and query c < r give 0.

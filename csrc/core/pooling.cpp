@@ -98,50 +98,56 @@ TTTNN_INLINE bool pool_row(const T* row, const std::uint8_t* mask, std::size_t t
   return true;
 }
 
-using RowFn = bool (*)(const HiddenStates&, std::size_t, float*, const PoolOptions&);
+// One text: its first token and, for each of its tokens, whether it is real (null: all are).
+struct Text {
+  const void* states;
+  const std::uint8_t* mask;
+  std::size_t tokens;
+};
+using TextFn = bool (*)(const Text&, std::size_t, float*, const PoolOptions&);
 
-#define TTTNN_POOL_ROW(name, target)                                                                    \
-  template <typename T>                                                                                 \
-  target bool name(const HiddenStates& hidden, std::size_t i, float* out, const PoolOptions& options) { \
-    const T* row = static_cast<const T*>(hidden.data) + i * hidden.tokens * hidden.dim;                 \
-    const std::uint8_t* mask = hidden.mask == nullptr ? nullptr : hidden.mask + i * hidden.tokens;      \
-    return pool_row(row, mask, hidden.tokens, hidden.dim, out, options.pooling, options.normalize);     \
+#define TTTNN_POOL_TEXT(name, target)                                                                      \
+  template <typename T>                                                                                    \
+  target bool name(const Text& text, std::size_t dim, float* out, const PoolOptions& options) {            \
+    return pool_row(static_cast<const T*>(text.states), text.mask, text.tokens, dim, out, options.pooling, \
+                    options.normalize);                                                                    \
   }
-TTTNN_POOL_ROW(pool_row_baseline, )
-TTTNN_POOL_ROW(pool_row_v2, TTTNN_TARGET_V2)
-TTTNN_POOL_ROW(pool_row_v3, TTTNN_TARGET_V3)
-TTTNN_POOL_ROW(pool_row_v4, TTTNN_TARGET_V4)
-#undef TTTNN_POOL_ROW
+TTTNN_POOL_TEXT(pool_text_baseline, )
+TTTNN_POOL_TEXT(pool_text_v2, TTTNN_TARGET_V2)
+TTTNN_POOL_TEXT(pool_text_v3, TTTNN_TARGET_V3)
+TTTNN_POOL_TEXT(pool_text_v4, TTTNN_TARGET_V4)
+#undef TTTNN_POOL_TEXT
 
 template <typename T>
-RowFn choose(SimdLevel level) {
+TextFn choose(SimdLevel level) {
   switch (level) {
     case SimdLevel::kV4:
-      return pool_row_v4<T>;
+      return pool_text_v4<T>;
     case SimdLevel::kV3:
-      return pool_row_v3<T>;
+      return pool_text_v3<T>;
     case SimdLevel::kV2:
-      return pool_row_v2<T>;
+      return pool_text_v2<T>;
     case SimdLevel::kBaseline:
       break;
   }
-  return pool_row_baseline<T>;
+  return pool_text_baseline<T>;
 }
 
-}  // namespace
-
-std::ptrdiff_t pool(const HiddenStates& hidden, const std::int64_t* rows, float* out, const PoolOptions& options) {
-  const RowFn row =
-      hidden.type == HiddenType::kFloat32 ? choose<float>(options.level) : choose<std::uint16_t>(options.level);
-  const std::size_t elements = std::max<std::size_t>(1, hidden.tokens * hidden.dim);
-  const std::size_t rows_per_task = std::max<std::size_t>(1, kElementsPerTask / elements);
-  const std::size_t tasks = (hidden.batch + rows_per_task - 1) / rows_per_task;
+// Pools texts at(0) ... at(texts - 1), a task those of about kElementsPerTask.
+template <typename At>
+std::ptrdiff_t pool_texts(std::size_t texts, std::size_t elements, HiddenType type, std::size_t dim, const At& at,
+                          const std::int64_t* rows, float* out, const PoolOptions& options) {
+  const TextFn pool_text =
+      type == HiddenType::kFloat32 ? choose<float>(options.level) : choose<std::uint16_t>(options.level);
+  const std::size_t mean = std::max<std::size_t>(1, elements / std::max<std::size_t>(1, texts));
+  const std::size_t texts_per_task = std::max<std::size_t>(1, kElementsPerTask / mean);
+  const std::size_t tasks = (texts + texts_per_task - 1) / texts_per_task;
   std::atomic<std::ptrdiff_t> first_bad{std::numeric_limits<std::ptrdiff_t>::max()};
   const auto task = [&](std::size_t i) {
-    const std::size_t end = std::min(hidden.batch, (i + 1) * rows_per_task);
-    for (std::size_t b = i * rows_per_task; b < end; ++b) {
-      if (row(hidden, b, out + static_cast<std::size_t>(rows[b]) * hidden.dim, options)) continue;
-      const auto bad = static_cast<std::ptrdiff_t>(b);
+    const std::size_t end = std::min(texts, (i + 1) * texts_per_task);
+    for (std::size_t t = i * texts_per_task; t < end; ++t) {
+      if (pool_text(at(t), dim, out + static_cast<std::size_t>(rows[t]) * dim, options)) continue;
+      const auto bad = static_cast<std::ptrdiff_t>(t);
       std::ptrdiff_t seen = first_bad.load();
       while (bad < seen && !first_bad.compare_exchange_weak(seen, bad)) {
       }
@@ -155,6 +161,30 @@ std::ptrdiff_t pool(const HiddenStates& hidden, const std::int64_t* rows, float*
   }
   const std::ptrdiff_t bad = first_bad.load();
   return bad == std::numeric_limits<std::ptrdiff_t>::max() ? -1 : bad;
+}
+
+const char* state(const void* data, HiddenType type, std::size_t element) {
+  return static_cast<const char*>(data) + element * (type == HiddenType::kFloat32 ? 4 : 2);
+}
+
+}  // namespace
+
+std::ptrdiff_t pool(const HiddenStates& hidden, const std::int64_t* rows, float* out, const PoolOptions& options) {
+  const std::size_t size = hidden.tokens * hidden.dim;
+  const auto at = [&](std::size_t i) {
+    return Text{state(hidden.data, hidden.type, i * size),
+                hidden.mask == nullptr ? nullptr : hidden.mask + i * hidden.tokens, hidden.tokens};
+  };
+  return pool_texts(hidden.batch, hidden.batch * size, hidden.type, hidden.dim, at, rows, out, options);
+}
+
+std::ptrdiff_t pool_packed(const PackedStates& hidden, const std::int64_t* rows, float* out,
+                           const PoolOptions& options) {
+  const auto token = [&](std::size_t i) { return static_cast<std::size_t>(hidden.offsets[i]); };
+  const auto at = [&](std::size_t i) {
+    return Text{state(hidden.data, hidden.type, token(i) * hidden.dim), nullptr, token(i + 1) - token(i)};
+  };
+  return pool_texts(hidden.texts, token(hidden.texts) * hidden.dim, hidden.type, hidden.dim, at, rows, out, options);
 }
 
 void pool_reference(const HiddenStates& hidden, const std::int64_t* rows, float* out, const PoolOptions& options) {

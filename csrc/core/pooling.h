@@ -23,6 +23,15 @@ struct HiddenStates {
   const std::uint8_t* mask;  // mask (batch, tokens), nonzero where a token is real; null: all are
 };
 
+// Texts that stand one after the other without padding: text i is the rows [offsets[i], offsets[i + 1]).
+struct PackedStates {
+  const void* data;  // hidden (tokens, dim), contiguous
+  HiddenType type;
+  std::size_t texts;
+  std::size_t dim;
+  const std::int64_t* offsets;  // (texts + 1,), never falling
+};
+
 struct PoolOptions {
   Pooling pooling = Pooling::kMean;
   bool normalize = true;  // divide by max(length, 1e-12)
@@ -33,6 +42,10 @@ struct PoolOptions {
 // Writes the vector of batch row i to out + rows[i] * dim. A row without any real token gives zeros.
 // Returns the first batch row whose vector is not finite, or -1.
 std::ptrdiff_t pool(const HiddenStates& hidden, const std::int64_t* rows, float* out, const PoolOptions& options);
+
+// The same of packed texts, with the bits that each text alone gives.
+std::ptrdiff_t pool_packed(const PackedStates& hidden, const std::int64_t* rows, float* out,
+                           const PoolOptions& options);
 
 // The same formula in plain loops over double, without lanes: what the tests hold every kernel against.
 void pool_reference(const HiddenStates& hidden, const std::int64_t* rows, float* out, const PoolOptions& options);

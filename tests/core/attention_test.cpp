@@ -171,6 +171,69 @@ void against_doubles(const AttentionShape& shape) {
   }
 }
 
+// Each sequence of a packed call against the formula in doubles; its bits are those it gives alone, whatever the
+// threads.
+void packed_against_doubles(const AttentionShape& shape, const std::vector<std::int64_t>& bounds) {
+  const std::vector<std::size_t> offsets(bounds.begin(), bounds.end());
+  std::mt19937 random(static_cast<unsigned>(shape.tokens));
+  const Given given(shape, random);
+  std::vector<double> exact(shape.heads * shape.tokens * shape.dim);
+  for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+    for (std::size_t h = 0; h < shape.heads; ++h)
+      for (std::size_t i = offsets[s]; i < offsets[s + 1]; ++i) {
+        const std::size_t kv = h / (shape.heads / shape.kv_heads);
+        std::vector<double> p;
+        double sum = 0.0;
+        for (std::size_t j = offsets[s]; j < offsets[s + 1]; ++j) {
+          double score = 0.0;
+          for (std::size_t c = 0; c < shape.dim; ++c) score += given.q.at(h, i, c) * given.k.at(kv, j, c);
+          p.push_back(std::exp(score * static_cast<double>(shape.scale)));
+          sum += p.back();
+        }
+        for (std::size_t j = offsets[s]; j < offsets[s + 1]; ++j)
+          for (std::size_t c = 0; c < shape.dim; ++c)
+            exact[(h * shape.tokens + i) * shape.dim + c] += p[j - offsets[s]] / sum * given.v.at(kv, j, c);
+      }
+  for (AttentionKernels kind : kinds()) {
+    Attention attention(kind);
+    const auto attended = [&](int threads, const std::vector<std::int64_t>& some) {
+      ThreadPool pool(threads);
+      Tensor out(shape.heads, shape.tokens, shape.dim, 0);
+      attention.forward_packed(shape, some, given.q.input(), given.k.input(), given.v.input(), out.output(), pool, 0);
+      return out;
+    };
+    const Tensor first = attended(1, bounds);
+    near(first, exact, shape.heads, 3e-3);
+    for (int threads : {2, 3}) CHECK(attended(threads, bounds).values == first.values);
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+      const Tensor alone = attended(1, {bounds[s], bounds[s + 1]});
+      for (std::size_t at = 0; at < alone.values.size(); ++at) {
+        const std::size_t token = at / alone.token;
+        const bool inside = offsets[s] <= token && token < offsets[s + 1];
+        CHECK(alone.values[at] == (inside ? first.values[at] : 0));
+      }
+    }
+  }
+}
+
+void bad_offsets_are_refused() {
+  ThreadPool pool(1);
+  Attention attention(AttentionKernels::kPortable);
+  const AttentionShape shape{1, 1, 4, 32, 1.0f};
+  for (const std::vector<std::int64_t>& offsets :
+       std::vector<std::vector<std::int64_t>>{{0, 5}, {0, 3, 2, 4}, {-1, 4}}) {
+    bool thrown = false;
+    try {
+      attention.forward_packed(shape, offsets, {}, {}, {}, {}, pool, 0);
+    } catch (const Error& error) {
+      thrown = error.code() == ErrorCode::kInvalidArgument && std::string(error.what()).find("offsets must") == 0;
+    }
+    CHECK(thrown);
+  }
+  attention.forward_packed(shape, {}, {}, {}, {}, {}, pool, 0);
+  attention.forward_packed(shape, {0, 0}, {}, {}, {}, {}, pool, 0);
+}
+
 // Two callers at once, of different shapes, on one object and one pool.
 void several_callers() {
   std::mt19937 random(1);
@@ -219,7 +282,12 @@ int main() {
                                                                  {18, 9, 70, 32, 0.2f},
                                                                  {1, 1, 66, 256, 0.06f}})
     against_doubles(shape);
+  packed_against_doubles({2, 2, 9, 32, 0.2f}, {0, 1, 1, 3, 9});
+  packed_against_doubles({3, 1, 330, 48, 0.15f}, {0, 64, 129, 130, 330});
+  packed_against_doubles({2, 1, 200, 64, 0.125f}, {0, 33, 200});
+  packed_against_doubles({1, 1, 90, 256, 0.06f}, {0, 17, 90});
   several_callers();
   bad_shapes_are_refused();
+  bad_offsets_are_refused();
   return 0;
 }
