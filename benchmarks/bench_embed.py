@@ -30,7 +30,7 @@ from benchmarks.conftest import PILE_MINI
 from tttnn.config import EmbedConfig
 from tttnn.embed import EmbedReport
 
-TEXTS = 400
+TEXTS = 200
 ROUNDS = 5
 BATCH = 16  # of the rivals that get batches
 Embed = Callable[[list[str]], np.ndarray]
