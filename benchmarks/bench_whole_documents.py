@@ -137,7 +137,10 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(tttnn.models.resolve("smollm2-135m"), dtype=torch.float32).eval()
     rival = Scorer(model, trainer.tokenizer)
     evaluation = tttnn.EvalConfig(query_tokens=512, scored_tokens=512, limit=options.limit)
-    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    held = options.out.read_text() if options.out.exists() else ""
+    held = held[: held.rfind("\n") + 1]  # an interrupted run may have left a part of a line
+    options.out.write_text(held)
+    lines = [json.loads(line) for line in held.splitlines()]
     known = {line["document"] for line in lines}
     with options.out.open("a") as file:
         for position, document in sampled(tttnn.iter_jsonl(options.documents), evaluation):

@@ -142,3 +142,12 @@ def pile_mini() -> Path:
     if not PILE_MINI.is_dir():
         pytest.skip("the pile-mini corpus is not beside this checkout")
     return PILE_MINI
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread, and then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

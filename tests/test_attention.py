@@ -3,7 +3,7 @@ switch that leaves nothing behind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -40,12 +40,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 INPUT = torch.arange(100).reshape(1, 100) * 7 % 61
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build(name: str, dtype: torch.dtype = torch.bfloat16) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,7 @@ LENGTHS = [64, 1, 33, 2, 1, 17, 33, 64]
 TEXTS = [[2 + (5 * i + 7 * t * t) % 59 for t in range(length)] for i, length in enumerate(LENGTHS)]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def bert(**settings: Any) -> Any:

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,10 @@ from tttnn.errors import AdaptError, RestoreError
 from tttnn.optim import build_optimizer
 from tttnn.shared import SharedWeights
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd is Linux only")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd is Linux only"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 Restore = Literal["copy", "flip"]
 MODES: list[Restore] = ["copy", "flip"]
@@ -107,14 +109,6 @@ def work(weights: SharedWeights, connection: Connection) -> None:
     inside = [mappings()[0]["begin"] <= p.data_ptr() < mappings()[0]["end"] for p in model.parameters()]
     connection.send((trained, digest(model), inside, mappings()))
     connection.recv()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_processes_share_one_copy_that_outlives_its_maker() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from . import _core
 NAME = "tttnn_causal"
 """What transformers calls this attention."""
 
-_REPLACED = "sdpa"
+REPLACED = "sdpa"
 """The implementation that is replaced, and that does what the native one does not."""
 
 _TOLERANCE = 0.05
@@ -148,11 +148,11 @@ class NativeAttention:
         if not supported() or find_embeddings is None or any(p.device.type != "cpu" for p in model.parameters()):
             return None
         configs = list(
-            {id(config): config for config in map(_config_of, model.modules()) if config is not None}.values()
+            {id(config): config for config in map(config_of, model.modules()) if config is not None}.values()
         )
-        if not any(config._attn_implementation == _REPLACED for config in configs):
+        if not any(config._attn_implementation == REPLACED for config in configs):
             return None
-        _register()
+        register(NAME, _attend)
         made = cls(configs)
         longest = min([_PROBE, *(getattr(config, "max_position_embeddings", None) or _PROBE for config in configs)])
         probe = torch.arange(longest).unsqueeze(0) * 7 % find_embeddings().num_embeddings
@@ -186,7 +186,7 @@ class _Switch:
     def __enter__(self) -> None:
         try:
             for config, name in self._before:
-                if name == _REPLACED:
+                if name == REPLACED:
                     # Not the public setter, which would write into other configurations below this one.
                     config._attn_implementation_internal = NAME
         except BaseException:
@@ -205,20 +205,30 @@ class _Switch:
             config._attn_implementation_internal = name
 
 
-def _config_of(module: nn.Module) -> Any:
+def config_of(module: nn.Module) -> Any:
     """Return the transformers configuration of a module, None where there is none."""
     config = getattr(module, "config", None)
     return config if hasattr(config, "_attn_implementation_internal") else None
 
 
-@functools.cache
-def _register() -> None:
+def register(name: str, attend: Callable[..., tuple[Tensor, Tensor | None]]) -> None:
+    """Make transformers' models find an attention function by a name, with the masks of `REPLACED`.
+
+    Such a mask is None exactly where causal order, or no order at all, says everything: no padding, no shorter window.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(NAME, _attend)
-    # Its mask is None exactly where causal order says all: no padding, no packed sequences, no shorter window.
-    AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[_REPLACED])
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[REPLACED])
+
+
+def replaced_attention(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    """Attend by the implementation that was replaced."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    answer: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS[REPLACED](*tensors, **options)
+    return answer
 
 
 def _attend(
@@ -249,20 +259,9 @@ def _attend(
         wide = (query, key, value)
         query, key, value = (tensor.to(torch.bfloat16) for tensor in wide)
         return causal_attention(query, key, value, scale=scale), None
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    answer: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS[_REPLACED](
-        module,
-        query,
-        key,
-        value,
-        attention_mask,
-        dropout=dropout,
-        scaling=scaling,
-        is_causal=is_causal,
-        **options,
+    return replaced_attention(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
     )
-    return answer
 
 
 def _only_causal(options: dict[str, Any], tokens: int) -> bool:

@@ -9,7 +9,6 @@ Attention gets the bounds of the texts, by the argument in which transformers ha
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 import logging
@@ -21,15 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .attention import packed_attention, supported
+from .attention import REPLACED, config_of, packed_attention, register, replaced_attention, supported
 
 _log = logging.getLogger("tttnn")
 
 NAME = "tttnn_packed"
 """What transformers calls this attention."""
-
-_REPLACED = "sdpa"
-"""The implementation that is replaced, and that attends where no bounds are given."""
 
 _LENGTHS = (40, 1, 2, 17, 40, 70)
 """Tokens of the texts of the probe: one, more than a block of the kernel, and two of one length."""
@@ -81,8 +77,8 @@ class PackedEncoder:
         """
         if any(p.device.type != "cpu" for p in model.parameters()) or not _takes_bounds(model):
             return None
-        configs = {id(c): c for c in map(_config_of, model.modules()) if c is not None}
-        if not configs or any(config._attn_implementation != _REPLACED for config in configs.values()):
+        configs = {id(c): c for c in map(config_of, model.modules()) if c is not None}
+        if not configs or any(config._attn_implementation != REPLACED for config in configs.values()):
             return None
         made = cls(model, first_position)
         fits = False
@@ -98,7 +94,7 @@ class PackedEncoder:
         finally:
             if not fits:
                 for config in configs.values():
-                    config._attn_implementation_internal = _REPLACED
+                    config._attn_implementation_internal = REPLACED
         return made if fits else None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Tensor:
@@ -110,7 +106,7 @@ class PackedEncoder:
         Args:
             ids: Token ids of each text, at least one.
         """
-        _register()  # once more where this object came from another process
+        register(NAME, _attend)  # once more where this object came from another process
         lengths = [len(row) for row in ids]
         offsets = torch.from_numpy(packed_offsets(lengths))
         tokens = torch.from_numpy(np.concatenate([np.asarray(row, np.int64) for row in ids]))
@@ -163,22 +159,6 @@ def _takes_bounds(model: nn.Module) -> bool:
     return "position_ids" in parameters and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _config_of(module: nn.Module) -> Any:
-    """Return the transformers configuration of a module, None where there is none."""
-    config = getattr(module, "config", None)
-    return config if hasattr(config, "_attn_implementation_internal") else None
-
-
-@functools.cache
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    AttentionInterface.register(NAME, _attend)
-    # Without padding its mask is None where a model asks for nothing but its texts' own tokens.
-    AttentionMaskInterface.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[_REPLACED])
-
-
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -193,20 +173,9 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend as transformers' attention functions do, inside each text where their bounds are given."""
     if cu_seq_lens_q is None:
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-        own: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS[_REPLACED](
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=is_causal,
-            **options,
+        return replaced_attention(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
         )
-        return own
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     more = any(v is not None and v is not False and name not in _WITHOUT_MEANING for name, v in options.items())
     if attention_mask is not None or dropout != 0.0 or causal or more or query.shape[1] != key.shape[1]:
