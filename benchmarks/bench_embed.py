@@ -260,7 +260,7 @@ def test_share_of_matrix_product_rate(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["native", "pytorch"])
 def test_pool(benchmark: Any, kind: str, dtype: str) -> None:
-    from tttnn.embed import _pool
+    from tttnn.pooling import pool
 
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(16, 256, 384, generator=generator).to(getattr(torch, dtype))
@@ -268,7 +268,7 @@ def test_pool(benchmark: Any, kind: str, dtype: str) -> None:
     out = np.empty((16, 384), np.float32)
 
     def native() -> np.ndarray:
-        _pool(hidden, mask.numpy().view(np.uint8), np.arange(16), out, "mean", True)
+        pool(hidden, mask.numpy().view(np.uint8), np.arange(16), out, "mean", True)
         return out
 
     def pytorch() -> np.ndarray:

@@ -19,14 +19,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # A file may import only files to its left.
 ORDER = [
     *("errors", "config", "precision", "models", "_core", "corpus", "store", "files", "passages"),
-    *("attention", "linear", "packed", "embed", "index"),
+    *("encoder_files", "encoder_tokens", "attention", "linear", "packed", "pooling", "embed", "index"),
     *("segments", "retrieval", "stages", "builder", "compaction", "estimate", "importer", "datastore"),
-    *("selection", "windows", "schedule", "pace", "memory", "shared", "arena", "cuda_step", "optim"),
+    *("selection", "windows", "schedule", "pace", "memory"),
+    *("layout", "shared", "blocks", "arena", "cuda_step", "optim"),
     *("loss", "score", "portion"),
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
-    *("statistics", "results", "protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
+    *("statistics", "measured", "results", "result_file"),
+    *("protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
     *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "report"),
-    *("demo", "harness", "cli"),
+    *("demo", "harness", "flags", "terminal", "cli"),
 ]
 
 

@@ -20,10 +20,11 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tttnn.arena import WeightArena, last_layers
+from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
-from tttnn.errors import AdaptError, RestoreError
+from tttnn.errors import AdaptError, ConfigError, RestoreError
 from tttnn.optim import build_optimizer
+from tttnn.subset import last_layers
 
 VOCABULARY = 61
 
@@ -302,7 +303,7 @@ def test_last_layers_are_trained_and_nothing_else_moves() -> None:
         assert changed == arena.trainable_names
         arena.restore()
         assert same(state(model), before)
-        with pytest.raises(ValueError, match="count must be between 1 and 2"):
+        with pytest.raises(ConfigError, match="last_layers must be between 1 and 2"):
             last_layers(model, 3)
     with pytest.raises(AdaptError, match="list of layers"):
         last_layers(nn.Linear(2, 2), 1)

@@ -18,9 +18,11 @@ from tests.encoders import tiny_embedder
 from tttnn.baselines import METHODS, interpolation_curve
 from tttnn.corpus import Document
 from tttnn.evaluation import evaluate
+from tttnn.measured import Line
 from tttnn.portion import portion_of
 from tttnn.protocols import split_task
-from tttnn.results import EvalResult, Line, read_results
+from tttnn.result_file import read_results
+from tttnn.results import EvalResult
 from tttnn.score import token_ids
 
 DOCUMENT = Document("What is asked of a document is that it be long enough to be cut in half. " * 2)

@@ -10,13 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import tttnn
 from tests.encoders import save_encoder
 from tests.test_workers import saved_recipe
-from tttnn import cli
+from tttnn import cli, flags
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -83,10 +84,10 @@ def test_wrong_use_is_exit_code_2_and_names_it(
 def settings_of(arguments: list[str]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
-    @cli.click.command()
-    @cli._config_file
-    @cli.settings_flags(tttnn.AdaptConfig, "adapt_flags")
-    @cli.settings_flags(tttnn.EvalConfig, "eval_flags")
+    @click.command()
+    @flags.config_file_flag
+    @flags.settings_flags(tttnn.AdaptConfig, "adapt_flags")
+    @flags.settings_flags(tttnn.EvalConfig, "eval_flags")
     def command(adapt_flags: dict[str, Any], eval_flags: dict[str, Any]) -> None:
         """Collect."""
         seen.update(adapt=tttnn.AdaptConfig(**adapt_flags), eval=tttnn.EvalConfig(**eval_flags))

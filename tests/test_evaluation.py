@@ -12,7 +12,7 @@ from tests.conftest import TEXTS
 from tttnn.corpus import Document, text_digest
 from tttnn.evaluation import evaluate, group_of, sampled
 from tttnn.protocols import split_task
-from tttnn.results import read_results
+from tttnn.result_file import read_results
 
 DOCUMENTS = [
     Document(f"{TEXTS[i % len(TEXTS)]} number {i} " * 3, {"pile_set_name": "Even" if i % 2 == 0 else "Odd"})

@@ -24,7 +24,8 @@ from tttnn.figures import spread
 from tttnn.markup import comma_separated, escape, plain, signed, significant, table
 from tttnn.reference import TASKS, TOTAL, matching_run, published
 from tttnn.report import Report, write_report
-from tttnn.results import ALL, PILE_ALL, read_results
+from tttnn.result_file import read_results
+from tttnn.results import ALL, PILE_ALL
 from tttnn.runs import read_runs
 from tttnn.statistics import PILE_WEIGHTS
 

@@ -12,18 +12,9 @@ import numpy as np
 import pytest
 
 import tttnn
-from tttnn.results import (
-    EvalResult,
-    Line,
-    Measured,
-    Point,
-    ResultFile,
-    Seconds,
-    Skipped,
-    Texts,
-    UsedNeighbor,
-    read_results,
-)
+from tttnn.measured import Line, Measured, Point, Seconds, Skipped, Texts, UsedNeighbor
+from tttnn.result_file import ResultFile, read_results
+from tttnn.results import EvalResult
 from tttnn.statistics import PILE_WEIGHTS, paired_bootstrap, pile_weights
 
 SETTINGS = {"protocol": "split", "evaluation": {"curve": [0, 2]}, "methods": {"base": {}, "zeta": {}, "alpha": {}}}
@@ -69,7 +60,7 @@ RESULT = result_of(
 
 
 def test_results_are_read_without_torch(tmp_path: Path) -> None:
-    code = "import tttnn.results, sys; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import tttnn.result_file, sys; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .embed import Embedder
     from .evaluation import evaluate
     from .index import NeighborIndex
-    from .results import read_results
+    from .result_file import read_results
     from .shared import SharedWeights
     from .store import TextStore, TextStoreWriter
 
@@ -71,7 +71,7 @@ _LAZY = {
     "evaluate": "evaluation",
     "iter_corpus": "corpus",
     "iter_jsonl": "corpus",
-    "read_results": "results",
+    "read_results": "result_file",
 }
 
 __all__ = [

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter, is_, is_not, setitem
 from typing import Any, Literal
@@ -20,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from . import _core
+from .blocks import RoundedWeights, WeightBlock, run_at_once
 from .errors import AdaptError, RestoreError
+from .layout import Captured, aligned, lay_out, refuse_unfit
 from .shared import SharedTensor, SharedWeights
-
-_ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector of any kernel."""
 
 
 @dataclass(frozen=True)
@@ -45,91 +42,15 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class _Captured:
-    """One tensor of the model: every name it goes by, and its bytes in the blocks."""
-
-    tensor: Tensor
-    names: tuple[str, ...]
-    kind: Literal["trainable", "buffer", "frozen"]
-    offset: int
-    nbytes: int
-    dtype: torch.dtype
-    shape: torch.Size
-    stride: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Snapshot:
     """A copy of an arena's trained weights, made and taken back by that arena alone."""
 
-    memory: _Memory
+    memory: WeightBlock
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return self.memory.nbytes
-
-
-class _Memory:
-    """One block on the model's device: from the core on CPU, a torch tensor elsewhere (the core allocates no device
-    memory); or a block that other processes read too.
-    """
-
-    def __init__(self, nbytes: int, device: torch.device, shared: SharedWeights | None = None) -> None:
-        self.nbytes = nbytes
-        self.host = (_core.Block(nbytes) if shared is None else shared.block()) if device.type == "cpu" else None
-        self.flat = torch.zeros(nbytes, dtype=torch.uint8, device=device) if self.host is None else None
-
-    def view(self, item: _Captured) -> Tensor:
-        """Return the item's tensor in this block; on CPU with a storage of its own, as a plain tensor has."""
-        size = item.nbytes // item.dtype.itemsize
-        if size == 0:
-            device = None if self.flat is None else self.flat.device
-            return torch.empty(item.shape, dtype=item.dtype, device=device)
-        if self.host is not None:
-            flat = torch.frombuffer(self.host, dtype=item.dtype, count=size, offset=item.offset)
-            return flat.as_strided(item.shape, item.stride)
-        assert self.flat is not None
-        flat = self.flat[item.offset : item.offset + item.nbytes].view(item.dtype)
-        return flat.as_strided(item.shape, item.stride, flat.storage_offset())
-
-    def copy_from(self, source: _Memory, items: Sequence[_Captured]) -> None:
-        if self.host is not None and source.host is not None:
-            _core.copy_spans(
-                self.host, source.host, [i.offset for i in items], [i.nbytes for i in items], torch.get_num_threads()
-            )
-            return
-        assert self.flat is not None
-        assert source.flat is not None
-        if self.flat.device.type == "cuda" and _core.build_info()["cuda"]:
-            _core.copy_spans_cuda(
-                self.flat.data_ptr(),
-                source.flat.data_ptr(),
-                [i.offset for i in items],
-                [min(_aligned(i.nbytes), self.nbytes - i.offset) for i in items],  # padding too: neighbors then touch
-                limit=min(self.nbytes, source.nbytes),
-                device=self.flat.device.index,
-                stream=torch.cuda.current_stream(self.flat.device).cuda_stream,
-            )
-            return
-        for item in items:
-            self.view(item).copy_(source.view(item))
-
-    def fingerprints(self, items: Sequence[_Captured]) -> list[int]:
-        """Return one 64-bit fingerprint per item."""
-        block = self.host
-        if block is None:
-            assert self.flat is not None
-            block = _core.Block(self.nbytes)
-            torch.frombuffer(block, dtype=torch.uint8, count=self.nbytes).copy_(self.flat)
-        return _core.fingerprint_spans(
-            block, [i.offset for i in items], [i.nbytes for i in items], torch.get_num_threads()
-        )
-
-
-def _run(calls: Iterable[Any]) -> None:
-    """Exhaust an iterator in one C-level pass: Python handles signals between bytecodes, so Ctrl-C cannot cut it."""
-    deque(calls, maxlen=0)
 
 
 class WeightArena:
@@ -191,7 +112,7 @@ class WeightArena:
         """
         if restore not in ("auto", "copy", "flip"):
             raise ValueError(f"restore must be one of auto, copy, flip, got {restore!r}")
-        _refuse_unfit(model)
+        refuse_unfit(model)
         self.restore_mode: Literal["copy", "flip"] = "flip" if restore == "flip" else "copy"
         self._model = model
         self._released = False
@@ -213,7 +134,7 @@ class WeightArena:
         self._slot_tensors = [tensor for _, _, _, tensor in self._slots]
         self._children: list[dict[str, nn.Module | None]] = [module._modules for module in model.modules()]
         self._child_lists = list(map(tuple, map(dict.values, self._children)))
-        self._items = _lay_out(self._slots, trainable)
+        self._items = lay_out(self._slots, trainable)
         self._trainable = [item for item in self._items if item.kind == "trainable"]
         self._parameters = [item.tensor for item in self._items if isinstance(item.tensor, nn.Parameter)]
         self._trained_flags = [i.kind == "trainable" for i in self._items if isinstance(i.tensor, nn.Parameter)]
@@ -222,19 +143,19 @@ class WeightArena:
             self._copied = self._trainable + self._copied
         self._copied = [item for item in self._copied if item.nbytes > 0]
 
-        end = _aligned(max((item.offset + item.nbytes for item in self._items), default=0))
+        end = aligned(max((item.offset + item.nbytes for item in self._items), default=0))
         working_end = max((i.offset + i.nbytes for i in self._items if i.kind != "frozen"), default=0)
         device = self._items[0].tensor.device
         if shared is not None:
             if device.type != "cpu":
                 raise AdaptError(f"model must be on cpu to use shared weights, got {device}. Leave out shared.")
             shared.require_layout(self._describe())
-        self._pristine = _Memory(end, device, shared)
+        self._pristine = WeightBlock(end, device, shared)
         if shared is not None:
             _require_same_bytes(self._items, self._pristine.fingerprints(self._items))
-        self._working = _Memory(_aligned(working_end), device)
+        self._working = WeightBlock(aligned(working_end), device)
         trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
-        self._other = _Memory(_aligned(trainable_end), device) if keeps_best else None
+        self._other = WeightBlock(aligned(trainable_end), device) if keeps_best else None
 
         self._tensors = [item.tensor for item in self._items]
         # Of each trainable tensor: its pristine, working and other view. `_at` says which of them are the weights now.
@@ -246,7 +167,7 @@ class WeightArena:
         self._kept: list[int] | None = None
         self._keeps = 0
         self._homes = self._move_in(fill=shared is None)
-        self._rounded = _Rounded(self._items, self._pristine, device) if rounded else None
+        self._rounded = RoundedWeights(self._items, self._pristine, device) if rounded else None
         self._training = False
         blocks = (self._pristine, self._working, self._other, *(self._rounded.blocks if self._rounded else ()))
         self.nbytes = sum(block.nbytes for block in blocks if block is not None)
@@ -357,9 +278,9 @@ class WeightArena:
         self._generation += 1
         self._at = [0] * len(self._trainable)
         self._kept = None
-        _run(map(setattr, self._parameters, repeat("grad"), repeat(None)))
+        run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
         if saved[0] != self._trained_flags:
-            _run(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
+            run_at_once(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
 
     def point_at(self, places: list[int]) -> None:
         """Say where the trainable weights are now, which the caller has written, and point the model there.
@@ -379,7 +300,7 @@ class WeightArena:
             return  # they never left
         first = 0 if self.restore_mode == "flip" else 1
         views = [views[at or first] for views, at in zip(self._views, self._at, strict=True)]
-        _run(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
     @contextlib.contextmanager
     def training_weights(self) -> Iterator[None]:
@@ -426,7 +347,7 @@ class WeightArena:
         self._working.copy_from(self._pristine, back)
         kept = [place or 1 for place in kept]
         views = [views[place] for views, place in zip(self._views, kept, strict=True)]
-        _run(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
     def copy_to_working(self) -> None:
         """Make the weights of now ready to be written in place: for optimizers that work on parameters.
@@ -472,17 +393,17 @@ class WeightArena:
             # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
             self._closing = versions, self._written_pristine(versions) if versions != self._versions else None
         self._versions, written = self._closing  # restoring writes none: re-pointing and the core's copies do not count
-        _run(map(setattr, self._parameters, repeat("grad"), repeat(None)))
-        _run(map(setitem, self._slot_dicts, self._slot_names, self._slot_tensors))
-        _run(map(setattr, self._tensors, repeat("data"), self._homes))
+        run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
+        run_at_once(map(setitem, self._slot_dicts, self._slot_names, self._slot_tensors))
+        run_at_once(map(setattr, self._tensors, repeat("data"), self._homes))
         if self._copied:
             self._working.copy_from(self._pristine, self._copied)
         if self._saved is not None:
             flags, gradients = self._saved
             if list(map(attrgetter("requires_grad"), self._parameters)) != flags:
-                _run(map(setattr, self._parameters, repeat("requires_grad"), flags))
+                run_at_once(map(setattr, self._parameters, repeat("requires_grad"), flags))
             if any(map(is_not, gradients, repeat(None))):
-                _run(map(setattr, self._parameters, repeat("grad"), gradients))
+                run_at_once(map(setattr, self._parameters, repeat("grad"), gradients))
         self._saved = None
         self._active = False
         self._closing = None
@@ -554,7 +475,7 @@ class WeightArena:
             self._require_same("restored", self._working.fingerprints(items), items, expected)
 
     @staticmethod
-    def _require_same(what: str, found: list[int], items: list[_Captured], expected: list[int]) -> None:
+    def _require_same(what: str, found: list[int], items: list[Captured], expected: list[int]) -> None:
         for item, now, before in zip(items, found, expected, strict=True):
             if now != before:
                 raise RestoreError(
@@ -610,7 +531,7 @@ class WeightArena:
             AdaptError: No query is open.
         """
         self._require_open("snapshot")
-        held = _Memory(self.trainable_nbytes, self.device)
+        held = WeightBlock(self.trainable_nbytes, self.device)
         memories = [self._pristine, self._working, self._other]
         for position, memory in enumerate(memories):
             if memory is not None:
@@ -630,9 +551,9 @@ class WeightArena:
     @property
     def trainable_nbytes(self) -> int:
         """Bytes of the trained weights: of one snapshot."""
-        return _aligned(max(item.offset + item.nbytes for item in self._trainable))
+        return aligned(max(item.offset + item.nbytes for item in self._trainable))
 
-    def _lying_in(self, position: int) -> list[_Captured]:
+    def _lying_in(self, position: int) -> list[Captured]:
         """Return the trainable tensors that the model has in the pristine (0), working (1) or other block (2)."""
         return [
             item
@@ -661,70 +582,7 @@ class WeightArena:
         self._rounded = None
 
 
-class _Rounded:
-    """bfloat16 copies of all float32 parameters, and a second one of the trainable ones, which the optimizer writes."""
-
-    def __init__(self, items: Sequence[_Captured], pristine: _Memory, device: torch.device) -> None:
-        self._items = [
-            replace(item, offset=0, dtype=torch.bfloat16, nbytes=item.nbytes // 2)
-            for item in items
-            if item.kind != "buffer" and item.dtype is torch.float32
-        ]
-        ends = [0]
-        for i, item in enumerate(self._items):  # trainable ones come first
-            self._items[i] = replace(item, offset=ends[-1])
-            ends.append(_aligned(ends[-1] + item.nbytes))
-        trainable = sum(item.kind == "trainable" for item in self._items)
-        self.blocks = _Memory(ends[-1], device), _Memory(ends[trainable], device)
-        self._tensors = [item.tensor for item in self._items]
-        self._pristine = [self.blocks[0].view(item) for item in self._items]
-        self._trained = [self.blocks[1].view(item) for item in self._items[:trainable]]
-        captured = {id(item.tensor): item for item in items}
-        for item, view in zip(self._items, self._pristine, strict=True):
-            view.copy_(pristine.view(captured[id(item.tensor)]))
-        self._addresses = {
-            id(item.tensor): view.data_ptr() for item, view in zip(self._items, self._trained, strict=False)
-        }
-        self._before: list[Tensor] = []
-
-    def address(self, item: _Captured) -> int:
-        """Return the address of a trainable tensor's copy; 0 where it has none."""
-        return self._addresses.get(id(item.tensor), 0)
-
-    def use(self, trainable: Sequence[_Captured], at: Sequence[int]) -> None:
-        """Point all parameters at their copies: those at place 0 at the pristine ones."""
-        stepped = {id(item.tensor) for item, place in zip(trainable, at, strict=True) if place != 0}
-        views = list(self._pristine)
-        for i, view in enumerate(self._trained):
-            if id(self._tensors[i]) in stepped:
-                views[i] = view
-        self._before = list(map(attrgetter("data"), self._tensors))
-        _run(map(setattr, self._tensors, repeat("data"), views))
-
-    def leave(self) -> None:
-        """Point all parameters back."""
-        _run(map(setattr, self._tensors, repeat("data"), self._before))
-
-
-def last_layers(model: nn.Module, count: int) -> list[str]:
-    """Return patterns for `WeightArena(trainable=...)` that name the parameters of the model's last layers.
-
-    The layers are the longest list of modules in the model, as every transformers decoder has one.
-
-    Args:
-        model: The model to look at.
-        count: How many layers, from the last backwards; 1 to the number of layers.
-    """
-    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
-    path, layers = max(lists, key=lambda entry: len(entry[1]))
-    if not 1 <= count <= len(layers):
-        raise ValueError(f"count must be between 1 and {len(layers)} (the number of layers), got {count}")
-    return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]
-
-
-def _require_same_bytes(items: Sequence[_Captured], shared: Sequence[int]) -> None:
+def _require_same_bytes(items: Sequence[Captured], shared: Sequence[int]) -> None:
     """Raise AdaptError where a tensor of the model does not have the shared one's fingerprint."""
     for item, expected in zip(items, shared, strict=True):
         tensor = item.tensor.detach()
@@ -739,109 +597,3 @@ def _require_same_bytes(items: Sequence[_Captured], shared: Sequence[int]) -> No
                 f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {found:016x}. Load "
                 "the same model in every process."
             )
-
-
-def _refuse_unfit(model: nn.Module) -> None:
-    """Raise AdaptError for a model whose weights are not plain tensors on one device."""
-    device_map = getattr(model, "hf_device_map", None) or {}
-    if len(set(map(str, device_map.values()))) > 1:
-        raise AdaptError(
-            f"model must be on one device, got device_map over {', '.join(sorted(set(map(str, device_map.values()))))}."
-        )
-    if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
-        raise AdaptError("model must not be quantised: its weights cannot be trained. Load it in float32 or bfloat16.")
-    for path, module in model.named_modules():
-        if any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in type(module).__mro__):
-            raise AdaptError(f"model must not be sharded, but {path or 'it'} is {type(module).__name__}.")
-    devices: dict[torch.device, str] = {}
-    named = [(name, tensor, nn.Parameter) for name, tensor in model.named_parameters()]
-    for name, tensor, kind in [*named, *((name, tensor, Tensor) for name, tensor in model.named_buffers())]:
-        if tensor.is_meta:
-            raise AdaptError(f"{name} must hold numbers, but it is on the meta device. Load the weights first.")
-        if type(tensor) is not kind or type(tensor.data) is not Tensor:
-            raise AdaptError(
-                f"{name} must be a plain tensor, got {type(tensor).__name__}: quantised and sharded models cannot be "
-                "adapted. Load it in float32 or bfloat16 on one device."
-            )
-        if tensor.layout is not torch.strided:
-            raise AdaptError(f"{name} must be dense, got layout {tensor.layout}.")
-        if tensor.is_inference():
-            raise AdaptError(f"{name} must be an ordinary tensor, but it was made under torch.inference_mode().")
-        devices.setdefault(tensor.device, name)
-    if not named:
-        raise AdaptError(f"model must have parameters, got {type(model).__name__} without any.")
-    if len(devices) > 1:
-        where = ", ".join(f"{name} on {device}" for device, name in devices.items())
-        raise AdaptError(f"model must be on one device, got {where}.")
-
-
-def _lay_out(
-    slots: Sequence[tuple[dict[str, Any], str, str, Tensor]], patterns: Sequence[str] | None
-) -> list[_Captured]:
-    """Give every tensor its place: trainable first, then buffers, then frozen, each on its own cache line."""
-    names: dict[int, list[str]] = {}
-    tensors: dict[int, Tensor] = {}
-    for _, _, path, tensor in slots:
-        names.setdefault(id(tensor), []).append(path)
-        tensors[id(tensor)] = tensor
-    chosen = _choose(names, tensors, patterns)
-    memory: dict[int, str] = {}
-    order = {"trainable": 0, "buffer": 1, "frozen": 2}
-    kinds: dict[int, Literal["trainable", "buffer", "frozen"]] = {
-        key: "trainable" if key in chosen else "frozen" if isinstance(tensor, nn.Parameter) else "buffer"
-        for key, tensor in tensors.items()
-    }
-    items = []
-    offset = 0
-    for key in sorted(tensors, key=lambda key: order[kinds[key]]):
-        tensor = tensors[key]
-        if isinstance(tensor, nn.Parameter) and tensor.numel() > 0:
-            other = memory.setdefault(tensor.data_ptr(), names[key][0])
-            if other != names[key][0]:
-                raise AdaptError(
-                    f"{names[key][0]} must have memory of its own or be tied to {other} as one parameter, but it "
-                    "shares its memory as another one."
-                )
-        nbytes = tensor.numel() * tensor.element_size()
-        items.append(
-            _Captured(
-                tensor=tensor,
-                names=tuple(names[key]),
-                kind=kinds[key],
-                offset=offset,
-                nbytes=nbytes,
-                dtype=tensor.dtype,
-                shape=tensor.shape,
-                stride=_dense_stride(tensor),
-            )
-        )
-        offset = _aligned(offset + nbytes)
-    return items
-
-
-def _choose(names: dict[int, list[str]], tensors: dict[int, Tensor], patterns: Sequence[str] | None) -> set[int]:
-    """Return the ids of parameters to train."""
-    parameters = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
-    floating = {key for key, tensor in parameters.items() if tensor.is_floating_point()}
-    if patterns is None:
-        return {key for key in floating if parameters[key].requires_grad} or floating
-    if isinstance(patterns, str):
-        raise ValueError(f"trainable must be a sequence of patterns, got the text {patterns!r}")
-    chosen: set[int] = set()
-    for pattern in patterns:
-        matching = {key for key in floating if any(fnmatchcase(name, pattern) for name in names[key])}
-        if not matching:
-            raise AdaptError(f"trainable must match names of parameters, but {pattern!r} matches none.")
-        chosen |= matching
-    if not chosen:
-        raise AdaptError("trainable must name at least one parameter, got no pattern.")
-    return chosen
-
-
-def _dense_stride(tensor: Tensor) -> tuple[int, ...]:
-    """Return the tensor's own strides where it fills its memory without gaps, else those of a contiguous one."""
-    return torch.empty_like(tensor, memory_format=torch.preserve_format, device="meta").stride()
-
-
-def _aligned(nbytes: int) -> int:
-    return (nbytes + _ALIGNMENT - 1) // _ALIGNMENT * _ALIGNMENT

@@ -13,10 +13,11 @@ from .config import EvalConfig, Progress
 from .corpus import Document, text_digest
 from .datastore import Neighbor
 from .errors import ConfigError
+from .measured import Line, UsedNeighbor
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
 from .portion import portion_of
 from .protocols import split_task
-from .results import EvalResult, Line, UsedNeighbor
+from .results import EvalResult
 
 FindingKind = Literal["document", "neighbor", "own text", "overlap", "unused copy"]
 

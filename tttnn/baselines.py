@@ -32,8 +32,9 @@ from .cases import (
 from .config import AdaptConfig
 from .datastore import Neighbor
 from .errors import ConfigError
+from .measured import Point, UsedNeighbor
 from .protocols import token_ends
-from .results import EvalResult, Point, UsedNeighbor
+from .results import EvalResult
 
 WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 """Weights of the histogram that interpolation reports beside its own, so that one can be chosen on held-out text."""

@@ -20,10 +20,10 @@ from .config import AdaptConfig, EvalConfig, SelectionConfig
 from .corpus import Document, text_digest
 from .datastore import Datastore, Neighbor
 from .errors import ConfigError
+from .measured import Point, UsedNeighbor
 from .overlap import ngrams_of, shared
 from .portion import portion_of
 from .protocols import Task
-from .results import Point, UsedNeighbor
 from .score import prefix_token, token_ids
 from .selection import Selector
 

@@ -13,32 +13,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import dataclasses
 import json
 import sys
-import tomllib
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args
 
 import click
-from rich import box
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
 from . import __version__, models
 from .config import (
     PRESETS,
     AdaptConfig,
-    Config,
     DatastoreConfig,
     EmbedConfig,
     EvalConfig,
@@ -48,254 +31,30 @@ from .config import (
     StoreConfig,
 )
 from .errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
+from .flags import (
+    as_json_flag,
+    cache_dir_flag,
+    config_file_flag,
+    embedder_flag,
+    model_flag,
+    preset_flag,
+    settings_flags,
+    threads_flag,
+)
+from .terminal import (
+    Bars,
+    excerpt,
+    print_audit,
+    print_demo,
+    print_json,
+    print_pairs,
+    print_results,
+    show,
+    stages_line,
+    tell_rejected,
+)
 
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
-
-_C = TypeVar("_C", bound=Config)
-_Command = Callable[..., Any]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Flags from settings
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class _OrNone(click.ParamType):  # type: ignore[type-arg]
-    """A number, or the word none."""
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-        self.name = {int: "integer", float: "number"}[kind]
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value is None or value == "none":
-            return "none"
-        try:
-            return self._kind(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a {self.name} nor none", param, ctx)
-
-
-class _Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Whole numbers with commas between."""
-
-    name = "integers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers like 0,5,20", param, ctx)
-
-
-class _Words(click.ParamType):  # type: ignore[type-arg]
-    """Texts with commas between."""
-
-    name = "texts"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return tuple(value) if isinstance(value, tuple | list) else tuple(filter(None, str(value).split(",")))
-
-
-def _flag_type(hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
-    if get_origin(hint) is tuple:
-        return _Words() if str in get_args(hint) else _Numbers()
-    if hint is bool:
-        return click.BOOL
-    if hint is str:
-        return str
-    kinds = get_args(hint) or (hint,)
-    number = next(kind for kind in kinds if kind in (int, float))
-    return _OrNone(number) if type(None) in kinds else number
-
-
-def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Callable[[_Command], _Command]:
-    """Give a command one flag per field of `cls`; it receives a function that applies the flags given to a base."""
-    names = {field.name: f"{prefix}{field.name}" for field in dataclasses.fields(cls)}
-
-    def decorate(command: _Command) -> _Command:
-        def wrapped(**arguments: Any) -> Any:
-            given = {field: arguments.pop(f"flag_{flag}") for field, flag in names.items()}
-            given = {field: None if v == "none" else v for field, v in given.items() if v is not None}
-            return command(**arguments, **{keyword: given})
-
-        wrapped.__doc__ = command.__doc__
-        wrapped.__name__ = command.__name__
-        wrapped.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
-        hints = get_type_hints(cls)
-        for field in reversed(dataclasses.fields(cls)):
-            default = "none" if field.default is None else field.default
-            if isinstance(default, tuple):
-                default = ",".join(map(str, default)) or "empty"
-            flag = "--" + names[field.name].replace("_", "-")
-            if hints[field.name] is bool:
-                flag = f"{flag}/--no-{flag[2:]}"
-            click.option(
-                flag,
-                f"flag_{names[field.name]}",
-                type=_flag_type(hints[field.name]),
-                default=None,
-                help=f"{field.metadata['help']}  [default: {default}]",
-            )(wrapped)
-        return wrapped
-
-    return decorate
-
-
-def _load_config_file(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    """Take defaults for flags from a TOML file: ``learning_rate = 1e-4``, at the top or under a command's name."""
-    if value is None:
-        return None
-    try:
-        table = tomllib.loads(Path(value).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{value}: {error}") from error
-    name = context.info_name or ""
-    flat = {key: v for key, v in table.items() if not isinstance(v, dict)} | table.get(name, {})
-    known = {parameter.name for parameter in context.command.params}
-    defaults: dict[str, Any] = {}
-    for key, setting in flat.items():
-        key = key.replace("-", "_")
-        place = f"flag_{key}" if f"flag_{key}" in known else key
-        if place in known:
-            defaults[place] = setting
-        elif key in table.get(name, {}):
-            raise click.BadParameter(f"{value}: {key} is not a flag of tttnn {name}")
-    context.default_map = defaults
-    return value
-
-
-_config_file = click.option(
-    "--config",
-    "config_file",
-    type=click.Path(exists=True, dir_okay=False),
-    is_eager=True,
-    expose_value=False,
-    callback=_load_config_file,
-    help="TOML file with defaults for these flags.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_cache = click.option(
-    "--cache-dir",
-    envvar="TTTNN_CACHE",
-    type=click.Path(file_okay=False),
-    help="Folder of demo models  [env: TTTNN_CACHE]",
-)
-_embedder = click.option("--embedder", default="minilm-l6", show_default=True, help="Demo name, hub id or directory.")
-_model = click.option("--model", default="smollm2-135m", show_default=True, help="Demo name, hub id or directory.")
-_threads = click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores unless given.")
-_preset = click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is shown
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class Bars:
-    """Progress bars on standard error, with rates where a build report has them; nothing where that is no terminal."""
-
-    def __init__(self, report: Any = None) -> None:
-        self.console = Console(stderr=True)
-        self._report = report
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Show how far a stage is: a `config.Progress`."""
-        if stage not in self._tasks:
-            self._tasks[stage] = self._progress.add_task(stage, total=total, rates="")
-        held = None if self._report is None else self._report.stages.get(stage)
-        rates = "" if held is None else _rates(held.rates)
-        self._progress.update(self._tasks[stage], completed=done, total=total, rates=rates)
-
-    def tell(self, sentence: str) -> None:
-        """Say something on standard error, terminal or not."""
-        self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
-
-def _rates(rates: dict[str, float]) -> str:
-    """Shorten rates for a line: 12.3k tokens/s."""
-    parts = []
-    for name, rate in rates.items():
-        power = next((p for p in ("G", "M", "k") if rate >= {"G": 1e9, "M": 1e6, "k": 1e3}[p]), "")
-        parts.append(f"{rate / {'G': 1e9, 'M': 1e6, 'k': 1e3, '': 1}[power]:.1f}{power} {name}/s")
-    return ", ".join(parts)
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _print_pairs(value: dict[str, Any], indent: str = "") -> None:
-    width = max((len(key) for key in value), default=0)
-    for key, item in value.items():
-        if isinstance(item, dict):
-            click.echo(f"{indent}{key}")
-            _print_pairs(item, indent + "  ")
-        elif isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
-            for i, entry in enumerate(item):
-                click.echo(f"{indent}{key} {i}")
-                _print_pairs(entry, indent + "  ")
-        else:
-            click.echo(f"{indent}{key:<{width}}  {item}")
-
-
-def _show(value: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(value)
-    else:
-        _print_pairs(value)
-
-
-def _report_rejected(rejected: Sequence[tuple[int | str, str]], file: str | None, bars: Bars) -> None:
-    """Say what a corpus held that is no document; to a file too, where one is asked for."""
-    for where, reason in rejected[:20]:
-        bars.tell(f"left out {where}: {reason}")
-    if len(rejected) > 20:
-        bars.tell(f"... and {len(rejected) - 20} more; --rejects FILE lists them all")
-    if file is not None:
-        rows = [json.dumps({"where": where, "reason": reason}) + "\n" for where, reason in rejected]
-        Path(file).write_text("".join(rows), encoding="utf-8")
-
-
-def _excerpt(text: str, length: int = 160) -> str:
-    line = " ".join(text[: 4 * length].split())
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def _quiet_transformers() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Commands
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -317,17 +76,17 @@ def app() -> None:
 @app.command()
 @click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
 @click.argument("datastore", type=click.Path())
-@_embedder
+@embedder_flag
 @click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
 @settings_flags(DatastoreConfig, "datastore_flags")
 @settings_flags(IndexConfig, "index_flags")
 @settings_flags(EmbedConfig, "embed_flags", prefix="embed_")
 @settings_flags(StoreConfig, "store_flags", prefix="store_")
 @click.option("--dry-run", is_flag=True, help="Only estimate documents, time and disk: reads CORPUS once.")
-@_threads
-@_cache
-@_config_file
-@_json
+@threads_flag
+@cache_dir_flag
+@config_file_flag
+@as_json_flag
 def build(
     corpus: tuple[str, ...],
     datastore: str,
@@ -369,11 +128,11 @@ def build(
         encoder = _load_embedder(embedder, EmbedConfig(**embed_flags), threads, cache_dir, bars)
         if dry_run:
             estimate = estimate_build(documents, encoder, **settings, progress=bars)
-            _show(estimate.to_dict(), as_json)
+            show(estimate.to_dict(), as_json)
             return
         made = Datastore.build(datastore, documents, encoder, **settings, progress=bars, report=report)
-        _report_rejected(documents.rejected, rejects, bars)
-    _show(made.info() | {"rejected": len(documents.rejected), "build": report.to_dict()}, as_json)
+        tell_rejected(documents.rejected, rejects, bars)
+    show(made.info() | {"rejected": len(documents.rejected), "build": report.to_dict()}, as_json)
 
 
 @app.command()
@@ -381,9 +140,9 @@ def build(
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @click.option("--discard", is_flag=True, help="Forget an append that was interrupted, instead of appending.")
 @click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
-@_threads
-@_cache
-@_json
+@threads_flag
+@cache_dir_flag
+@as_json_flag
 def append(
     corpus: tuple[str, ...],
     datastore: str,
@@ -409,7 +168,7 @@ def append(
     if discard == bool(corpus):
         raise click.UsageError("append takes either a CORPUS or --discard")
     if discard:
-        _show({"discarded": Datastore.open(datastore).discard_append()}, as_json)
+        show({"discarded": Datastore.open(datastore).discard_append()}, as_json)
         return
     _quiet_transformers()
     report = BuildReport()
@@ -418,8 +177,8 @@ def append(
         opened = _open_datastore(datastore, None, threads, cache_dir, bars)
         before = len(opened)
         opened.append(documents, progress=bars, report=report)
-        _report_rejected(documents.rejected, rejects, bars)
-    _show(
+        tell_rejected(documents.rejected, rejects, bars)
+    show(
         {"appended": len(opened) - before, **opened.info(), "rejected": len(documents.rejected)}
         | {"build": report.to_dict()},
         as_json,
@@ -433,7 +192,7 @@ def append(
 @click.option(
     "--digest", "digests", multiple=True, help="All documents whose text has this digest; may be given again."
 )
-@_json
+@as_json_flag
 def delete(
     datastore: str, ids: tuple[int, ...], sources: tuple[str, ...], digests: tuple[str, ...], as_json: bool
 ) -> None:
@@ -452,12 +211,12 @@ def delete(
         raise click.UsageError("delete takes at least one ID, --source or --digest")
     opened = Datastore.open(datastore)
     deleted = opened.delete(ids, source=sources, digests=digests)
-    _show({"deleted": deleted, "documents": len(opened)}, as_json)
+    show({"deleted": deleted, "documents": len(opened)}, as_json)
 
 
 @app.command()
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
-@_json
+@as_json_flag
 def compact(datastore: str, as_json: bool) -> None:
     """Rewrite DATASTORE without its deleted documents, and merge small segments. Ids stay.
 
@@ -471,7 +230,7 @@ def compact(datastore: str, as_json: bool) -> None:
 
     with Bars() as bars:
         report = Datastore.open(datastore).compact(progress=bars)
-    _show(report.to_dict(), as_json)
+    show(report.to_dict(), as_json)
 
 
 @app.command("import")
@@ -489,8 +248,8 @@ def compact(datastore: str, as_json: bool) -> None:
 @click.option("--embedder-name", default="unknown", show_default=True, help="What made the vectors of --faiss.")
 @settings_flags(StoreConfig, "store_flags")
 @settings_flags(IndexConfig, "index_flags")
-@_config_file
-@_json
+@config_file_flag
+@as_json_flag
 def import_(
     corpus: tuple[str, ...],
     target: str,
@@ -529,19 +288,19 @@ def import_(
                 progress=bars,
                 report=report,
             )
-        _show(made.info() | {"build": report.to_dict()}, as_json)
+        show(made.info() | {"build": report.to_dict()}, as_json)
         return
     documents = iter_corpora(corpus)
     with Bars() as bars:
         summary = write_store(target, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
-        _report_rejected(documents.rejected, rejects, bars)
-    _show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
+        tell_rejected(documents.rejected, rejects, bars)
+    show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
 
 
 @app.command()
 @click.argument("store", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out", type=click.Path(dir_okay=False))
-@_json
+@as_json_flag
 def repair(store: str, out: str, as_json: bool) -> None:
     """Rebuild a damaged text store into OUT from what is intact, and list what was lost.
 
@@ -556,7 +315,7 @@ def repair(store: str, out: str, as_json: bool) -> None:
 
     with Bars() as bars:
         report = repair_store(store, out, progress=bars)
-    _show(dataclasses.asdict(report), as_json)
+    show(dataclasses.asdict(report), as_json)
     if report.lost_texts or report.lost_metas or not report.tail_known:
         raise SystemExit(DAMAGED)
 
@@ -564,7 +323,7 @@ def repair(store: str, out: str, as_json: bool) -> None:
 @app.command()
 @click.argument("store", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out", type=click.Path(dir_okay=False))
-@_json
+@as_json_flag
 def export(store: str, out: str, as_json: bool) -> None:
     """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
 
@@ -576,13 +335,13 @@ def export(store: str, out: str, as_json: bool) -> None:
 
     with Bars() as bars, TextStore.open(store) as opened:
         count = export_jsonl(opened, out, progress=bars)
-    _show({"documents": count, "file": out}, as_json)
+    show({"documents": count, "file": out}, as_json)
 
 
 @app.command()
 @click.argument("datastore", required=False, type=click.Path())
 @click.option("--build", "about_build", is_flag=True, help="Describe this installation instead.")
-@_json
+@as_json_flag
 def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
     """Describe DATASTORE (or a single text store), or this installation.
 
@@ -604,7 +363,7 @@ def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
         from .datastore import Datastore
 
         described = Datastore.open(datastore).info()
-    _show(described, as_json)
+    show(described, as_json)
 
 
 def _build_info() -> dict[str, Any]:
@@ -627,7 +386,7 @@ def _build_info() -> dict[str, Any]:
 @app.command()
 @click.argument("datastore", type=click.Path(exists=True))
 @click.option("--quick", is_flag=True, help="Check sizes, tables and the manifest; do not read every byte.")
-@_json
+@as_json_flag
 def verify(datastore: str, quick: bool, as_json: bool) -> None:
     """Read DATASTORE (or a single text store) and compare it with its checksums.
 
@@ -651,7 +410,7 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
                 store.verify(full=not quick, progress=bars)
                 documents = len(store)
     if as_json:
-        _print_json({"ok": True, "documents": documents, "full": not quick})
+        print_json({"ok": True, "documents": documents, "full": not quick})
     else:
         click.echo(f"{datastore}: {documents} documents, no damage found")
 
@@ -664,9 +423,9 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
 @click.option("--source", "sources", multiple=True, help="Only documents of this source; may be given again.")
 @click.option("--explain", is_flag=True, help="Say how the query was answered; costs an exact search.")
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
-@_threads
-@_cache
-@_json
+@threads_flag
+@cache_dir_flag
+@as_json_flag
 def search(
     datastore: str,
     query: str,
@@ -708,30 +467,30 @@ def search(
             {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
             for n in found
         ]
-        _print_json({"neighbors": rows, "explanation": explained} if explain else rows)
+        print_json({"neighbors": rows, "explanation": explained} if explain else rows)
         return
     for neighbor in found:
         name = neighbor.source or neighbor.meta.get("path") or ""
         click.echo(f"{neighbor.distance:8.4f}  {neighbor.id:>8}  {name}")
-        click.echo(f"          {_excerpt(neighbor.text)}")
-    _print_pairs(explained)
+        click.echo(f"          {excerpt(neighbor.text)}")
+    print_pairs(explained)
 
 
 @app.command()
 @click.argument("datastore", type=click.Path())
 @click.argument("query")
-@_model
-@_preset
+@model_flag
+@preset_flag
 @settings_flags(AdaptConfig, "adapt_flags")
 @settings_flags(SelectionConfig, "select_flags", prefix="select_")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest continuation.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token each time.")
 @click.option("--base/--no-base", default=True, show_default=True, help="Show the base model's continuation too.")
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
-@_threads
-@_cache
-@_config_file
-@_json
+@threads_flag
+@cache_dir_flag
+@config_file_flag
+@as_json_flag
 def generate(
     datastore: str,
     query: str,
@@ -768,21 +527,21 @@ def generate(
             after = adapted.generate(**options)
             report = adapted.report
     if as_json:
-        _print_json({"query": query, "base": before, "adapted": after, "report": report.to_dict()})
+        print_json({"query": query, "base": before, "adapted": after, "report": report.to_dict()})
         return
     if before is not None:
         click.echo(f"--- base\n{before}\n--- adapted to {len(report.neighbors)} neighbors")
     click.echo(after)
-    bars.tell(_stages(report.seconds))
+    bars.tell(stages_line(report.seconds))
 
 
 @app.command()
 @click.argument("report", type=click.Path(exists=True, dir_okay=False))
 @click.argument("datastore", type=click.Path())
-@_model
-@_threads
-@_cache
-@_json
+@model_flag
+@threads_flag
+@cache_dir_flag
+@as_json_flag
 def replay(report: str, datastore: str, model: str, threads: int | None, cache_dir: str | None, as_json: bool) -> None:
     """Repeat the adaptation that REPORT describes, and compare every loss.
 
@@ -805,7 +564,7 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
             losses = adapted.report.losses
     before = [loss for neighbor in held["neighbors"] for loss in neighbor["losses"]]
     difference = max((abs(a - b) for a, b in zip(before, losses, strict=True)), default=0.0)
-    _show({"steps": len(losses), "largest_difference": difference, "same": difference == 0.0}, as_json)
+    show({"steps": len(losses), "largest_difference": difference, "same": difference == 0.0}, as_json)
     if difference != 0.0:
         raise SystemExit(FAILED)
 
@@ -813,8 +572,8 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
 @app.command("eval")
 @click.argument("datastore", type=click.Path())
 @click.argument("docs", type=click.Path(exists=True))
-@_model
-@_preset
+@model_flag
+@preset_flag
 @settings_flags(AdaptConfig, "adapt_flags")
 @settings_flags(SelectionConfig, "select_flags", prefix="select_")
 @settings_flags(EvalConfig, "eval_flags")
@@ -839,9 +598,9 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
 @click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was no document, and why.")
 @click.option("--embedder", help="Instead of the one the datastore was built with.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch in each process  [default: cores / workers]")
-@_cache
-@_config_file
-@_json
+@cache_dir_flag
+@config_file_flag
+@as_json_flag
 def eval_(
     datastore: str,
     docs: str,
@@ -909,7 +668,7 @@ def eval_(
             result = evaluate(recipe.load(), documents, **options)
         else:
             result = evaluate_with_workers(recipe, documents, workers=workers, **options)
-        _report_rejected(documents.rejected, rejects, bars)
+        tell_rejected(documents.rejected, rejects, bars)
     summary = result.summary()
     hidden = {"both": (), "bytes": ("pile_all",), "pile": ("all",)}[weighting]
     summary = dataclasses.replace(summary, rows=[row for row in summary.rows if row.group not in hidden])
@@ -917,18 +676,9 @@ def eval_(
     weights = interpolation_curve(result) if "interpolation" in names else {}
     if as_json:
         described = {"at_equal_budget": [dataclasses.asdict(pair) for pair in pairs], "interpolation": weights}
-        _print_json(summary.to_dict() | described)
+        print_json(summary.to_dict() | described)
         return
-    click.echo(str(summary))
-    for pair in pairs:
-        ratio = pair.total().ratio
-        click.echo(
-            f"at {pair.budget:.4g} {pair.unit} a document: {pair.a} (k {pair.k_a}) over {pair.b} (k {pair.k_b}) "
-            f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
-        )
-    for k, curve in weights.items():
-        listed = ", ".join(f"{weight:g}: {value:.4f}" for weight, value in curve.items())
-        click.echo(f"interpolation with {k} neighbors, bits per byte by weight: {listed}")
+    print_results(summary, pairs, weights)
 
 
 @app.command()
@@ -944,8 +694,8 @@ def eval_(
     type=click.FloatRange(0, 1),
     help="Largest share of the n-grams of a passage, or of a scored text, that the other may hold.",
 )
-@_cache
-@_json
+@cache_dir_flag
+@as_json_flag
 def audit(
     results: str,
     datastore: str,
@@ -972,7 +722,7 @@ def audit(
     from .audit import audit_results
     from .corpus import iter_corpus
     from .datastore import Datastore
-    from .results import read_results
+    from .result_file import read_results
 
     _quiet_transformers()
     held = read_results(results)
@@ -992,27 +742,11 @@ def audit(
                 progress=bars,
             )
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
     else:
-        _print_audit(report)
+        print_audit(report)
     if not report.clean:
         raise SystemExit(FAILED)
-
-
-def _print_audit(report: Any) -> None:
-    if report.findings or report.notes:
-        table = Table(box=box.SIMPLE)
-        for heading in ("kind", "document", "method", "neighbor", "what"):
-            table.add_column(heading)
-        for finding in [*report.findings, *report.notes]:
-            neighbor = "" if finding.neighbor is None else str(finding.neighbor)
-            table.add_row(finding.kind, str(finding.document), finding.method, neighbor, finding.what)
-        Console().print(table)
-    click.echo(
-        f"{report.documents} documents, {report.lines} lines, {report.passages} passages; {len(report.findings)} leaks "
-        f"or wrong receipts, {len(report.notes)} notes; largest share of {report.ngram}-grams in common "
-        f"{report.largest_share:.1%}, allowed {report.max_share:.1%}"
-    )
 
 
 @app.command("lm-eval", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -1041,7 +775,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
 @click.option("--reference", is_flag=True, help="Lay the curves beside those of Hardt & Sun (ICLR 2024).")
 @click.option("--documents", type=click.Path(exists=True), help="What was evaluated, where the results hold no texts.")
 @click.option("--datastore", type=click.Path(exists=True, file_okay=False), help="Where the neighbors came from.")
-@_json
+@as_json_flag
 def report(
     results: tuple[str, ...],
     out: str,
@@ -1080,7 +814,7 @@ def report(
     )
     described = {"page": str(made.page), "figures": list(map(str, made.figures)), "tables": list(map(str, made.tables))}
     if as_json:
-        _print_json(described | {"headline": made.headline})
+        print_json(described | {"headline": made.headline})
         return
     click.echo(made.headline)
     click.echo(f"{made.page}, with {len(made.figures)} figures and {len(made.tables)} tables beside it")
@@ -1093,9 +827,9 @@ def report(
 )
 @click.option("--sample-seed", default=0, show_default=True, help="Draws the held-out documents and the sample.")
 @settings_flags(AdaptConfig, "adapt_flags")
-@_cache
-@_config_file
-@_json
+@cache_dir_flag
+@config_file_flag
+@as_json_flag
 def demo(
     corpus: str | None, out: str, sample_seed: int, adapt_flags: dict[str, Any], cache_dir: str | None, as_json: bool
 ) -> None:
@@ -1121,44 +855,16 @@ def demo(
         )
     described = result.to_dict()
     if as_json:
-        _print_json(described)
+        print_json(described)
         return
-    console = Console()
-    assert result.summary is not None
-    ks = [row.k for row in result.totals()]
-    table = Table(
-        title=f"bits per byte of the second half of held-out documents (seed {result.seed})",
-        box=box.SIMPLE,
-    )
-    table.add_column("document")
-    for k in ks:
-        table.add_column("base" if k == 0 else f"{k} nn", justify="right")
-    table.add_column("ratio", justify="right")
-    for document in result.documents:
-        values = list(document.curve.values())
-        table.add_row(document.name, *(f"{v:.3f}" for v in values), f"{values[-1] / values[0]:.3f}")
-    table.add_section()
-    total = result.summary.total()
-    values = [row.bits_per_byte for row in result.totals()]
-    table.add_row("total", *(f"{v:.3f}" for v in values), f"{total.ratio.value:.3f}", style="bold")
-    console.print(table)
-    console.print(f"corpus: {result.corpus}, {result.windows} windows of 512 tokens, {result.num_bytes:,} bytes\n")
-    for document in result.documents:
-        names: dict[str, int] = {}
-        for name, _ in document.neighbors:
-            names[name] = names.get(name, 0) + 1
-        used = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
-        console.print(Text.assemble((document.name, "bold"), " trained on ", used))
-    console.print("\n[bold]The end of a prompt[/], continued before and after:")
-    for label, text in (("prompt", result.prompt), ("before", result.before), ("after", result.after)):
-        console.print(Text.assemble((f"--- {label}\n", "bold"), text))
-    console.print(f"\ncurve over neighbors: {result.plot}")
-    console.print(f"seed {result.seed}; seconds: {_stages(result.seconds)}", highlight=False)
+    print_demo(result)
 
 
-def _stages(seconds: dict[str, float]) -> str:
-    parts = [f"{stage} {value:.2f}" if value < 10 else f"{stage} {value:.0f}" for stage, value in seconds.items()]
-    return ", ".join(parts)
+def _quiet_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _load_embedder(

@@ -23,8 +23,9 @@ from .datastore import Datastore
 from .embed import Embedder
 from .errors import MissingExtraError, TttnnError
 from .evaluation import evaluate
+from .measured import Measured
 from .protocols import split_task
-from .results import GroupSummary, Measured, Summary
+from .results import GroupSummary, Summary
 from .score import token_ids
 
 SAMPLE_BYTES = 3_000_000

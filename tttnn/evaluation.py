@@ -21,8 +21,10 @@ from .cases import Case, Lab
 from .config import EvalConfig, Progress, SelectionConfig
 from .corpus import Document, text_digest
 from .errors import ConfigError
+from .measured import Line, Measured, Seconds, Skipped, Texts
 from .protocols import split_task
-from .results import EvalResult, Line, Measured, ResultFile, Seconds, Skipped, Texts
+from .result_file import ResultFile
+from .results import EvalResult
 
 DEFAULT_METHODS = ("base", "ttt-nn")
 

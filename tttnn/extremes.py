@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from .corpus import iter_corpus, text_digest
 from .errors import ConfigError
-from .results import EvalResult, Line, UsedNeighbor
+from .measured import Line, UsedNeighbor
+from .results import EvalResult
 
 _EACH = 3
 """Cases shown of either kind."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from .errors import ConfigError
 from .files import describe_file
-from .results import ALL, PILE_ALL, EvalResult, GroupSummary, Summary, read_results
+from .result_file import read_results
+from .results import ALL, PILE_ALL, EvalResult, GroupSummary, Summary
 
 MAIN = "ttt-nn"
 """The method that figures of one method show, where it was measured."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from .arena import last_layers
 from .config import AdaptConfig
 from .errors import AdaptError, ConfigError
 
@@ -28,10 +27,7 @@ def trained_names(model: nn.Module, config: AdaptConfig) -> list[str] | None:
         AdaptError: The model has no list of layers, or nothing but embeddings.
     """
     if config.trainable == "last-layers":
-        try:
-            return last_layers(model, config.last_layers)
-        except ValueError as error:
-            raise ConfigError(f"last_layers: {error}") from error
+        return last_layers(model, config.last_layers)
     if config.trainable == "patterns":
         if not config.trainable_patterns:
             raise ConfigError("trainable_patterns must name at least one parameter for trainable='patterns', got none")
@@ -65,3 +61,25 @@ def _embeddings(model: nn.Module) -> list[nn.Module]:
     found: Any = getattr(model, "get_output_embeddings", lambda: None)()
     head = [found] if isinstance(found, nn.Module) else []
     return head + [module for module in model.modules() if isinstance(module, nn.Embedding)]
+
+
+def last_layers(model: nn.Module, count: int) -> list[str]:
+    """Return patterns for `WeightArena(trainable=...)` that name the parameters of the model's last layers.
+
+    The layers are the longest list of modules in the model, as every transformers decoder has one.
+
+    Args:
+        model: The model to look at.
+        count: How many layers, from the last backwards; 1 to the number of layers.
+
+    Raises:
+        ConfigError: There are fewer layers.
+        AdaptError: There is no list of layers.
+    """
+    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
+    path, layers = max(lists, key=lambda entry: len(entry[1]))
+    if not 1 <= count <= len(layers):
+        raise ConfigError(f"last_layers must be between 1 and {len(layers)} (the number of layers), got {count}")
+    return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]

@@ -24,7 +24,8 @@ from .datastore import Datastore
 from .embed import Embedder
 from .errors import ConfigError, TttnnError
 from .evaluation import DEFAULT_METHODS, Record, measured_document, results_settings, sampled
-from .results import EvalResult, Measured
+from .measured import Measured
+from .results import EvalResult
 from .selection import Selector
 from .shared import SharedWeights
 
