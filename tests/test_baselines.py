@@ -134,14 +134,17 @@ def test_the_guard_stays_with_the_base_model_where_training_harms(tokenizer: Any
 
 @pytest.mark.parametrize("protocol", ["split", "full"])
 def test_dynamic_evaluation_scores_each_window_before_it_trains_on_it(wide: Any, protocol: str) -> None:
-    config = CONFIG.with_(protocol=protocol)
+    config = CONFIG.with_(protocol=protocol, dynamic_learning_rate=2e-3)
     task = split_task(wide.tokenizer, DOCUMENT.text, config)
+    settings = wide.config
     line = lines(wide, "dynamic", config=config)["dynamic"]
+    assert wide.config is settings
+    assert settings.learning_rate != 2e-3
     query = [] if protocol == "full" else token_ids(wide.tokenizer, task.query)
     scored = token_ids(wide.tokenizer, task.scored)
     # Plain PyTorch: the whole sequence in each state, of which one window counts.
     model = tiny_gpt2(n_positions=512).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
 
     def train(tokens: list[int]) -> None:
         ids = torch.tensor([tokens])

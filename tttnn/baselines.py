@@ -282,7 +282,7 @@ class DynamicEvaluation:
         Raises:
             ConfigError: the trainer would cut a window short.
         """
-        config = lab.trainer.config
+        config = self._config(lab)
         limit = min(config.max_length, config.max_neighbor_tokens or config.max_length)
         if lab.config.dynamic_window > limit:
             raise ConfigError(
@@ -291,9 +291,20 @@ class DynamicEvaluation:
             )
         return config.to_dict() | {"dynamic_window": lab.config.dynamic_window}
 
+    @staticmethod
+    def _config(lab: Lab) -> AdaptConfig:
+        return lab.trainer.config.with_(learning_rate=lab.config.dynamic_learning_rate, schedule="constant")
+
     def measure(self, case: Case) -> Measurement:
         """Score and train, window by window."""
-        trainer = case.lab.trainer
+        trainer, settings = case.lab.trainer, case.lab.trainer.config
+        trainer.config = self._config(case.lab)
+        try:
+            return self._measure(case, trainer)
+        finally:
+            trainer.config = settings
+
+    def _measure(self, case: Case, trainer: TestTimeTrainer) -> Measurement:
         width = case.lab.config.dynamic_window
         queried = [] if case.lab.config.protocol == "full" else self._pieces(case, case.task.query, width)
         pieces = self._pieces(case, case.task.scored, width)

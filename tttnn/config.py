@@ -274,12 +274,13 @@ class EvalConfig(Config):
         maximum=1.0,
     )
     context_tokens: int | None = setting(
-        4096, "tokens of neighbors that in-context reads; none: up to the model's own limit", minimum=1
+        2560, "tokens of neighbors that in-context reads; none: up to the model's own limit", minimum=1
     )
     interpolation_weight: float = setting(
-        0.05, "weight of the neighbors' histogram in interpolation", minimum=0.0, maximum=1.0
+        0.01, "weight of the neighbors' histogram in interpolation", minimum=0.0, maximum=1.0
     )
     dynamic_window: int = setting(256, "tokens that dynamic evaluation scores, then trains on", minimum=2)
+    dynamic_learning_rate: float = setting(1e-4, "learning rate of the method dynamic", minimum=0.0, maximum=10.0)
     lora_learning_rate: float = setting(5e-4, "learning rate of the method lora", minimum=0.0, maximum=10.0)
 
 
