@@ -150,6 +150,9 @@ def test_a_file_of_own_components_alone_has_no_pile_total() -> None:
     summary = result_of(measured(0, "Own", 3, 2, 1)).summary()
     assert {row.group for row in summary.rows} == {"Own", "all"}
     assert "pile_all" not in str(summary)
+    # Of one document an interval would have no width: none is printed, but in the heading.
+    assert str(summary).count("[") == 1
+    assert str(RESULT.summary()).count("[") > 1
     assert result_of().summary().rows == []
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from . import figures, plots
 from .extremes import Extreme
 from .figures import Dot, Panel, Series
-from .markup import DASH, Cell, certain, decimals, ends, escape, one_line, table, whole
+from .markup import DASH, Cell, decimals, ends, escape, one_line, table, whole
 from .plots import Style
 from .reference import TASKS, TOTAL, ReferenceRun, matching_run, published
 from .results import ALL, PILE_ALL
@@ -132,7 +132,7 @@ def harm_section(run: Run) -> Section:
         if not groups:
             continue
         worst = max(groups, key=lambda row: row.ratio.value)
-        sure = certain(worst.ratio, worst.documents)
+        sure = worst.ratio.certain
         held = run.result.of(method)
         k = run.row(ALL, method).k
         pairs = {
@@ -296,7 +296,7 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
             whole(row.documents),
             Cell(
                 decimals(row.ratio.value),
-                ends(row.ratio, row.documents) if certain(row.ratio, row.documents) else "",
+                ends(row.ratio, row.documents) if row.ratio.certain else "",
                 tone(row),
             ),
         ]

@@ -75,14 +75,9 @@ def whole(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
 
-def certain(interval: Interval, documents: int) -> bool:
-    """Return whether an interval says anything: of one document, or of components of one each, it has no width."""
-    return documents > 1 and interval.high - interval.low > 1e-12
-
-
 def ends(interval: Interval, documents: int, *, sign: bool = False) -> str:
     """Write the ends of a 95 % interval, where there is one."""
-    if not certain(interval, documents):
+    if not interval.certain:
         return "one document" if documents < 2 else "no interval"
     write = signed if sign else decimals
     return f"[{write(interval.low)},\u00a0{write(interval.high)}]"

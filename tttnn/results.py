@@ -133,14 +133,13 @@ class Summary:
         wide = max([len(row.method) for row in self.rows] + [6])
         lines = [
             f"{'group':<{width}}  {'method':<{wide}}  {'k':>3}  {'docs':>5}  {'base':>7}  {'after':>7}  "
-            f"ratio [95 % interval]    seconds"
+            f"{'ratio [95 % interval]':<23}    seconds"
         ]
         for row in self.rows:
-            ratio = f"{row.ratio.value:.4f} [{row.ratio.low:.4f}, {row.ratio.high:.4f}]"
             seconds = "" if row.seconds is None else f"{row.seconds:9.2f}"
             lines.append(
                 f"{row.group:<{width}}  {row.method:<{wide}}  {row.k:>3}  {row.documents:>5}  "
-                f"{row.base_bits_per_byte:>7.4f}  {row.bits_per_byte:>7.4f}  {ratio}  {seconds}".rstrip()
+                f"{row.base_bits_per_byte:>7.4f}  {row.bits_per_byte:>7.4f}  {row.ratio!s:<23}  {seconds}".rstrip()
             )
         if self.pile_weight:
             lines.append(

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import figures, plots
 from .figures import Bar, Panel, Series
-from .markup import DASH, Cell, certain, decimals, ends, escape, one_line, signed, significant, table, whole
+from .markup import DASH, Cell, decimals, ends, escape, one_line, signed, significant, table, whole
 from .plots import Style
 from .results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
 from .runs import Run, model_name
@@ -71,7 +71,7 @@ def counted(count: int, noun: str) -> str:
 
 def tone(row: GroupSummary | Comparison) -> str:
     """Return "better" or "worse" where the ratio's interval lies clear of 1."""
-    if not certain(row.ratio, row.documents):
+    if not row.ratio.certain:
         return ""
     return "better" if row.ratio.high < 1 else "worse" if row.ratio.low > 1 else ""
 
@@ -90,7 +90,7 @@ def headline(run: Run) -> str:
     model = model_name(run.result)
     of = "the base model" if model is None else one_line(model.rstrip("/").rpartition("/")[2])
     after = f" with {neighbors(row.k)}" if row.k else ""
-    interval = f" {ends(row.ratio, row.documents)}" if certain(row.ratio, row.documents) else ""
+    interval = f" {ends(row.ratio, row.documents)}" if row.ratio.certain else ""
     return f"{one_line(run.main)}{after}: {decimals(row.ratio.value)}{interval} times the bits per byte of {of}"
 
 
@@ -105,7 +105,7 @@ def verdict(run: Run) -> str:
     ]
     if row.documents < 2:
         parts.append("One document gives no interval.")
-    if certain(row.ratio, row.documents):
+    if row.ratio.certain:
         if row.ratio.high < 1:
             parts.append("The 95 % interval lies below 1: the gain does not hang on which documents were drawn.")
         elif row.ratio.low > 1:
@@ -194,7 +194,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
 
 
 def _summary_row(run: Run, row: GroupSummary) -> dict[str, Any]:
-    sure = certain(row.ratio, row.documents)
+    sure = row.ratio.certain
     return {
         "protocol": run.name,
         "group": row.group,
@@ -263,7 +263,7 @@ def _compared(row: Comparison, budget: BudgetComparison | None) -> Cell:
 
 
 def _comparison_row(run: Run, at: str, row: Comparison, budget: BudgetComparison | None) -> dict[str, Any]:
-    sure = certain(row.ratio, row.documents)
+    sure = row.ratio.certain
     return {
         "protocol": run.name,
         "a": row.a,
@@ -294,7 +294,7 @@ def _series(run: Run, group: str, method: str) -> Series | None:
     rows = run.curve(group, method)
     if not rows:
         return None
-    sure = certain(rows[-1].ratio, rows[-1].documents)
+    sure = rows[-1].ratio.certain
     ks, values = [row.k for row in rows], [row.ratio.value for row in rows]
     lows = [row.ratio.low for row in rows] if sure else []
     highs = [row.ratio.high for row in rows] if sure else []
@@ -354,7 +354,7 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
     bars = []
     for group in [*run.groups, *run.totals]:
         row = run.row(group, run.main)
-        sure = certain(row.ratio, row.documents)
+        sure = row.ratio.certain
         bars.append(
             Bar(
                 group_name(group),
@@ -391,7 +391,7 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
             if not run.curve(group, method):
                 cells.append(DASH)
                 continue
-            interval = ends(row.ratio, row.documents) if certain(row.ratio, row.documents) else ""
+            interval = ends(row.ratio, row.documents) if row.ratio.certain else ""
             cells.append(Cell(decimals(row.ratio.value), interval, tone(row), strong=row.ratio.value == best))
         lines.append(cells)
     ks = ", ".join(f"{one_line(method)} k = {run.row(ALL, method).k}" for method in run.methods)

@@ -51,6 +51,15 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def certain(self) -> bool:
+        """Whether the interval says anything: of one document, or of components of one each, it has no width."""
+        return self.high - self.low > 1e-12
+
+    def __str__(self) -> str:
+        """Return the value with four decimals, and the ends where the interval says anything."""
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]" if self.certain else f"{self.value:.4f}"
+
 
 @dataclass(frozen=True, slots=True)
 class Paired:

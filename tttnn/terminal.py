@@ -135,10 +135,9 @@ def print_results(
     """Print the table of methods, what they reach at equal budgets, and interpolation at each weight."""
     click.echo(str(summary))
     for pair in pairs:
-        ratio = pair.total().ratio
         click.echo(
             f"at {pair.budget:.4g} {pair.unit} a document: {pair.a} (k {pair.k_a}) over {pair.b} (k {pair.k_b}) "
-            f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]"
+            f"{pair.total().ratio}"
         )
     for k, curve in weights.items():
         listed = ", ".join(f"{weight:g}: {value:.4f}" for weight, value in curve.items())
