@@ -146,7 +146,7 @@ def pile_mini() -> Path:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread, and then with as many as before."""
+    """Torch computes with one thread, and then with as many as before: a forked child has no other OpenMP threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

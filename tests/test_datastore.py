@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import tttnn
 from tests.encoders import tiny_embedder
@@ -352,15 +351,6 @@ def test_an_embedding_that_is_not_finite_names_the_document(tmp_path: Path) -> N
     embedder.model.embeddings.word_embeddings.weight[ord("7") - ord("!")] = float("nan")
     with pytest.raises(EmbeddingError, match="document 7: its embedding"):
         tttnn.Datastore.build(tmp_path / "d", corpus(), embedder, index=INDEX)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A forked child has none of its parent's OpenMP threads, and would wait for them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _build_slowly(path: str) -> None:
