@@ -27,7 +27,7 @@ ORDER = [
     *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt"),
     *("statistics", "measured", "results", "result_file"),
     *("protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
-    *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "report"),
+    *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "markdown", "report"),
     *("demo", "harness", "flags", "terminal", "cli"),
 ]
 

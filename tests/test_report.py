@@ -112,6 +112,64 @@ def test_every_document_stands_in_the_table(full_report: tuple[Path, Report]) ->
         assert by_key[line.document, line.method, line.points[-1].k] == line.bits_per_byte()
 
 
+def markdown_of(path: Path) -> dict[str, list[list[str]]]:
+    """The tables of a file, by their heading: rows of cells, the heads left out."""
+    tables: dict[str, list[list[str]]] = {}
+    heading = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("| "):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            tables.setdefault(heading, []).append(cells)
+    assert all(len({len(row) for row in rows}) == 1 for rows in tables.values())
+    return {heading: rows[1:] for heading, rows in tables.items()}
+
+
+def test_markdown_tables_hold_the_numbers(full_report: tuple[Path, Report]) -> None:
+    folder, report = full_report
+    path = folder / "page_files" / "tables-split.md"
+    assert path in report.tables
+    tables = markdown_of(path)
+    result = read_results(folder / "split.jsonl")
+    summary = result.summary()
+    base = result.of("base")
+    for group, heading in ((ALL, "All documents"), (PILE_ALL, "Pile-weighted"), ("Github", "Github")):
+        shown = {(row[0], int(row[1])): row for row in tables[heading]}
+        assert ("base", 0) in shown
+        held = [row for row in summary.rows if row.group == group and row.k > 0]
+        assert len(shown) == len(held) + 1
+        for row in held:
+            cells = shown[row.method, row.k]
+            assert cells[2:5] == [str(row.documents), f"{row.bits_per_byte:.4f}", str(row.ratio)]
+            ratios = [
+                line.bits_per_byte(row.k) / base[d].bits_per_byte()
+                for d, line in result.of(row.method).items()
+                if group == ALL or (line.group in PILE_WEIGHTS if group == PILE_ALL else line.group == group)
+            ]
+            assert len(ratios) == row.documents
+            assert cells[5:7] == [str(sum(ratio > 1 for ratio in ratios)), f"{max(ratios):.3f}"]
+    against = dict(tables["ttt-nn against each other method"])
+    other = next(row for row in result.compare("ttt-nn", METHODS[2]) if row.group == ALL)
+    assert against[f"ttt-nn ({other.k_a}) / {METHODS[2]} ({other.k_b})"] == str(other.ratio)
+    components = {row[0]: row for row in tables["Components, each method at its largest k"]}
+    assert sorted(components) == ["Books3", "Github", "PEPs", "Pile-weighted", "all documents"]
+    one = summary.total(20, method="ttt-nn", group="PEPs").ratio
+    assert components["PEPs"][3] == f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
+
+
+def test_markdown_tables_take_any_name(tmp_path: Path) -> None:
+    name = "a|b\n| c | *d* <i>[x](y)"
+    write_results(
+        tmp_path / "r.jsonl", groups={name: (0.6, 0.8), "plain": (0.7, 0.9)}, documents=2, methods=METHODS[:2]
+    )
+    report = write_report([tmp_path / "r.jsonl"], tmp_path / "page.html")
+    path = next(path for path in report.tables if path.suffix == ".md")
+    assert "*d*" not in path.read_text(encoding="utf-8")
+    assert "<i>" not in path.read_text(encoding="utf-8").replace("\\<", "")
+    assert len(markdown_of(path)["Components, each method at its largest k"]) == 3
+
+
 def test_page_needs_nothing_else(full_report: tuple[Path, Report]) -> None:
     _, report = full_report
     text = report.page.read_text(encoding="utf-8")
@@ -222,7 +280,7 @@ def test_little_to_report(
         assert "Nothing is known about the spread of components with one document (FreeLaw, Github)" in words
         assert "the ratio is " in words
         assert "no interval" in words
-    for path in report.tables:
+    for path in (path for path in report.tables if path.suffix == ".csv"):
         for row in rows_of(path):
             assert all(value is not None and value.lower() not in ("nan", "inf") for value in row.values())
             if row.get("documents") == "1" and "ratio_low" in row:

@@ -1,4 +1,4 @@
-"""One self-contained page from result files, with its figures as PNG and its numbers as CSV beside it.
+"""One self-contained page from result files, with its figures as PNG and its numbers as CSV and Markdown beside it.
 
 Knows the order of the parts and where files go. Does not measure anything.
 """
@@ -18,6 +18,7 @@ from . import __version__, closeups, plots, sections
 from .errors import ConfigError
 from .extremes import extreme_documents, with_texts
 from .files import write_file
+from .markdown import markdown_tables
 from .markup import comma_separated, escape, one_line, settings_list
 from .results import ALL
 from .runs import Run, model_name, read_runs
@@ -47,8 +48,8 @@ def write_report(
 ) -> Report:
     """Write a report of one or several files of results.
 
-    The page needs no other file. Figures (PNG) and numbers (CSV) go into a folder beside it, named as the page with
-    ``_files`` in place of its ending; they hold no text of documents.
+    The page needs no other file. Figures (PNG) and numbers (CSV, and Markdown tables to paste) go into a folder beside
+    it, named as the page with ``_files`` in place of its ending; they hold no text of documents.
 
     Args:
         results: files of results; those of one evaluation (further methods or documents) are put together.
@@ -138,6 +139,9 @@ def write_report(
         for name, rows in part.rows.items():
             write_file(folder / f"{name}.csv", comma_separated(rows).encode())
             report.tables.append(folder / f"{name}.csv")
+    for run in runs:
+        write_file(folder / f"tables-{run.slug}.md", markdown_tables(run).encode())
+        report.tables.append(folder / f"tables-{run.slug}.md")
     write_file(page, text.encode())
     return report
 

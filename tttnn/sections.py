@@ -116,16 +116,17 @@ def verdict(run: Run) -> str:
             parts.append(f"{row.documents} documents are few for a bootstrap: its interval may be too narrow.")
     if run.summary.pile_weight:
         weighted = run.row(PILE_ALL, run.main)
-        parts.append(
-            f"Weighted by the components' shares of the Pile the ratio is {decimals(weighted.ratio.value)} "
-            f"{ends(weighted.ratio, weighted.documents)}."
-        )
+        parts.append(f"Weighted by the components' shares of the Pile the ratio is {_sized(weighted)}.")
     if len(run.groups) > 1:
         worst = max((run.row(group, run.main) for group in run.groups), key=lambda one: one.ratio.value)
-        interval = ends(worst.ratio, worst.documents)
-        interval = interval if interval.startswith("[") else f"({interval})"
-        parts.append(f"Worst component: {group_name(worst.group)}, {decimals(worst.ratio.value)} {interval}.")
+        parts.append(f"Worst component: {group_name(worst.group)}, {_sized(worst)}.")
     return " ".join(parts)
+
+
+def _sized(row: GroupSummary) -> str:
+    """Write a ratio with its interval, or in brackets why there is none."""
+    interval = ends(row.ratio, row.documents)
+    return f"{decimals(row.ratio.value)} {interval if row.ratio.certain else f'({interval})'}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
