@@ -15,7 +15,7 @@ import tttnn
 from tttnn.measured import Line, Measured, Point, Seconds, Skipped, Texts, UsedNeighbor
 from tttnn.result_file import ResultFile, read_results
 from tttnn.results import EvalResult
-from tttnn.statistics import PILE_WEIGHTS, paired_bootstrap, pile_weights
+from tttnn.statistics import COVERAGE, PILE_WEIGHTS, paired_bootstrap, pile_weights
 
 SETTINGS = {"protocol": "split", "evaluation": {"curve": [0, 2]}, "methods": {"base": {}, "zeta": {}, "alpha": {}}}
 
@@ -210,6 +210,31 @@ def test_the_interval_is_that_of_resampled_documents() -> None:
     assert doubled.difference.value == pytest.approx(paired.difference.value)
     width = paired.difference.high - paired.difference.low
     assert doubled.difference.high - doubled.difference.low == pytest.approx(width / math.sqrt(2), rel=0.1)
+
+
+@pytest.mark.parametrize("documents", [2, 4])
+def test_small_components_are_as_uncertain_as_they_are(documents: int) -> None:
+    generator = np.random.default_rng(0)
+    count = 40
+    size, before = np.full(documents, 100.0), np.full(documents, 100 * math.log(2))
+    after = [before * generator.normal(0.9, 0.05, documents) for _ in range(count)]
+    paired = paired_bootstrap([(before, values, size) for values in after], [1 / count] * count)
+    # The textbook standard error of a stratified mean, from each stratum's unbiased variance.
+    variance = sum(values.var(ddof=1) / documents for values in after) / (count * 100 * math.log(2)) ** 2
+    width = paired.ratio.high - paired.ratio.low
+    assert width == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.04)
+
+
+@pytest.mark.parametrize("documents", COVERAGE)
+def test_intervals_of_few_documents_hold_the_truth_as_often_as_is_said(documents: int) -> None:
+    generator = np.random.default_rng(documents)
+    held, samples = 0, 600
+    for _ in range(samples):
+        size = generator.uniform(500, 4000, documents)
+        before = size * generator.uniform(0.6, 1.4, documents)
+        ratio = paired_bootstrap([(before, before * generator.normal(0.95, 0.03, documents), size)], [1.0]).ratio
+        held += ratio.low <= 0.95 <= ratio.high
+    assert held / samples == pytest.approx(COVERAGE[documents], abs=0.06)  # three standard errors
 
 
 # Hardt & Sun (ICLR 2024), their result files: GPT-2 117M after 50 neighbors, bits per byte of each component.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from .markup import decimals, one_line, plain, significant, whole
 from .results import ALL, PILE_ALL, GroupSummary
 from .runs import Run
-from .sections import group_name, headline, verdict
+from .sections import few_documents, group_name, headline, verdict
 from .statistics import PILE_WEIGHTS, Interval
 
 _PLACES = 4
@@ -29,10 +29,10 @@ def markdown_tables(run: Run) -> str:
     if len(run.methods) > 1 and run.main is not None:
         parts += [f"## {_text(run.main)} against each other method", _against(run, run.main)]
     if len(run.groups) > 1 and run.methods:
-        parts += ["## Components, each method at its largest k", _components(run)]
+        parts += ["## Components, each method at its largest k", few_documents(run), _components(run)]
         for group in sorted(run.groups):
             parts += [f"### {_text(group_name(group))}", _curves(run, group)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _curves(run: Run, group: str) -> str:

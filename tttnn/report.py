@@ -181,7 +181,8 @@ def _method(runs: Sequence[Run], command: str | None) -> str:
                 f"<p>{escape(run.name)}: the Pile-weighted total is the sum of the components' bits per byte, "
                 f"weighted by "
                 f"their share of the Pile (Gao et al. 2020, table 1), renormalised over the components present, which "
-                f"make up {run.summary.pile_weight:.1f} % of it; its bootstrap draws documents within components."
+                f"make up {run.summary.pile_weight:.1f} % of it; its bootstrap draws documents within components, "
+                f"n - 1 of n (Rao & Wu 1988), so that small components do not look certain."
                 f"{escape(more + _lonely(run))}</p>"
             )
     for run in runs:

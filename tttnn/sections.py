@@ -16,6 +16,7 @@ from .markup import DASH, Cell, decimals, ends, escape, one_line, signed, signif
 from .plots import Style
 from .results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
 from .runs import Run, model_name
+from .statistics import COVERAGE, FEW
 
 PROTOCOLS = {
     "split": "the query is the document's first half; its second half is scored with the query before it in the "
@@ -26,10 +27,6 @@ PROTOCOLS = {
 }
 
 INTERVAL = "95 % intervals of a paired bootstrap over documents (10,000 resamples)"
-
-
-_FEW = 20
-"""Documents below which the percentile bootstrap is said to be narrow: of ten normal values it covers some 90 %."""
 
 
 @dataclass(slots=True)
@@ -67,6 +64,14 @@ def neighbors(k: int) -> str:
 def counted(count: int, noun: str) -> str:
     """Write a count with its noun."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def few_documents(run: Run) -> str:
+    """Say how far the intervals of components can be trusted, where some have few documents."""
+    if all(run.row(group, "base").documents >= FEW for group in run.groups):
+        return ""
+    said = ", ".join(f"of {count} in {100 * share:.0f} cases of 100" for count, share in sorted(COVERAGE.items()))
+    return f"An interval of few documents is too narrow: it holds the true ratio {said}."
 
 
 def tone(row: GroupSummary | Comparison) -> str:
@@ -112,7 +117,7 @@ def verdict(run: Run) -> str:
             parts.append("The 95 % interval lies above 1: the method harms these texts.")
         else:
             parts.append("The 95 % interval holds 1: these documents show neither gain nor harm.")
-        if row.documents < _FEW:
+        if row.documents < FEW:
             parts.append(f"{row.documents} documents are few for a bootstrap: its interval may be too narrow.")
     if run.summary.pile_weight:
         weighted = run.row(PILE_ALL, run.main)
@@ -402,7 +407,7 @@ def components_section(run: Run, styles: dict[str, Style]) -> Section:
         caption=f"Base in bits per byte, then each method's ratio to base at its largest number of neighbors ({ks}), "
         f"with "
         f"{INTERVAL}. Green lies below 1 and red above with the whole interval; the best of a row is bold. A component "
-        f"of one document has no interval.",
+        f"of one document has no interval. {few_documents(run)}".rstrip(),
     )
     return section
 
