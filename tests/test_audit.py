@@ -128,6 +128,34 @@ def test_leaks_can_be_left_out_and_others_come_in_their_place(trainer: Any, kind
     assert result.lines[0].left_out == 0
 
 
+def test_what_in_context_cuts_short_is_no_leak_either(trainer: Any) -> None:
+    """A neighbor begins with a line of the scored text: too little of all of it, but much of its first tokens."""
+    task = split_task(trainer.tokenizer, WORDS, CONFIG)
+    assert task is not None
+    line = " ".join(task.scored.split()[5:14])
+    texts = [TEXTS[0], f"{line} {OTHER * 5}"]
+    trainer.datastore = FakeRetriever(texts)
+    first = len(trainer.tokenizer(TEXTS[0])["input_ids"])
+    config = CONFIG.with_(max_overlap=0.05, context_tokens=first + 120)
+    store = [Document(text) for text in texts]
+
+    def measured(**changes: Any) -> Any:
+        methods = ["ttt-nn", "in-context", "ttt-nn+in-context"]
+        return evaluate(trainer, [Document(WORDS)], config=config.with_(**changes), methods=methods)
+
+    result = measured()
+    assert audit_results(result, [WORDS], store, trainer.tokenizer).clean
+    assert [neighbor.id for neighbor in result.of("ttt-nn")[0].neighbors] == [0, 1]
+    assert [neighbor.id for neighbor in result.of("in-context")[0].neighbors] == [0]
+    assert result.of("ttt-nn+in-context")[0].at().context_tokens == first
+    # With room for all of it, it is no leak; and without a limit it is read, and found.
+    roomy = measured(context_tokens=None)
+    assert [neighbor.id for neighbor in roomy.of("in-context")[0].neighbors] == [0, 1]
+    assert audit_results(roomy, [WORDS], store, trainer.tokenizer).clean
+    found = audit_results(measured(max_overlap=None), [WORDS], store, trainer.tokenizer).findings
+    assert [(finding.method, finding.neighbor) for finding in found] == [("in-context", 1)]
+
+
 def test_a_datastore_without_leaks_is_searched_alike_with_the_limit(trainer: Any) -> None:
     results = [
         evaluate(trainer, [Document(WORDS)], config=CONFIG.with_(max_overlap=limit)).lines for limit in (None, 0.05)

@@ -270,14 +270,22 @@ class Case:
             excluded |= leaking
 
     def _holds_scored_text(self, neighbor: Neighbor) -> bool:
+        if self.lab.config.max_overlap is None:
+            return False
+        whole = shared(self._ngrams_scored(), ngrams_of(neighbor.text))[0]
+        return whole > self.lab.config.max_overlap or self._shares_too_much(self.tokens(neighbor))
+
+    def _shares_too_much(self, passage: list[int]) -> bool:
+        """Return whether tokens of a neighbor hold too much of the scored text, or it of them."""
         limit = self.lab.config.max_overlap
         if limit is None:
             return False
+        return max(shared(self._ngrams_scored(), ngrams_of(self.lab.trainer.tokenizer.decode(passage)))) > limit
+
+    def _ngrams_scored(self) -> set[tuple[str, ...]]:
         if self._scored_ngrams is None:
             self._scored_ngrams = ngrams_of(self.task.scored)
-        passage = ngrams_of(self.lab.trainer.tokenizer.decode(self.tokens(neighbor)))
-        whole = shared(self._scored_ngrams, ngrams_of(neighbor.text))[0]
-        return max(whole, *shared(self._scored_ngrams, passage)) > limit
+        return self._scored_ngrams
 
     def tokens(self, neighbor: Neighbor) -> list[int]:
         """Return the tokens of a neighbor that training uses: other methods read the same."""
@@ -299,8 +307,9 @@ class Case:
         """Return the tokens of up to `k` neighbors as they stand in the context, and how many are of which.
 
         The nearest neighbor stands last, next to the query. Where there is no room for all, the farthest are left out,
-        and of the last one that finds room its first tokens are kept. There is room for `context_tokens`, and never
-        for more than the model reads at once together with query and scored text.
+        and of the last one that finds room its first tokens are kept, unless these few share more with the scored text
+        than `max_overlap`, as all of it does not. There is room for `context_tokens`, and never for more than the model
+        reads at once together with query and scored text.
         """
         trainer = self.lab.trainer
         room = trainer.scorer.max_length - len(self.context_ids) - len(self.scored_ids)
@@ -310,8 +319,9 @@ class Case:
         pieces: list[list[int]] = []
         used = []
         for neighbor in found.neighbors[:k]:
-            piece = self.tokens(neighbor)[: max(0, room - len(separator))]
-            if not piece:
+            whole = self.tokens(neighbor)
+            piece = whole[: max(0, room - len(separator))]
+            if not piece or (len(piece) < len(whole) and self._shares_too_much(piece)):
                 break
             room -= len(piece) + len(separator)
             pieces.append([*piece, *separator])
