@@ -270,10 +270,11 @@ class Case:
             excluded |= leaking
 
     def _holds_scored_text(self, neighbor: Neighbor) -> bool:
-        if self.lab.config.max_overlap is None:
+        limit = self.lab.config.max_overlap
+        if limit is None:
             return False
         whole = shared(self._ngrams_scored(), ngrams_of(neighbor.text))[0]
-        return whole > self.lab.config.max_overlap or self._shares_too_much(self.tokens(neighbor))
+        return whole > limit or self._shares_too_much(self.tokens(neighbor))
 
     def _shares_too_much(self, passage: list[int]) -> bool:
         """Return whether tokens of a neighbor hold too much of the scored text, or it of them."""

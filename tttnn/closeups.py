@@ -124,7 +124,6 @@ def _quote(title: str, text: str) -> str:
 def harm_section(run: Run) -> Section:
     """Make the table of each method's worst component and document, and how often the guard held back."""
     section = Section("Harm and guard")
-    base = run.result.of("base")
     lines: list[list[Cell | str]] = []
     rows = []
     for method in run.methods:
@@ -133,15 +132,10 @@ def harm_section(run: Run) -> Section:
             continue
         worst = max(groups, key=lambda row: row.ratio.value)
         sure = worst.ratio.certain
-        held = run.result.of(method)
         k = run.row(ALL, method).k
-        pairs = {
-            d: (line.bits_per_byte(k), base[d].bits_per_byte())
-            for d, line in held.items()
-            if d in base and base[d].bits_per_byte() > 0
-        }
-        harmed = sum(after > before for after, before in pairs.values())
-        ratio, document = max(((after / before, d) for d, (after, before) in pairs.items()), default=(math.nan, -1))
+        ratios = run.result.ratios(method, k)
+        harmed = sum(ratio > 1 for ratio in ratios.values())
+        ratio, document = max(((ratio, d) for d, ratio in ratios.items()), default=(math.nan, -1))
         worse = sum(tone(row) == "worse" for row in groups)
         lines.append(
             [
@@ -149,7 +143,7 @@ def harm_section(run: Run) -> Section:
                 str(k),
                 Cell(decimals(worst.ratio.value), f"{group_name(worst.group)} {ends(worst.ratio, worst.documents)}"),
                 f"{worse} of {len(groups)}",
-                f"{harmed} of {len(pairs)}",
+                f"{harmed} of {len(ratios)}",
                 Cell(decimals(ratio), f"document {document}") if document >= 0 else DASH,
             ]
         )
@@ -164,7 +158,7 @@ def harm_section(run: Run) -> Section:
                 "worst_ratio_high": worst.ratio.high if sure else None,
                 "components": len(groups),
                 "components_worse": worse,
-                "documents": len(pairs),
+                "documents": len(ratios),
                 "documents_worse": harmed,
                 "worst_document": document,
                 "worst_document_ratio": ratio,

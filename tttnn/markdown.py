@@ -87,13 +87,9 @@ def _components(run: Run) -> str:
 
 def _document_ratios(run: Run, group: str, row: GroupSummary) -> list[float]:
     """Return the ratio to base of each document that a row is about and whose base has any bits."""
-    base, lines = run.result.of("base"), run.result.of(row.method)
     within = {ALL: set(run.groups), PILE_ALL: set(PILE_WEIGHTS)}.get(group, {group})
-    return [
-        line.bits_per_byte(row.k) / base[d].bits_per_byte()
-        for d, line in lines.items()
-        if line.group in within and d in base and base[d].bits_per_byte() > 0
-    ]
+    lines = run.result.of(row.method)
+    return [ratio for d, ratio in run.result.ratios(row.method, row.k).items() if lines[d].group in within]
 
 
 def _interval(ratio: Interval, places: int = _PLACES) -> str:

@@ -184,6 +184,15 @@ class EvalResult:
             raise ConfigError(f"method must be one of {', '.join(self.methods()) or 'none'}, got {method!r}")
         return lines
 
+    def ratios(self, method: str, k: int) -> dict[int, float]:
+        """Return a method's nats at `k` over base's, by document; without those whose base has none."""
+        base = self.of("base")
+        return {
+            d: line.at(k).nats / base[d].at().nats
+            for d, line in self.of(method).items()
+            if d in base and base[d].at().nats > 0
+        }
+
     def summary(self, *, seed: int = 0) -> Summary:
         """Sum the lines up by group, method and k against base, with 95 % intervals of a bootstrap over documents."""
         if not self.lines:
