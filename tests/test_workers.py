@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import select
+import signal
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +108,37 @@ def test_errors_and_interrupts_end_all_processes(tmp_path: Path, tokenizer: Any)
         evaluate_with_workers(recipe, DOCUMENTS, workers=1, out=out, config=CONFIG, methods=METHODS, progress=interrupt)
     assert multiprocessing.active_children() == []
     assert len(read_results(out).of("base")) == 1
+
+
+@dataclass(frozen=True)
+class BusyRecipe(TrainerRecipe):
+    """A worker that loads it says which process it is, and then hears nothing from its pipe."""
+
+    said: str = ""
+
+    def load(self, shared_weights: Any = None) -> Any:
+        Path(self.said).write_text(str(os.getpid()))
+        time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_busy_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    said = tmp_path / "worker"
+    recipe = BusyRecipe("", "", tttnn.AdaptConfig(), SelectionConfig(), ScoreConfig(), said=str(said))
+    parent = multiprocessing.get_context("spawn").Process(
+        target=evaluate_with_workers, args=(recipe, DOCUMENTS), kwargs={"workers": 1}
+    )
+    parent.start()
+    while not (said.exists() and said.read_text()):
+        assert parent.is_alive()
+        time.sleep(0.05)
+    worker = os.pidfd_open(int(said.read_text()))
+    try:
+        parent.kill()
+        parent.join()
+        ended, _, _ = select.select([worker], [], [], 60)
+        if not ended:
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
+        assert ended
+    finally:
+        os.close(worker)

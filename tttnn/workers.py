@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -85,8 +86,8 @@ def evaluate_with_workers(
     Documents are dealt to processes as these become free, and this process alone writes, in the order of one process.
     The file of results is therefore the same, byte for byte, for any number of workers, as long as each has as many
     threads of torch: these decide the order in which numbers are added up. The workers read one copy of the model's
-    pristine weights; what they train is each one's own. When a worker dies, or this process is interrupted, all end,
-    and what was written can be continued.
+    pristine weights; what they train is each one's own. When a worker dies, or this process is interrupted or
+    killed, all end, and what was written can be continued.
 
     Args:
         recipe: loads the trainer of each process.
@@ -231,6 +232,7 @@ def _work(
     """Load a trainer, and measure one document after another, until nobody asks any more."""
     # A Ctrl-C reaches every process of a terminal; the one that writes decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     try:
         from transformers.utils import logging
 
@@ -249,3 +251,18 @@ def _work(
             error if isinstance(error, TttnnError | ValueError | OSError) else TttnnError(f"in a worker: {error!r}")
         )
         connection.send(("failed", raised))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even by a signal that leaves it no time to say so.
+
+    The pipe says it too, but is read only between documents, and one of these can take minutes.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), name="parent-watch", daemon=True).start()
