@@ -213,7 +213,7 @@ class AdaptConfig(Config):
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",
         "which weights are trained; no-embeddings: all but embeddings and output head; lora: low-rank matrices beside "
-        "the linear layers (needs peft; 2e-3 is a good learning rate for them)",
+        "the linear layers (needs peft; 1e-3 is a good learning rate for them)",
     )
     last_layers: int = setting(4, "layers that trainable=last-layers trains, from the last backwards", minimum=1)
     trainable_patterns: tuple[str, ...] = setting(
@@ -281,7 +281,7 @@ class EvalConfig(Config):
     )
     dynamic_window: int = setting(256, "tokens that dynamic evaluation scores, then trains on", minimum=2)
     dynamic_learning_rate: float = setting(1e-4, "learning rate of the method dynamic", minimum=0.0, maximum=10.0)
-    lora_learning_rate: float = setting(2e-3, "learning rate of the method lora", minimum=0.0, maximum=10.0)
+    lora_learning_rate: float = setting(1e-3, "learning rate of the method lora", minimum=0.0, maximum=10.0)
 
 
 PRESETS: dict[str, AdaptConfig] = {
