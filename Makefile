@@ -50,7 +50,7 @@ bench-smoke: $(VENV)/.dev
 package: $(VENV)/.dev
 	rm -rf dist build/empty
 	$(BIN)/python -m build --sdist --outdir dist
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist -C cmake.define.TTTNN_CUDA=OFF dist/tttnn-*.tar.gz
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings cmake.define.TTTNN_CUDA=OFF dist/tttnn-*.tar.gz
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/pip install --quiet --no-deps dist/tttnn-*.whl
 	build/empty/bin/pip install --quiet click numpy rich
