@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import tttnn
 from benchmarks.plain_loop import LEARNING_RATE, plain_query
-from tttnn.datastore import Neighbor
+from tttnn.neighbors import Neighbor
 from tttnn.score import Scorer, token_ids
 
 

@@ -321,7 +321,7 @@ COUNT = [0]  # documents, for the formats that need to be told
 
 
 def load(path: Path, mean: float | None) -> list[str]:
-    from tttnn.store import iter_jsonl
+    from tttnn.corpus import iter_jsonl
 
     texts = [document.text for document in iter_jsonl(path)]
     if mean is not None:

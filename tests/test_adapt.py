@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.corpus import Document, text_digest
-from tttnn.datastore import Neighbor
+from tttnn.neighbors import Neighbor
 from tttnn.pace import Pace
 from tttnn.portion import portion_of
 from tttnn.schedule import rate_factors

@@ -3,6 +3,7 @@ switch that leaves nothing behind."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -374,6 +375,8 @@ def test_the_rest_goes_to_the_model_s_own_attention(monkeypatch: pytest.MonkeyPa
         MistralConfig(num_attention_heads=2, num_key_value_heads=1, sliding_window=90, **SIZES)
     ).bfloat16()
     of_window = NativeAttention.for_model(window)
+    parameters = inspect.signature(model.forward).parameters
+    cache = "cache" if "cache" in parameters else "past_key_values"  # the name before transformers 5.24
     monkeypatch.setattr(module, "causal_attention", refuse)
     padding = torch.ones_like(INPUT)
     padding[:, :9] = 0
@@ -382,9 +385,9 @@ def test_the_rest_goes_to_the_model_s_own_attention(monkeypatch: pytest.MonkeyPa
         same(model, input_ids=INPUT.repeat(2, 1))
         packed = (torch.arange(100) % 50).unsqueeze(0)
         same(model, input_ids=INPUT, position_ids=packed, use_cache=False)
-        cache = model(input_ids=INPUT[:, :60], use_cache=True).past_key_values
+        held = model(input_ids=INPUT[:, :60], use_cache=True)
         with switch.enabled():
-            model(input_ids=INPUT[:, 60:], past_key_values=cache)
+            model(input_ids=INPUT[:, 60:], **{cache: held[cache]})
         with pytest.raises(AssertionError, match="does not do"), switch.enabled():
             model(input_ids=INPUT)
         assert of_window is not None  # shorter than its window

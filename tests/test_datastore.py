@@ -21,6 +21,7 @@ import tttnn
 from tests.encoders import tiny_embedder
 from tttnn import builder as builder_module
 from tttnn.config import DatastoreConfig, IndexConfig
+from tttnn.corpus import Document, text_digest
 from tttnn.errors import (
     DatastoreLockedError,
     DatastoreMismatchError,
@@ -29,7 +30,6 @@ from tttnn.errors import (
     StoreError,
     TttnnError,
 )
-from tttnn.store import Document, text_digest
 
 WORDS = [
     "moon",

@@ -16,12 +16,12 @@ from tests.encoders import tiny_embedder
 from tests.test_datastore import INDEX, LAYOUTS, build, cached_embedder, contents, corpus
 from tttnn import compaction, segments
 from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig, StoreConfig
+from tttnn.corpus import Document, text_digest
 from tttnn.errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError
 from tttnn.estimate import estimate_build
 from tttnn.files import digest_of, write_manifest
 from tttnn.selection import Selector
 from tttnn.stages import BuildReport
-from tttnn.store import Document, text_digest
 
 QUERY = "3 moon cat sort"
 

@@ -19,8 +19,8 @@ import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tests.encoders import save_encoder
 from tests.test_cli import run as run_cli
-from tttnn.config import parsed
 from tttnn.corpus import Document, text_digest
+from tttnn.settings import parsed
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 

@@ -13,7 +13,7 @@ import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tttnn.adaptation_report import AdaptReport
 from tttnn.corpus import Document
-from tttnn.datastore import Neighbor
+from tttnn.neighbors import Neighbor
 
 QUERY = "def quicksort("
 LONG = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else items\n# Bits per byte"

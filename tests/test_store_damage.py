@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tttnn.config import StoreConfig
+from tttnn.corpus import Document
 from tttnn.errors import StoreCorruptError, StoreVersionError
-from tttnn.store import Document, TextStore, TextStoreWriter, repair_store, write_store
+from tttnn.store import TextStore, TextStoreWriter, repair_store, write_store
 
 GOLDEN = Path(__file__).parent / "data" / "store-1.0.zst"
 GOLDEN_ID = "cdfcc3ba76ac9a06b7020f453904e313"

@@ -21,8 +21,9 @@ from tests.encoders import save_encoder
 from tttnn.config import ScoreConfig, SelectionConfig
 from tttnn.corpus import Document
 from tttnn.evaluation import evaluate
+from tttnn.recipe import TrainerRecipe
 from tttnn.result_file import read_results
-from tttnn.workers import TrainerRecipe, evaluate_with_workers
+from tttnn.workers import evaluate_with_workers
 
 DOCUMENTS = [Document(f"{TEXTS[i % len(TEXTS)]} number {i} " * 3, {"pile_set_name": "AB"[i % 2]}) for i in range(5)]
 CONFIG = tttnn.EvalConfig(query_tokens=60, scored_tokens=60, curve=(0, 1, 3))

@@ -38,21 +38,22 @@ from .errors import (
     TttnnError,
     UnknownModelError,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
-    from .adapt import AdaptedModel, Retriever, TestTimeTrainer
+    from .adapt import AdaptedModel, TestTimeTrainer
     from .adaptation_report import AdaptReport
     from .arena import WeightArena
     from .corpus import Document, iter_corpus, iter_jsonl
-    from .datastore import Datastore, Neighbor
+    from .datastore import Datastore
     from .embed import Embedder
     from .evaluation import evaluate
     from .index import NeighborIndex
+    from .neighbors import Neighbor
     from .result_file import read_results
+    from .retriever import Retriever
     from .shared import SharedWeights
     from .store import TextStore, TextStoreWriter
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "AdaptReport": "adaptation_report",
@@ -60,9 +61,9 @@ _LAZY = {
     "Datastore": "datastore",
     "Document": "corpus",
     "Embedder": "embed",
-    "Neighbor": "datastore",
+    "Neighbor": "neighbors",
     "NeighborIndex": "index",
-    "Retriever": "adapt",
+    "Retriever": "retriever",
     "SharedWeights": "shared",
     "TestTimeTrainer": "adapt",
     "TextStore": "store",

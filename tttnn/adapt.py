@@ -17,25 +17,28 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 
-from . import _core, models
+import tttnn._core as _core
+
+from . import models
 from .adaptation_report import AdaptReport, GuardReport, StoppedBy, TrainedNeighbor
 from .arena import WeightArena
 from .attention import NativeAttention
 from .config import AdaptConfig, ScoreConfig
-from .datastore import Neighbor
 from .errors import AdaptError, ConfigError, NonFiniteLossError, RestoreError
 from .guard import Guard
 from .lora import LowRankLayers
 from .loss import SlicedLoss, causal_lm_loss
 from .memory import require_memory
+from .neighbors import Neighbor
 from .optim import build_optimizer
 from .pace import Pace
 from .portion import portion_of
 from .precision import autocast, resolved
+from .retriever import Retriever
 from .reuse import ReuseCache, TrainedState
 from .schedule import rate_factors
 from .score import Score, Scorer, model_max_length, token_ids
@@ -51,13 +54,6 @@ _AT_CALL = (
 
 _NOT_TRAINING = ("deadline_ms", "keep_memory", "num_neighbors", "reuse", "verify")
 """Settings that do not change what is trained of given neighbors."""
-
-
-class Retriever(Protocol):
-    """Anything that finds neighbors: a datastore, a cluster, a fake."""
-
-    def search(self, query: str, k: int) -> list[Neighbor]:
-        """Return at most `k` documents, nearest first."""
 
 
 class AdaptedModel:
@@ -794,7 +790,7 @@ def _embedder_name(retriever: Any) -> str | None:
 def _versions() -> dict[str, str]:
     import transformers
 
-    from . import __version__
+    from .version import __version__
 
     return {
         "tttnn": __version__,

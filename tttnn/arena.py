@@ -17,7 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import _core
+import tttnn._core as _core
+
 from .blocks import RoundedWeights, WeightBlock, run_at_once
 from .errors import AdaptError, RestoreError
 from .layout import Captured, aligned, lay_out, refuse_unfit

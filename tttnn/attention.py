@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from . import _core
+import tttnn._core as _core
 
 NAME = "tttnn_causal"
 """What transformers calls this attention."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from .config import EvalConfig, Progress
 from .corpus import Document, text_digest
-from .datastore import Neighbor
 from .errors import ConfigError
 from .measured import Line, UsedNeighbor
+from .neighbors import Neighbor
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
 from .portion import portion_of
 from .protocols import split_task

@@ -30,9 +30,9 @@ from .cases import (
     sift_selector,
 )
 from .config import AdaptConfig
-from .datastore import Neighbor
 from .errors import ConfigError
 from .measured import Point, UsedNeighbor
+from .neighbors import Neighbor
 from .protocols import token_ends
 from .results import EvalResult
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core
+import tttnn._core as _core
+
 from .layout import Captured, aligned
 from .shared import SharedWeights
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .config import DatastoreConfig, IndexConfig, Progress, StoreConfig
+from .corpus import Document, iter_corpus
 from .embed import GROUP, Embedder, EmbedReport
 from .errors import DatastoreMismatchError
 from .files import describe_file, digest_of, read_manifest, write_file, write_manifest
@@ -41,7 +42,7 @@ from .segments import (
     segment_name,
 )
 from .stages import BuildReport
-from .store import Document, TextStore, TextStoreWriter, iter_corpus, train_dictionary
+from .store import TextStore, TextStoreWriter, train_dictionary
 
 DICTIONARY = "dictionary.partial"
 CUT = "cut.json"

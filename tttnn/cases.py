@@ -18,9 +18,10 @@ from .adapt import AdaptedModel, TestTimeTrainer
 from .adaptation_report import AdaptReport
 from .config import AdaptConfig, EvalConfig, SelectionConfig
 from .corpus import Document, text_digest
-from .datastore import Datastore, Neighbor
+from .datastore import Datastore
 from .errors import ConfigError
 from .measured import Point, UsedNeighbor
+from .neighbors import Neighbor
 from .overlap import ngrams_of, shared
 from .portion import portion_of
 from .protocols import Task

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import click
 
-from . import __version__, models
+from . import models
 from .config import (
     PRESETS,
     AdaptConfig,
@@ -53,6 +53,7 @@ from .terminal import (
     stages_line,
     tell_rejected,
 )
+from .version import __version__
 
 FAILED, USAGE, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 
@@ -635,8 +636,9 @@ def eval_(
     from .corpus import iter_corpus
     from .datastore import Datastore
     from .evaluation import evaluate
+    from .recipe import TrainerRecipe
     from .results import Budget
-    from .workers import TrainerRecipe, evaluate_with_workers
+    from .workers import evaluate_with_workers
 
     _quiet_transformers()
     names = [name.strip() for name in methods.split(",") if name.strip()]

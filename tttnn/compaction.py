@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .builder import VECTORS, describe_segment
 from .config import IndexConfig, Progress, StoreConfig
+from .corpus import text_digest
 from .errors import DatastoreLockedError
 from .files import write_file
 from .index import NeighborIndex
@@ -37,7 +38,7 @@ from .segments import (
     segment_name,
     write_deleted,
 )
-from .store import TextStoreWriter, text_digest, train_dictionary
+from .store import TextStoreWriter, train_dictionary
 
 _CHUNK = 4096  # documents or vectors that are held at a time
 

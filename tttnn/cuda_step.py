@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _core
+import tttnn._core as _core
+
 from .errors import AdaptError, DeviceError
 
 

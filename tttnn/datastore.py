@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from .builder import Builder, Corpus
 from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
 from .config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
+from .corpus import Document
 from .embed import Embedder, EmbedReport
 from .errors import DatastoreMismatchError
 from .importer import FaissImport
-from .retrieval import Neighbor, Searcher, SearchExplanation, SearchResult
+from .neighbors import SearchResult
+from .retrieval import Searcher
 from .segments import MANIFEST, PASSAGES, SEGMENTS, Documents, Segment, open_manifest
 from .stages import BuildReport
-from .store import Document
-
-__all__ = ["Datastore", "Neighbor", "SearchExplanation", "SearchResult"]
 
 _OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
 

@@ -17,10 +17,11 @@ import numpy as np
 
 from .builder import DOCUMENT_CHARACTERS, Corpus, documents_of
 from .config import DatastoreConfig, IndexConfig, Progress, StoreConfig
+from .corpus import Document
 from .embed import Embedder, EmbedReport
 from .index import NeighborIndex
 from .passages import RECORD_BYTES, byte_spans, cut_passages
-from .store import Document, TextStore, write_store
+from .store import TextStore, write_store
 
 _SAMPLE = 256  # documents: embedding them takes seconds, and their mean length is known to some percent
 _UNITS = 512  # passages of them that are embedded

@@ -97,7 +97,7 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     """Return all that results depend on, for the head of their file. How many documents are taken is no part of it."""
     import transformers
 
-    from . import __version__
+    from .version import __version__
 
     trainer = lab.trainer
     evaluation = lab.config.to_dict() | {"curve": lab.curve}

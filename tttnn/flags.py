@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from .config import PRESETS, Config
+from .config import PRESETS
+from .settings import Config
 
 _Command = Callable[..., Any]
 

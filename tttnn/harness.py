@@ -27,15 +27,16 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 
-from . import __version__
 from .adapt import TestTimeTrainer
-from .config import AdaptConfig, Config, ScoreConfig, SelectionConfig, parsed, preset
+from .config import AdaptConfig, ScoreConfig, SelectionConfig, preset
 from .corpus import text_digest
 from .datastore import Datastore
 from .embed import Embedder
 from .errors import ConfigError, MissingExtraError
 from .score import prefix_token
 from .selection import Selector
+from .settings import Config, parsed
+from .version import __version__
 
 try:
     from lm_eval.api.model import TemplateLM

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from .builder import EMBEDDED, VECTORS, Builder
 from .config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
+from .corpus import Document, iter_corpus
 from .embed import Embedder
 from .errors import IndexCorruptError
 from .files import read_manifest, write_manifest
 from .segments import FORMAT
 from .stages import BuildReport
-from .store import Document, iter_corpus
 
 _HEADER = struct.Struct("<4siqqqBi")  # fourcc, dimension, vectors, unused, unused, trained, metric
 _FLOATS = struct.Struct("<Q")

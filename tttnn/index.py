@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core
+import tttnn._core as _core
+
 from .config import IndexConfig, Progress
 from .errors import EmbeddingError, IndexCorruptError
 from .files import check_file, describe_file, finish_file, read_manifest, write_file, write_manifest

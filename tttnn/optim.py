@@ -15,7 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from . import _core
+import tttnn._core as _core
+
 from .arena import WeightArena
 from .config import AdaptConfig
 from .cuda_step import DeviceAdamw, DeviceBlock, require_native

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import _core
+import tttnn._core as _core
 
 
 def pool_packed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .datastore import Neighbor
+from .neighbors import Neighbor
 from .score import token_ids
 
 

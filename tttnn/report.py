@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from . import __version__, closeups, plots, sections
+from . import closeups, plots, sections
 from .errors import ConfigError
 from .extremes import extreme_documents, with_texts
 from .files import write_file
@@ -24,6 +24,7 @@ from .results import ALL
 from .runs import Run, model_name, read_runs
 from .sections import Section
 from .statistics import PILE_WEIGHTS
+from .version import __version__
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,13 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .corpus import Document
 from .errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError, StoreCorruptError
 from .files import check_file, describe_file, digest_of, read_manifest, write_file, write_manifest
 from .index import MANIFEST as INDEX_MANIFEST
 from .index import NeighborIndex
 from .passages import PassageTable
-from .store import Document, TextStore
+from .store import TextStore
 
 FORMAT = 2
 MANIFEST = "manifest.json"

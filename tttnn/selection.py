@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import SelectionConfig
-from .datastore import Datastore, SearchResult
+from .datastore import Datastore
+from .neighbors import SearchResult
 
 
 def sift(

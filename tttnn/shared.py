@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from . import _core
+import tttnn._core as _core
+
 from .errors import AdaptError
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
+import tttnn._core as _core
+
 from .config import Progress, StoreConfig
 from .corpus import (
     SOURCE_FIELD,

@@ -11,62 +11,20 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from .adapt import TestTimeTrainer
 from .baselines import methods_named
 from .cases import Lab
-from .config import AdaptConfig, EvalConfig, Progress, ScoreConfig, SelectionConfig
+from .config import EvalConfig, Progress
 from .corpus import Document
-from .datastore import Datastore
-from .embed import Embedder
 from .errors import ConfigError, TttnnError
 from .evaluation import DEFAULT_METHODS, Record, measured_document, results_settings, sampled
 from .measured import Measured
+from .recipe import TrainerRecipe
 from .results import EvalResult
-from .selection import Selector
 from .shared import SharedWeights
-
-
-@dataclass(frozen=True)
-class TrainerRecipe:
-    """What a process needs to load a trainer of its own.
-
-    `model` and `embedder` are demo names, hub ids or directories; an embedder of None is the datastore's own.
-    `threads` are torch's in each process; None leaves them as they are.
-    """
-
-    model: str
-    datastore: str
-    adapt: AdaptConfig
-    selection: SelectionConfig
-    score: ScoreConfig
-    embedder: str | None = None
-    threads: int | None = None
-    cache_dir: str | None = None
-
-    def load(self, shared_weights: SharedWeights | None = None) -> TestTimeTrainer:
-        """Open the datastore and load embedder and model.
-
-        Args:
-            shared_weights: of a trainer that the same recipe made in another process.
-        """
-        opened = Datastore.open(self.datastore)
-        name, config = self.embedder or opened.embedder_name, opened.embed_config
-        embedder = Embedder.load(name, config, threads=self.threads, cache_dir=self.cache_dir)
-        chosen = Selector(Datastore.open(self.datastore, embedder), self.selection)
-        return TestTimeTrainer.load(
-            self.model,
-            chosen,
-            self.adapt,
-            score=self.score,
-            threads=self.threads,
-            cache_dir=self.cache_dir,
-            shared_weights=shared_weights,
-        )
 
 
 def evaluate_with_workers(
