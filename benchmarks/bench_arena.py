@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
-from tttnn.optim import build_optimizer
+from tttnn.training.optimizer import build_optimizer
+from tttnn.weights.arena import WeightArena
 
 LEARNING_RATE = 1e-4
 

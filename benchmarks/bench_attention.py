@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tttnn.attention import causal_attention, packed_attention, supported
+from tttnn.kernels.attention import causal_attention, packed_attention, supported
 
 pytestmark = pytest.mark.skipif(not supported(), reason="no AVX-512 with bfloat16 on this processor")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tttnn
-from tttnn.neighbors import Neighbor
+from tttnn.retrieval.neighbors import Neighbor
 
 _BUSY = "import torch\na = torch.rand(1024, 1024)\nwhile True:\n    a = torch.tanh(a @ a)\n"
 

@@ -28,7 +28,7 @@ import torch
 import tttnn
 from benchmarks.conftest import PILE_MINI
 from tttnn.config import EmbedConfig
-from tttnn.embed import EmbedReport
+from tttnn.embedding.embedder import EmbedReport
 
 TEXTS = 200
 ROUNDS = 5
@@ -260,7 +260,7 @@ def test_share_of_matrix_product_rate(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["native", "pytorch"])
 def test_pool(benchmark: Any, kind: str, dtype: str) -> None:
-    from tttnn.pooling import pool
+    from tttnn.kernels.pooling import pool
 
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(16, 256, 384, generator=generator).to(getattr(torch, dtype))

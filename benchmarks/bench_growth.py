@@ -23,7 +23,7 @@ import numpy as np
 
 import tttnn
 from tttnn.config import IndexConfig
-from tttnn.index import NeighborIndex, SearchWork
+from tttnn.datastore.index import NeighborIndex, SearchWork
 
 K, EF, QUERIES, REPEATS, NOISE = 20, 128, 200, 7, 0.1
 

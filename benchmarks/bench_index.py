@@ -20,8 +20,8 @@ import pytest
 
 from tttnn import NeighborIndex
 from tttnn.config import IndexConfig
-from tttnn.index import SearchWork
-from tttnn.selection import hull, sift
+from tttnn.datastore.index import SearchWork
+from tttnn.retrieval.selector import hull, sift
 
 DIM = 384
 K = 20

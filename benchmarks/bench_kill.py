@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import tttnn
-from tttnn.corpus import Document, iter_corpus
+from tttnn.store.corpus import Document, iter_corpus
 
 MOST_RUNS = 200
 

@@ -17,7 +17,7 @@ import torch
 from bench_arena import smollm2
 
 from tttnn import _core
-from tttnn.loss import SlicedLoss, causal_lm_loss
+from tttnn.lm.loss import SlicedLoss, causal_lm_loss
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import zstandard
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import tttnn
-from tttnn.arena import WeightArena
-from tttnn.optim import build_optimizer
+from tttnn.training.optimizer import build_optimizer
+from tttnn.weights.arena import WeightArena
 
 
 @pytest.fixture(scope="module")

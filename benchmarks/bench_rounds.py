@@ -22,7 +22,7 @@ from bench_deadline import pieces
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import tttnn
-from tttnn.neighbors import Neighbor
+from tttnn.retrieval.neighbors import Neighbor
 
 _GROWTH = {"small": 16 << 20, "smollm2-135m": 64 << 20}
 """Bytes that resident memory may grow: what the allocator's rounding and Python's caches came to, with room."""

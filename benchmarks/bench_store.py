@@ -38,14 +38,14 @@ class Ours:
     io = "mmap"
 
     def build(self, path: Path, texts: list[str]) -> None:
-        from tttnn.store import TextStoreWriter
+        from tttnn.store.text_store import TextStoreWriter
 
         with TextStoreWriter(path) as writer:
             for text in texts:
                 writer.append(text)
 
     def open(self, path: Path) -> None:
-        from tttnn.store import TextStore
+        from tttnn.store.text_store import TextStore
 
         self.store = TextStore.open(path, io=self.io)
 
@@ -69,7 +69,7 @@ class OursNoDictionary(Ours):
 
     def build(self, path: Path, texts: list[str]) -> None:
         from tttnn.config import StoreConfig
-        from tttnn.store import TextStoreWriter
+        from tttnn.store.text_store import TextStoreWriter
 
         with TextStoreWriter(path, config=StoreConfig(dictionary_bytes=0)) as writer:
             for text in texts:
@@ -321,7 +321,7 @@ COUNT = [0]  # documents, for the formats that need to be told
 
 
 def load(path: Path, mean: float | None) -> list[str]:
-    from tttnn.corpus import iter_jsonl
+    from tttnn.store.corpus import iter_jsonl
 
     texts = [document.text for document in iter_jsonl(path)]
     if mean is not None:
@@ -565,7 +565,7 @@ def units(corpus: Path) -> None:
 
 def scaling(corpus: Path) -> None:
     """Batches as a share of the limit times the number of threads: fresh sorted ids for each round."""
-    from tttnn.store import TextStore
+    from tttnn.store.text_store import TextStore
 
     texts = load(corpus, None)
     folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
@@ -596,7 +596,7 @@ def scaling(corpus: Path) -> None:
 def opening() -> None:
     """Open time and memory at 10 thousand and at 10 million short documents."""
     from tttnn.config import StoreConfig
-    from tttnn.store import TextStore, TextStoreWriter
+    from tttnn.store.text_store import TextStore, TextStoreWriter
 
     folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
     line("documents", "build s", "bytes a document", "index bytes a document", "open µs", "first read µs",

@@ -29,11 +29,11 @@ from transformers import AutoModelForCausalLM
 
 import tttnn
 from benchmarks.plain_loop import plain_query
-from tttnn.corpus import text_digest
-from tttnn.evaluation import group_of, sampled
-from tttnn.protocols import Task, split_task
-from tttnn.score import Scorer, token_ids
-from tttnn.statistics import paired_bootstrap
+from tttnn.evaluation.bootstrap import paired_bootstrap
+from tttnn.evaluation.protocols import Task, split_task
+from tttnn.evaluation.runner import group_of, sampled
+from tttnn.lm.score import Scorer, token_ids
+from tttnn.store.corpus import text_digest
 
 WINDOW = 1024
 

@@ -36,8 +36,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 import tttnn
-from tttnn.corpus import text_digest
-from tttnn.score import Scorer
+from tttnn.lm.score import Scorer
+from tttnn.store.corpus import text_digest
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 
 import tttnn
-from tttnn.corpus import text_digest
-from tttnn.evaluation import group_of, sampled
-from tttnn.protocols import split_task
+from tttnn.evaluation.protocols import split_task
+from tttnn.evaluation.runner import group_of, sampled
+from tttnn.store.corpus import text_digest
 
 SCAN = 1_000_000
 """A width at which the index compares every vector instead of walking."""

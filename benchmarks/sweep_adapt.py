@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tttnn
-from tttnn.results import ALL, PILE_ALL, Summary
+from tttnn.evaluation.results import ALL, PILE_ALL, Summary
 
 _BASE = tttnn.AdaptConfig(num_neighbors=10, max_neighbor_tokens=512)
 

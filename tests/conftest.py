@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.utils import logging as transformers_logging
 
 import tttnn
-from tttnn.neighbors import Neighbor
+from tttnn.retrieval.neighbors import Neighbor
 
 transformers_logging.disable_progress_bar()
 

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tttnn.measured import Line, Measured, Point, Seconds, Texts, UsedNeighbor
-from tttnn.result_file import ResultFile
+from tttnn.evaluation.records import Line, Measured, Point, Seconds, Texts, UsedNeighbor
+from tttnn.evaluation.result_file import ResultFile
 
 METHODS = (
     *("base", "ttt-nn", "ttt-nn-sift", "ttt-nn-guard", "lora", "in-context", "ttt-nn+in-context", "interpolation"),

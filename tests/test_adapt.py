@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
-from tttnn.corpus import Document, text_digest
-from tttnn.neighbors import Neighbor
-from tttnn.pace import Pace
-from tttnn.portion import portion_of
-from tttnn.schedule import rate_factors
+from tttnn.lm.neighbor_tokens import portion_of
+from tttnn.retrieval.neighbors import Neighbor
+from tttnn.store.corpus import Document, text_digest
+from tttnn.training.schedule import rate_factors
+from tttnn.training.step_time import Pace
 
 QUERY = "def quicksort("
 
@@ -129,7 +129,7 @@ def test_an_exception_at_any_stage_leaves_the_weights_whole(
     if stage == "search":
         monkeypatch.setattr(trainer.datastore, "search", boom)
     elif stage == "tokenize":
-        monkeypatch.setattr("tttnn.adapt.portion_of", boom)
+        monkeypatch.setattr("tttnn.training.trainer.portion_of", boom)
     elif stage == "forward":
         trainer.model.transformer.h[1].register_forward_hook(boom)
     elif stage == "backward":
@@ -347,7 +347,7 @@ def test_deadline_stops_before_the_step_that_would_overrun(trainer: Any, monkeyp
         now[0] += 0.01
         return now[0]
 
-    monkeypatch.setattr("tttnn.adapt.time.perf_counter", clock)
+    monkeypatch.setattr("tttnn.training.trainer.time.perf_counter", clock)
     with trainer.adapt(QUERY, deadline_ms=1) as adapted:
         assert adapted.report.stopped_by == "deadline"
         assert adapted.report.steps == 0
@@ -366,7 +366,7 @@ def test_one_slow_step_does_not_end_training_for_good(trainer: Any, monkeypatch:
         now[0] += 0.001
         return now[0]
 
-    monkeypatch.setattr("tttnn.adapt.time.perf_counter", clock)
+    monkeypatch.setattr("tttnn.training.trainer.time.perf_counter", clock)
     with trainer.adapt(QUERY, num_neighbors=1):
         pass
     trainer._training_pace.saw(60.0, 46)

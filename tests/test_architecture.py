@@ -16,47 +16,45 @@ from tttnn import _core
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A file may import only files to its left.
-ORDER = [
-    *(
-        "errors",
-        "version",
-        "settings",
-        "config",
-        "precision",
-        "models",
-        "_core",
-        "corpus",
-        "store",
-        "files",
-        "passages",
-    ),
-    *("encoder_files", "encoder_tokens", "attention", "linear", "packed", "pooling", "embed", "index"),
-    *(
-        "segments",
-        "neighbors",
-        "retriever",
-        "retrieval",
-        "stages",
-        "builder",
-        "compaction",
-        "estimate",
-        "importer",
-        "datastore",
-    ),
-    *("selection", "windows", "schedule", "pace", "memory"),
-    *("layout", "shared", "blocks", "arena", "cuda_step", "optim"),
-    *("loss", "score", "portion"),
-    *("lora", "subset", "adaptation_report", "guard", "reuse", "adapt", "recipe"),
-    *("statistics", "measured", "results", "result_file"),
-    *("protocols", "overlap", "cases", "baselines", "evaluation", "workers", "audit"),
-    *("reference", "runs", "extremes", "markup", "plots", "figures", "sections", "closeups", "markdown", "report"),
-    *("demo", "harness", "flags", "terminal", "cli"),
-]
+# What a package may import, beside the single files at the top (`SINGLE`), in the order of the data.
+MAY_IMPORT = {
+    "kernels": set(),
+    "store": set(),
+    "embedding": {"kernels"},
+    "retrieval": {"store"},
+    "datastore": {"store", "embedding", "retrieval"},
+    "weights": set(),
+    "lm": {"kernels", "retrieval"},
+    "training": {"kernels", "retrieval", "weights", "lm"},
+    "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training"},
+    "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
+    "report": {"evaluation"},
+    "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"}
+    | {"evaluation", "report"},
+}
+
+# Single files: each may import those before it, and every package any of them.
+SINGLE = ("errors", "version", "settings", "config", "files", "models")
+
+# Files that need one package more than theirs, for one thing.
+ALSO = {
+    "evaluation/workers": {"weights"},  # the pristine weights that worker processes share
+    "report/harm": {"store", "datastore"},  # the texts of documents that were harmed
+    "retrieval/selector": {"datastore"},
+    "evaluation/lab": {"datastore"},
+    "evaluation/harness": {"datastore", "embedding"},
+}
+
+FILES = sorted((ROOT / "tttnn").rglob("*.py"))
+
+
+def place_of(path: Path) -> str:
+    """The package of a file, or the file's own name where it stands alone."""
+    return path.relative_to(ROOT / "tttnn").with_suffix("").parts[0]
 
 
 def imports_of(path: Path) -> set[str]:
-    """Names of tttnn's files that a file imports, at the top or inside a function; for types alone does not count."""
+    """Packages and single files that a file imports, anywhere in it; for types alone does not count."""
     tree = ast.parse(path.read_text())
     skipped = {
         id(inner)
@@ -64,22 +62,68 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
+    package = ["tttnn", *path.relative_to(ROOT / "tttnn").parts[:-1]]
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and id(node) not in skipped:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tttnn.")}
+        if not isinstance(node, ast.ImportFrom) or id(node) in skipped:
+            continue
+        base = package[: len(package) + 1 - node.level] if node.level else []
+        target = [*base, *(node.module.split(".") if node.module else [])]
+        if target[:1] == ["tttnn"]:
+            found |= {target[1]} if len(target) > 1 else {alias.name for alias in node.names}
+    return found - {"_core"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "tttnn")))
+def test_a_file_imports_what_its_package_may(path: Path) -> None:
+    place = place_of(path)
+    if place in ("__init__", "__main__"):
+        return
+    found = imports_of(path) - {place}
+    if place in SINGLE:
+        allowed = set(SINGLE[: SINGLE.index(place)])
+    else:
+        name = str(path.relative_to(ROOT / "tttnn").with_suffix(""))
+        allowed = {*SINGLE, *MAY_IMPORT[place], *ALSO.get(name, set())}
+    assert found <= allowed, f"{path.name} imports {', '.join(sorted(found - allowed))}"
+
+
+def test_packages_point_one_way() -> None:
+    order = list(MAY_IMPORT)
+    for place, allowed in MAY_IMPORT.items():
+        assert all(order.index(other) < order.index(place) for other in allowed), place
+    assert {place_of(path) for path in FILES} == {*MAY_IMPORT, *SINGLE, "__init__", "__main__"}
+
+
+def test_files_of_a_package_import_each_other_without_a_circle() -> None:
+    for package in MAY_IMPORT:
+        arrows = {path.stem: siblings_of(path) for path in (ROOT / "tttnn" / package).glob("*.py")}
+        done: set[str] = set()
+        while arrows:
+            free = [name for name, needed in arrows.items() if needed <= done]
+            assert free, f"{package}: a circle among {', '.join(sorted(arrows))}"
+            done |= set(free)
+            arrows = {name: needed for name, needed in arrows.items() if name not in done}
+
+
+def siblings_of(path: Path) -> set[str]:
+    """Files of its own package that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
             found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in ORDER if n != "_core"])
-def test_imports_point_left(name: str) -> None:
-    for imported in imports_of(ROOT / "tttnn" / f"{name}.py") - {"__version__"}:
-        assert ORDER.index(imported) < ORDER.index(name), f"{name} imports {imported}"
-
-
-def test_every_file_has_its_place() -> None:
-    files = {path.stem for path in (ROOT / "tttnn").glob("*.py")} - {"__init__", "__main__"}
-    assert files == set(ORDER) - {"_core"}
+def test_packages_are_flat_and_begin_with_a_docstring_only() -> None:
+    for package in {*MAY_IMPORT} - {"recipe"}:
+        folder = ROOT / "tttnn" / package
+        assert {child.name for child in folder.iterdir() if child.is_dir()} <= {"tasks", "web", "__pycache__"}, package
+        body = ast.parse((folder / "__init__.py").read_text()).body
+        assert len(body) == 1, package
+        assert isinstance(body[0], ast.Expr), package
 
 
 def test_core_knows_neither_python_nor_torch() -> None:
@@ -102,7 +146,7 @@ def test_import_is_light() -> None:
 
 
 def test_no_module_named_after_its_function() -> None:
-    for path in (ROOT / "tttnn").glob("*.py"):
+    for path in FILES:
         names = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
         assert path.stem not in names, path.name
 
@@ -113,8 +157,10 @@ def test_public_names_exist() -> None:
 
 
 def test_libraries_neither_print_nor_read_the_environment() -> None:
-    for name in set(ORDER) - {"_core", "cli"}:
-        tree = ast.parse((ROOT / "tttnn" / f"{name}.py").read_text())
+    for path in FILES:
+        if place_of(path) == "cli":
+            continue
+        name, tree = path.name, ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "print", f"{name} prints"

@@ -20,11 +20,11 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError, ConfigError, RestoreError
-from tttnn.optim import build_optimizer
-from tttnn.subset import last_layers
+from tttnn.training.optimizer import build_optimizer
+from tttnn.weights.arena import WeightArena
+from tttnn.weights.trainable import last_layers
 
 VOCABULARY = 61
 

@@ -26,8 +26,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from tttnn import attention as module
-from tttnn.attention import NAME, NativeAttention, causal_attention, packed_attention
+from tttnn.kernels import attention as module
+from tttnn.kernels.attention import NAME, NativeAttention, causal_attention, packed_attention
 
 needs_instructions = pytest.mark.skipif(not module.supported(), reason="no AVX-512 with bfloat16 on this processor")
 

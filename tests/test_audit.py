@@ -9,11 +9,11 @@ import pytest
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, tiny_gpt2
-from tttnn.audit import audit_results
-from tttnn.corpus import Document
-from tttnn.evaluation import evaluate
-from tttnn.overlap import ngrams_of, shared
-from tttnn.protocols import split_task
+from tttnn.evaluation.audit import audit_results
+from tttnn.evaluation.overlap import ngrams_of, shared
+from tttnn.evaluation.protocols import split_task
+from tttnn.evaluation.runner import evaluate
+from tttnn.store.corpus import Document
 
 WORDS = (
     "while the ferry crossed that morning every passenger on deck watched a low grey coast come slowly nearer until "

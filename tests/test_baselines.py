@@ -15,15 +15,15 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tests.encoders import tiny_embedder
-from tttnn.baselines import METHODS, interpolation_curve
-from tttnn.corpus import Document
-from tttnn.evaluation import evaluate
-from tttnn.measured import Line
-from tttnn.portion import portion_of
-from tttnn.protocols import split_task
-from tttnn.result_file import read_results
-from tttnn.results import EvalResult
-from tttnn.score import token_ids
+from tttnn.evaluation.methods import METHODS, interpolation_curve
+from tttnn.evaluation.protocols import split_task
+from tttnn.evaluation.records import Line
+from tttnn.evaluation.result_file import read_results
+from tttnn.evaluation.results import EvalResult
+from tttnn.evaluation.runner import evaluate
+from tttnn.lm.neighbor_tokens import portion_of
+from tttnn.lm.score import token_ids
+from tttnn.store.corpus import Document
 
 DOCUMENT = Document("What is asked of a document is that it be long enough to be cut in half. " * 2)
 CONFIG = tttnn.EvalConfig(query_tokens=60, scored_tokens=60, curve=(0, 1, 2, 5), dynamic_window=20, context_tokens=300)

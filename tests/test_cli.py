@@ -17,7 +17,8 @@ from click.testing import CliRunner
 import tttnn
 from tests.encoders import save_encoder
 from tests.test_workers import saved_recipe
-from tttnn import cli, flags
+from tttnn.cli import flags
+from tttnn.cli import program as cli
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

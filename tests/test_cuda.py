@@ -15,11 +15,11 @@ from torch import nn
 
 import tttnn
 from tttnn import _core
-from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
-from tttnn.cuda_step import require_native
 from tttnn.errors import AdaptError, DeviceError, NonFiniteLossError
-from tttnn.optim import build_optimizer
+from tttnn.training.cuda_step import require_native
+from tttnn.training.optimizer import build_optimizer
+from tttnn.weights.arena import WeightArena
 
 from .conftest import FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 

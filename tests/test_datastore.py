@@ -19,9 +19,8 @@ import pytest
 
 import tttnn
 from tests.encoders import tiny_embedder
-from tttnn import builder as builder_module
 from tttnn.config import DatastoreConfig, IndexConfig
-from tttnn.corpus import Document, text_digest
+from tttnn.datastore import builder as builder_module
 from tttnn.errors import (
     DatastoreLockedError,
     DatastoreMismatchError,
@@ -30,6 +29,7 @@ from tttnn.errors import (
     StoreError,
     TttnnError,
 )
+from tttnn.store.corpus import Document, text_digest
 
 WORDS = [
     "moon",
@@ -303,7 +303,7 @@ def test_a_build_stopped_anywhere_continues_to_the_same_files(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builder_module, "GROUP", 16)
-    monkeypatch.setattr("tttnn.index._REPORT", 8)
+    monkeypatch.setattr("tttnn.datastore.index._REPORT", 8)
     whole = contents(build(tmp_path / "whole", **LAYOUTS[layout]).path)
     calls: list[str] = []
     build(tmp_path / "count", progress=lambda stage, *_: calls.append(stage), **LAYOUTS[layout])
@@ -405,7 +405,7 @@ def test_killed_once_inside_each_stage(tmp_path: Path, append: bool, monkeypatch
     monkeypatch.setattr(builder_module, "GROUP", 64)
     monkeypatch.setattr(builder_module, "_CUT_DOCUMENTS", 32)
     monkeypatch.setattr(builder_module, "_REPORT_DOCUMENTS", 32)
-    monkeypatch.setattr("tttnn.index._REPORT", 64)
+    monkeypatch.setattr("tttnn.datastore.index._REPORT", 64)
     settings = {**LAYOUTS["passage"], "segment_documents": 90}
     whole, path = tmp_path / "whole", tmp_path / "d"
     made = build(whole, corpus(300), **settings)

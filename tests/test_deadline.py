@@ -13,7 +13,7 @@ import pytest
 
 import tttnn
 from tests.conftest import assert_same_state, state_of
-from tttnn.neighbors import Neighbor
+from tttnn.retrieval.neighbors import Neighbor
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 

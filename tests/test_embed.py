@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import tttnn
 from tests.encoders import byte_tokenizer, save_encoder, tiny_bert, tiny_embedder
 from tttnn.config import EmbedConfig
-from tttnn.embed import EmbedReport, token_batches
+from tttnn.embedding.embedder import EmbedReport, token_batches
 from tttnn.errors import ConfigError, EmbeddingError, UnknownModelError
 
 TEXTS = [

@@ -9,10 +9,10 @@ import pytest
 
 import tttnn
 from tests.conftest import TEXTS
-from tttnn.corpus import Document, text_digest
-from tttnn.evaluation import evaluate, group_of, sampled
-from tttnn.protocols import split_task
-from tttnn.result_file import read_results
+from tttnn.evaluation.protocols import split_task
+from tttnn.evaluation.result_file import read_results
+from tttnn.evaluation.runner import evaluate, group_of, sampled
+from tttnn.store.corpus import Document, text_digest
 
 DOCUMENTS = [
     Document(f"{TEXTS[i % len(TEXTS)]} number {i} " * 3, {"pile_set_name": "Even" if i % 2 == 0 else "Odd"})

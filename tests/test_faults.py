@@ -87,7 +87,7 @@ def test_memory_running_out(bench: Bench, stage: str, error: Exception, monkeypa
     elif stage == "step":
         monkeypatch.setattr(trainer._optimizer, "step", at_call(1, trainer._optimizer.step, full))
     elif stage == "guard":
-        monkeypatch.setattr("tttnn.guard.Guard._scored", full)
+        monkeypatch.setattr("tttnn.training.guard.Guard._scored", full)
     elif stage == "keep":
         monkeypatch.setattr(trainer._arena, "keep", full)
     elif stage == "hold":

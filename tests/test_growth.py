@@ -14,14 +14,15 @@ import pytest
 import tttnn
 from tests.encoders import tiny_embedder
 from tests.test_datastore import INDEX, LAYOUTS, build, cached_embedder, contents, corpus
-from tttnn import compaction, segments
 from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig, StoreConfig
-from tttnn.corpus import Document, text_digest
+from tttnn.datastore import compaction
+from tttnn.datastore import segment as segments
+from tttnn.datastore.build_report import BuildReport
+from tttnn.datastore.estimate import estimate_build
 from tttnn.errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError
-from tttnn.estimate import estimate_build
 from tttnn.files import digest_of, write_manifest
-from tttnn.selection import Selector
-from tttnn.stages import BuildReport
+from tttnn.retrieval.selector import Selector
+from tttnn.store.corpus import Document, text_digest
 
 QUERY = "3 moon cat sort"
 
@@ -127,7 +128,7 @@ def test_an_interrupted_append_takes_the_same_documents_or_is_discarded(tmp_path
 def test_an_append_killed_at_its_very_end_is_not_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = build(tmp_path / "d")
     with monkeypatch.context() as patch:
-        patch.setattr("tttnn.builder.Builder._clean_up", lambda *_: (_ for _ in ()).throw(_Stop()))
+        patch.setattr("tttnn.datastore.builder.Builder._clean_up", lambda *_: (_ for _ in ()).throw(_Stop()))
         with pytest.raises(_Stop):
             made.append(more())
     shutil.copytree(made.path, tmp_path / "copy", symlinks=True)
@@ -328,7 +329,7 @@ def test_opening_beside_a_writer_takes_the_new_manifest(tmp_path: Path, monkeypa
             compaction.compact_datastore(path)
         return manifest
 
-    monkeypatch.setattr("tttnn.datastore.open_manifest", slow)
+    monkeypatch.setattr("tttnn.datastore.datastore.open_manifest", slow)
     assert len(opened(tmp_path / "d")) == 59
     assert opened(tmp_path / "d").id != read[0]
 

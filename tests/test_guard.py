@@ -11,7 +11,7 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
-from tttnn.corpus import Document
+from tttnn.store.corpus import Document
 
 QUERY = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else items\n# Bits per byte"
 
@@ -156,7 +156,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += 0.01
         return now[0]
 
-    monkeypatch.setattr("tttnn.adapt.time.perf_counter", clock)
+    monkeypatch.setattr("tttnn.training.trainer.time.perf_counter", clock)
     return now
 
 

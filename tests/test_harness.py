@@ -19,8 +19,8 @@ import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tests.encoders import save_encoder
 from tests.test_cli import run as run_cli
-from tttnn.corpus import Document, text_digest
 from tttnn.settings import parsed
+from tttnn.store.corpus import Document, text_digest
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 
@@ -31,8 +31,8 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tttnn import harness
-from tttnn.harness import TttnnLM
+from tttnn.evaluation import harness
+from tttnn.evaluation.harness import TttnnLM
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -371,9 +371,9 @@ def test_a_continuation_that_leaves_no_room_is_refused(lm: TttnnLM) -> None:
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
-    monkeypatch.delitem(sys.modules, "tttnn.harness")
+    monkeypatch.delitem(sys.modules, "tttnn.evaluation.harness")
     with pytest.raises(tttnn.MissingExtraError, match=r"tttnn\[eval\]"):
-        importlib.import_module("tttnn.harness")
+        importlib.import_module("tttnn.evaluation.harness")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -404,14 +404,14 @@ def test_the_packaged_task_measures_a_local_file(place: SimpleNamespace, tokeniz
 
 
 def test_a_task_without_documents_says_what_to_give() -> None:
-    from tttnn.tasks.jsonl import load
+    from tttnn.evaluation.tasks.jsonl import load
 
     with pytest.raises(tttnn.ConfigError, match="--metadata"):
         load()
 
 
 def test_a_group_that_is_not_there_is_named(place: SimpleNamespace) -> None:
-    from tttnn.tasks.jsonl import load
+    from tttnn.evaluation.tasks.jsonl import load
 
     with pytest.raises(tttnn.ConfigError, match="of group None of these"):
         load(place.documents, "None of these")

@@ -15,8 +15,8 @@ from tests.encoders import save_encoder, tiny_embedder
 from tests.test_cli import run
 from tests.test_datastore import cached_embedder, contents, corpus
 from tttnn.config import IndexConfig
+from tttnn.datastore.faiss_import import FlatFile
 from tttnn.errors import DatastoreMismatchError, EmbeddingError, IndexCorruptError
-from tttnn.importer import FlatFile
 
 EXACT = IndexConfig(backend="exact")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from tttnn import linear as module
-from tttnn.attention import supported
-from tttnn.linear import FusedLinear, fuse_biases
+from tttnn.kernels import linear as module
+from tttnn.kernels.attention import supported
+from tttnn.kernels.linear import FusedLinear, fuse_biases
 
 needs_instructions = pytest.mark.skipif(not supported(), reason="no AVX-512 with bfloat16 on this processor")
 

@@ -10,9 +10,9 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
-from tttnn.lora import LowRankLayers
-from tttnn.score import Scorer
-from tttnn.subset import trained_elements, trained_names
+from tttnn.lm.score import Scorer
+from tttnn.weights.lora import LowRankLayers
+from tttnn.weights.trainable import trained_elements, trained_names
 
 pytest.importorskip("peft", reason="peft is not installed")
 
@@ -163,7 +163,7 @@ def test_a_trainer_that_cannot_be_made_takes_its_matrices_out(tokenizer: Any, mo
     def full(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("tttnn.adapt.WeightArena", full)
+    monkeypatch.setattr("tttnn.training.trainer.WeightArena", full)
     with pytest.raises(MemoryError):
         trainer_for(model, tokenizer, trainable="lora")
     assert all(modules[name] is module for name, module in model.named_modules())

@@ -14,8 +14,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from tttnn import loss as module
-from tttnn.loss import SlicedLoss, causal_lm_loss
+from tttnn.lm import loss as module
+from tttnn.lm.loss import SlicedLoss, causal_lm_loss
 
 SIZES = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
 MODELS = {

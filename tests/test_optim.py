@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError, NonFiniteLossError
-from tttnn.optim import build_optimizer
+from tttnn.training.optimizer import build_optimizer
+from tttnn.weights.arena import WeightArena
 
 # Sizes around vector lanes, pieces and tasks of the kernel.
 SHAPES = [(1,), (7,), (33, 5), (128, 129), (300, 333), (64,), (2, 3, 4), (70000,)]

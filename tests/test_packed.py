@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from tests.encoders import tiny_bert
-from tttnn import packed as module
-from tttnn.attention import supported
-from tttnn.packed import NAME, PackedEncoder, packed_offsets
+from tttnn.embedding import packed as module
+from tttnn.embedding.packed import NAME, PackedEncoder, packed_offsets
+from tttnn.kernels.attention import supported
 
 SIZES = {"vocab_size": 61, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 LENGTHS = [64, 1, 33, 2, 1, 17, 33, 64]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.encoders import tiny_embedder
+from tttnn.datastore.passages import Passage, PassageTable, byte_spans, cut_passages
 from tttnn.errors import IndexCorruptError
-from tttnn.passages import Passage, PassageTable, byte_spans, cut_passages
 
 EMBEDDER = tiny_embedder()
 

@@ -14,7 +14,7 @@ import pytest
 
 import tttnn
 from tests.conftest import assert_same_state, state_of
-from tttnn.corpus import Document
+from tttnn.store.corpus import Document
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 

@@ -16,18 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 from tests.result_files import CURVE, GROUPS, METHODS, write_results
-from tttnn.cli import app
-from tttnn.closeups import chosen_depths
-from tttnn.corpus import text_digest
+from tttnn.cli.program import app
 from tttnn.errors import ConfigError, MissingExtraError
-from tttnn.figures import spread
-from tttnn.markup import comma_separated, escape, plain, signed, significant, table
-from tttnn.reference import TASKS, TOTAL, matching_run, published
-from tttnn.report import Report, write_report
-from tttnn.result_file import read_results
-from tttnn.results import ALL, PILE_ALL
-from tttnn.runs import read_runs
-from tttnn.statistics import PILE_WEIGHTS
+from tttnn.evaluation.bootstrap import PILE_WEIGHTS
+from tttnn.evaluation.result_file import read_results
+from tttnn.evaluation.results import ALL, PILE_ALL
+from tttnn.report.documents import chosen_depths
+from tttnn.report.figures import spread
+from tttnn.report.html import comma_separated, escape, plain, signed, significant, table
+from tttnn.report.page import Report, write_report
+from tttnn.report.published_curves import TASKS, TOTAL, matching_run, published
+from tttnn.report.runs import read_runs
+from tttnn.store.corpus import text_digest
 
 FEW = {"Github": (0.62, 0.78), "PEPs": (0.83, 1.04)}
 TEXTS = {

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import tttnn
-from tttnn.measured import Line, Measured, Point, Seconds, Skipped, Texts, UsedNeighbor
-from tttnn.result_file import ResultFile, read_results
-from tttnn.results import EvalResult
-from tttnn.statistics import COVERAGE, PILE_WEIGHTS, paired_bootstrap, pile_weights
+from tttnn.evaluation.bootstrap import COVERAGE, PILE_WEIGHTS, paired_bootstrap, pile_weights
+from tttnn.evaluation.records import Line, Measured, Point, Seconds, Skipped, Texts, UsedNeighbor
+from tttnn.evaluation.result_file import ResultFile, read_results
+from tttnn.evaluation.results import EvalResult
 
 SETTINGS = {"protocol": "split", "evaluation": {"curve": [0, 2]}, "methods": {"base": {}, "zeta": {}, "alpha": {}}}
 
@@ -60,7 +60,7 @@ RESULT = result_of(
 
 
 def test_results_are_read_without_torch(tmp_path: Path) -> None:
-    code = "import tttnn.result_file, sys; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import tttnn.evaluation.result_file, sys; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

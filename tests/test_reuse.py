@@ -11,9 +11,9 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
-from tttnn.adaptation_report import AdaptReport
-from tttnn.corpus import Document
-from tttnn.neighbors import Neighbor
+from tttnn.retrieval.neighbors import Neighbor
+from tttnn.store.corpus import Document
+from tttnn.training.report import AdaptReport
 
 QUERY = "def quicksort("
 LONG = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else items\n# Bits per byte"

@@ -8,7 +8,7 @@ import torch
 
 import tttnn
 from tests.conftest import tiny_gpt2, tiny_llama
-from tttnn.score import Score, Scorer
+from tttnn.lm.score import Score, Scorer
 
 TEXT = "Perplexity of a text, with Ünïcödé and 🐍, " * 12
 

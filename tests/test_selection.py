@@ -12,7 +12,7 @@ import tttnn
 from tests.encoders import tiny_embedder
 from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig
 from tttnn.errors import ConfigError
-from tttnn.selection import Selector, hull, sift
+from tttnn.retrieval.selector import Selector, hull, sift
 
 
 def posterior_variance(query: np.ndarray, chosen: np.ndarray, noise: float) -> float:

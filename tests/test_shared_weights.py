@@ -19,11 +19,11 @@ from torch import nn
 
 import tttnn
 from tttnn import _core
-from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError, RestoreError
-from tttnn.optim import build_optimizer
-from tttnn.shared import SharedWeights
+from tttnn.training.optimizer import build_optimizer
+from tttnn.weights.arena import WeightArena
+from tttnn.weights.shared_weights import SharedWeights
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd is Linux only"),

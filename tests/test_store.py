@@ -17,10 +17,10 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tttnn import store as store_module
 from tttnn.config import StoreConfig
-from tttnn.corpus import Document, iter_jsonl, text_digest
-from tttnn.store import TextStore, TextStoreWriter, export_jsonl, train_dictionary, write_store
+from tttnn.store import text_store as store_module
+from tttnn.store.corpus import Document, iter_jsonl, text_digest
+from tttnn.store.text_store import TextStore, TextStoreWriter, export_jsonl, train_dictionary, write_store
 
 PILE_MINI = Path(__file__).parents[2] / "shared" / "data" / "pile-mini"
 WORDS = ["store", "neighbor", "gradient", "fjord", "naïve", "Ωmega", "日本語", "🙂", "\x00", "\r\n", "\u2028"]

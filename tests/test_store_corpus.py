@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tttnn.corpus import Document, iter_corpus, iter_folder, iter_jsonl, iter_parquet
 from tttnn.errors import MissingExtraError
-from tttnn.store import write_store
+from tttnn.store.corpus import Document, iter_corpus, iter_folder, iter_jsonl, iter_parquet
+from tttnn.store.text_store import write_store
 
 GOOD = [{"text": f"text {i} é", "meta": {"pile_set_name": "Github", "n": i}} for i in range(100)]
 

@@ -6,10 +6,10 @@ from torch import nn
 
 from tests.test_arena import INPUT, MODELS, backward, build, state
 from tests.test_optim import Weights, distance, give, gradients
-from tttnn.arena import WeightArena
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError
-from tttnn.optim import Optimizer, build_optimizer
+from tttnn.training.optimizer import Optimizer, build_optimizer
+from tttnn.weights.arena import WeightArena
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:

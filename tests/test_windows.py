@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tttnn.windows import scoring_windows, training_windows
+from tttnn.lm.windows import scoring_windows, training_windows
 
 
 @given(st.integers(1, 300), st.integers(2, 40), st.integers(1, 100))

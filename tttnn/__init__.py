@@ -41,38 +41,38 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .adapt import AdaptedModel, TestTimeTrainer
-    from .adaptation_report import AdaptReport
-    from .arena import WeightArena
-    from .corpus import Document, iter_corpus, iter_jsonl
-    from .datastore import Datastore
-    from .embed import Embedder
-    from .evaluation import evaluate
-    from .index import NeighborIndex
-    from .neighbors import Neighbor
-    from .result_file import read_results
-    from .retriever import Retriever
-    from .shared import SharedWeights
-    from .store import TextStore, TextStoreWriter
+    from .datastore.datastore import Datastore
+    from .datastore.index import NeighborIndex
+    from .embedding.embedder import Embedder
+    from .evaluation.result_file import read_results
+    from .evaluation.runner import evaluate
+    from .retrieval.neighbors import Neighbor
+    from .retrieval.retriever import Retriever
+    from .store.corpus import Document, iter_corpus, iter_jsonl
+    from .store.text_store import TextStore, TextStoreWriter
+    from .training.report import AdaptReport
+    from .training.trainer import AdaptedModel, TestTimeTrainer
+    from .weights.arena import WeightArena
+    from .weights.shared_weights import SharedWeights
 
 _LAZY = {
-    "AdaptReport": "adaptation_report",
-    "AdaptedModel": "adapt",
-    "Datastore": "datastore",
-    "Document": "corpus",
-    "Embedder": "embed",
-    "Neighbor": "neighbors",
-    "NeighborIndex": "index",
-    "Retriever": "retriever",
-    "SharedWeights": "shared",
-    "TestTimeTrainer": "adapt",
-    "TextStore": "store",
-    "TextStoreWriter": "store",
-    "WeightArena": "arena",
-    "evaluate": "evaluation",
-    "iter_corpus": "corpus",
-    "iter_jsonl": "corpus",
-    "read_results": "result_file",
+    "AdaptReport": "training.report",
+    "AdaptedModel": "training.trainer",
+    "Datastore": "datastore.datastore",
+    "Document": "store.corpus",
+    "Embedder": "embedding.embedder",
+    "Neighbor": "retrieval.neighbors",
+    "NeighborIndex": "datastore.index",
+    "Retriever": "retrieval.retriever",
+    "SharedWeights": "weights.shared_weights",
+    "TestTimeTrainer": "training.trainer",
+    "TextStore": "store.text_store",
+    "TextStoreWriter": "store.text_store",
+    "WeightArena": "weights.arena",
+    "evaluate": "evaluation.runner",
+    "iter_corpus": "store.corpus",
+    "iter_jsonl": "store.corpus",
+    "read_results": "evaluation.result_file",
 }
 
 __all__ = [

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .adapt import TestTimeTrainer
 from .config import AdaptConfig, ScoreConfig, SelectionConfig
-from .datastore import Datastore
-from .embed import Embedder
-from .selection import Selector
-from .shared import SharedWeights
+from .datastore.datastore import Datastore
+from .embedding.embedder import Embedder
+from .retrieval.selector import Selector
+from .training.trainer import TestTimeTrainer
+from .weights.shared_weights import SharedWeights
 
 
 @dataclass(frozen=True)

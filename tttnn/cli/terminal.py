@@ -1,0 +1,196 @@
+"""What the command line shows: progress on standard error, results on standard output. Knows no command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..evaluation.audit import AuditReport
+    from ..evaluation.results import BudgetComparison, Summary
+    from .demo import DemoResult
+
+
+class Bars:
+    """Progress bars on standard error, with rates where a build report has them; nothing where that is no terminal."""
+
+    def __init__(self, report: Any = None) -> None:
+        self.console = Console(stderr=True)
+        self._report = report
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Show how far a stage is: a `config.Progress`."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, rates="")
+        held = None if self._report is None else self._report.stages.get(stage)
+        rates = "" if held is None else _rates(held.rates)
+        self._progress.update(self._tasks[stage], completed=done, total=total, rates=rates)
+
+    def tell(self, sentence: str) -> None:
+        """Say something on standard error, terminal or not."""
+        self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rates(rates: dict[str, float]) -> str:
+    """Shorten rates for a line: 12.3k tokens/s."""
+    parts = []
+    for name, rate in rates.items():
+        power = next((p for p in ("G", "M", "k") if rate >= {"G": 1e9, "M": 1e6, "k": 1e3}[p]), "")
+        parts.append(f"{rate / {'G': 1e9, 'M': 1e6, 'k': 1e3, '': 1}[power]:.1f}{power} {name}/s")
+    return ", ".join(parts)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def print_pairs(value: dict[str, Any], indent: str = "") -> None:
+    """Print names and values in two columns, what is nested further in."""
+    width = max((len(key) for key in value), default=0)
+    for key, item in value.items():
+        if isinstance(item, dict):
+            click.echo(f"{indent}{key}")
+            print_pairs(item, indent + "  ")
+        elif isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
+            for i, entry in enumerate(item):
+                click.echo(f"{indent}{key} {i}")
+                print_pairs(entry, indent + "  ")
+        else:
+            click.echo(f"{indent}{key:<{width}}  {item}")
+
+
+def show(value: dict[str, Any], as_json: bool) -> None:
+    """Print a description, as JSON where that was asked for."""
+    if as_json:
+        print_json(value)
+    else:
+        print_pairs(value)
+
+
+def tell_rejected(rejected: Sequence[tuple[int | str, str]], file: str | None, bars: Bars) -> None:
+    """Say what a corpus held that is no document; to a file too, where one is asked for."""
+    for where, reason in rejected[:20]:
+        bars.tell(f"left out {where}: {reason}")
+    if len(rejected) > 20:
+        bars.tell(f"... and {len(rejected) - 20} more; --rejects FILE lists them all")
+    if file is not None:
+        rows = [json.dumps({"where": where, "reason": reason}) + "\n" for where, reason in rejected]
+        Path(file).write_text("".join(rows), encoding="utf-8")
+
+
+def excerpt(text: str, length: int = 160) -> str:
+    """Return the beginning of a text as one line."""
+    line = " ".join(text[: 4 * length].split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def stages_line(seconds: dict[str, float]) -> str:
+    """Return the seconds of each stage as one line."""
+    parts = [f"{stage} {value:.2f}" if value < 10 else f"{stage} {value:.0f}" for stage, value in seconds.items()]
+    return ", ".join(parts)
+
+
+def print_results(
+    summary: Summary, pairs: Sequence[BudgetComparison], weights: Mapping[int, Mapping[float, float]]
+) -> None:
+    """Print the table of methods, what they reach at equal budgets, and interpolation at each weight."""
+    click.echo(str(summary))
+    for pair in pairs:
+        click.echo(
+            f"at {pair.budget:.4g} {pair.unit} a document: {pair.a} (k {pair.k_a}) over {pair.b} (k {pair.k_b}) "
+            f"{pair.total().ratio}"
+        )
+    for k, curve in weights.items():
+        listed = ", ".join(f"{weight:g}: {value:.4f}" for weight, value in curve.items())
+        click.echo(f"interpolation with {k} neighbors, bits per byte by weight: {listed}")
+
+
+def print_audit(report: AuditReport) -> None:
+    """Print findings and notes as a table, and one line of totals."""
+    if report.findings or report.notes:
+        table = Table(box=box.SIMPLE)
+        for heading in ("kind", "document", "method", "neighbor", "what"):
+            table.add_column(heading)
+        for finding in [*report.findings, *report.notes]:
+            neighbor = "" if finding.neighbor is None else str(finding.neighbor)
+            table.add_row(finding.kind, str(finding.document), finding.method, neighbor, finding.what)
+        Console().print(table)
+    click.echo(
+        f"{report.documents} documents, {report.lines} lines, {report.passages} passages; {len(report.findings)} leaks "
+        f"or wrong receipts, {len(report.notes)} notes; largest share of {report.ngram}-grams in common "
+        f"{report.largest_share:.1%}, allowed {report.max_share:.1%}"
+    )
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the table of documents, what each was trained on, and a prompt continued before and after."""
+    console = Console()
+    assert result.summary is not None
+    ks = [row.k for row in result.totals()]
+    table = Table(
+        title=f"bits per byte of the second half of held-out documents (seed {result.seed})",
+        box=box.SIMPLE,
+    )
+    table.add_column("document")
+    for k in ks:
+        table.add_column("base" if k == 0 else f"{k} nn", justify="right")
+    table.add_column("ratio", justify="right")
+    for document in result.documents:
+        values = list(document.curve.values())
+        table.add_row(document.name, *(f"{v:.3f}" for v in values), f"{values[-1] / values[0]:.3f}")
+    table.add_section()
+    total = result.summary.total()
+    values = [row.bits_per_byte for row in result.totals()]
+    table.add_row("total", *(f"{v:.3f}" for v in values), f"{total.ratio.value:.3f}", style="bold")
+    console.print(table)
+    console.print(f"corpus: {result.corpus}, {result.windows} windows of 512 tokens, {result.num_bytes:,} bytes\n")
+    for document in result.documents:
+        names: dict[str, int] = {}
+        for name, _ in document.neighbors:
+            names[name] = names.get(name, 0) + 1
+        used = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
+        console.print(Text.assemble((document.name, "bold"), " trained on ", used))
+    console.print("\n[bold]The end of a prompt[/], continued before and after:")
+    for label, text in (("prompt", result.prompt), ("before", result.before), ("after", result.after)):
+        console.print(Text.assemble((f"--- {label}\n", "bold"), text))
+    console.print(f"\ncurve over neighbors: {result.plot}")
+    console.print(f"seed {result.seed}; seconds: {stages_line(result.seconds)}", highlight=False)

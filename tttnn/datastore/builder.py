@@ -1,0 +1,550 @@
+"""Builds the segments of a datastore in stages: dictionary, ingest, passages, embed, index.
+
+Knows what lies in the directory and in which order it is made; does not answer queries. While a build or an append is
+under way build.json says how far it is. Killed at any moment, it continues there: documents in the store are compared
+and not compressed again; passages and vectors go on after the last group that was committed; of the index a segment's
+graph begins anew, and so does the reading of the corpus for the dictionary.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
+from ..embedding.embedder import GROUP, Embedder, EmbedReport
+from ..errors import DatastoreMismatchError
+from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
+from ..store.corpus import Document, iter_corpus
+from ..store.text_store import TextStore, TextStoreWriter, train_dictionary
+from .build_report import BuildReport
+from .index import MANIFEST as INDEX_MANIFEST
+from .index import NeighborIndex
+from .passages import RECORD_BYTES, PassageTable, byte_spans, cut_passages
+from .segment import (
+    FORMAT,
+    LOCK,
+    MANIFEST,
+    PASSAGES,
+    SEGMENTS,
+    STATE,
+    TEXTS,
+    locked,
+    open_manifest,
+    remove_unlisted,
+    replace_manifest,
+    segment_name,
+)
+
+DICTIONARY = "dictionary.partial"
+CUT = "cut.json"
+CUT_PASSAGES = "passages.partial"
+VECTORS = "vectors.partial"
+EMBEDDED = "embedded.json"
+
+Corpus = Iterable[Document | str] | Callable[[], Iterable[Document | str]] | str | os.PathLike[str]
+"""Documents; or a function that returns them; or the path of a corpus."""
+
+DOCUMENT_CHARACTERS = 1_000_000
+"""Of a longer document only so many characters are looked at when its beginning is embedded."""
+
+RECALL_QUERIES = 100
+"""Vectors of a segment that are searched for to estimate its recall."""
+
+_READ_DOCUMENTS = 64  # long documents are cut before the next ones are read
+_CUT_DOCUMENTS = 2048  # between two commits of the passages
+_REPORT_DOCUMENTS = 256
+
+
+class Builder:
+    """One run of a build or of an append; `run` returns when the manifest holds the new segments.
+
+    Args:
+        path: The directory.
+        documents: The corpus. Where it can be read twice, the stores' dictionaries are trained on a sample of all of
+            a segment's documents, else on its first ones.
+        embedder: Makes the vectors.
+        config: What is embedded, and how the corpus is cut into segments.
+        index: How vectors are indexed.
+        store: How texts are compressed.
+        progress: Called with a stage, what is done and all of it.
+        report: Filled while the build runs.
+        append: Add segments to the datastore that is there, instead of making one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        documents: Corpus,
+        embedder: Embedder,
+        config: DatastoreConfig,
+        index: IndexConfig,
+        store: StoreConfig,
+        progress: Progress | None,
+        report: BuildReport | None = None,
+        *,
+        append: bool = False,
+    ) -> None:
+        self.path = path
+        self.documents = documents
+        self.embedder = embedder
+        self.config = config
+        self.index = index
+        self.store = store
+        self.progress = progress
+        self.report = report if report is not None else BuildReport()
+        self.append = append
+        self.first = 0
+        """Number of the first segment that is built."""
+        self.base = 0
+        """Id of the first document."""
+        self.plan: dict[str, Any] = {
+            "embedder": embedder.identity,
+            "precision": embedder.precision,
+            "embed": embedder.config.to_dict(),
+            "datastore": config.to_dict(),
+            "index": index.to_dict(),
+            # The number of threads does not change a store.
+            "store": {f.name: getattr(store, f.name) for f in fields(store) if f.name != "threads"},
+        }
+        if config.unit == "passage" and config.passage_overlap >= embedder.passage_length:
+            raise ValueError(
+                f"passage_overlap must be less than {embedder.passage_length} (the embedder's passage length), "
+                f"got {config.passage_overlap}"
+            )
+
+    def run(self) -> None:
+        """Build, or finish what an interrupted run left.
+
+        Raises:
+            FileExistsError: The directory holds a finished datastore, or something else.
+            DatastoreLockedError: Another builder holds the directory.
+            DatastoreMismatchError: An interrupted build there has other settings or another embedder.
+            ValueError: The corpus is empty, or a resumed corpus gives other documents.
+            EmbeddingError: A vector is not finite.
+        """
+        if not self.append:
+            if self.path.exists() and (not self.path.is_dir() or not _is_ours(self.path)):
+                raise FileExistsError(f"{self.path}: is not a datastore. Build into a new or empty directory.")
+            self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            manifest = open_manifest(self.path) if self.append or (self.path / MANIFEST).exists() else None
+            if manifest is not None and self._was_finished(manifest):
+                return
+            if manifest is not None and not self.append:
+                raise FileExistsError(f"{self.path}: holds a datastore already. Open it, or build somewhere else.")
+            state = self._read_state(manifest)
+            if not state["ingested"]:
+                self._sample(state)
+                self._ingest(state)
+            if self.config.unit == "passage":
+                self._cut(state)
+            self._embed(state)
+            self._index(state)
+            self._finish(state, manifest)
+
+    def _was_finished(self, manifest: dict[str, Any]) -> bool:
+        """Clean up after a run that was killed when its segments were in the manifest already; say whether one was."""
+        if not (self.path / STATE).exists():
+            return False
+        state = read_manifest(self.path / STATE, format_version=FORMAT)
+        if state.get("first", 0) >= manifest["next_segment"]:
+            return False
+        self.first = state.get("first", 0)
+        self._clean_up(state)
+        if state.get("append", False) != self.append:
+            return False
+        if self.append:
+            documents = documents_of(self.documents)
+            done = state["base"]
+            for number, segment in enumerate(state["segments"]):
+                remedy = "That append is complete now. Append once more for other documents."
+                compare_documents(documents, self._segment(number) / TEXTS, done, remedy)
+                done += segment["documents"]
+        return True
+
+    @property
+    def _remedy(self) -> str:
+        if self.append:
+            return "Append the same documents again, or discard the interrupted append."
+        return "Continue with the same corpus, or remove the directory."
+
+    def _begin(self, stage: str, done: int = 0, total: int | None = None) -> None:
+        self.report.begin(stage, done, total)
+
+    def _advance(self, stage: str, done: int, total: int | None) -> None:
+        self.report.advance(stage, done, total)
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+    def _read_state(self, manifest: dict[str, Any] | None) -> dict[str, Any]:
+        if manifest is not None:
+            self.first, self.base = manifest["next_segment"], manifest["next_id"]
+        if not (self.path / STATE).exists():
+            if manifest is not None:
+                remove_unlisted(self.path, manifest)
+            state: dict[str, Any] = {
+                "format": FORMAT,
+                "plan": self.plan,
+                "append": self.append,
+                "first": self.first,
+                "base": self.base,
+                "sampled": False,
+                "ingested": False,
+                "segments": [],
+            }
+            write_manifest(self.path / STATE, state)
+            return state
+        state = {"append": False, "first": 0, "base": 0, "sampled": False} | read_manifest(
+            self.path / STATE, format_version=FORMAT
+        )
+        if digest_of(state["plan"]) != digest_of(self.plan):
+            differing = [name for name in self.plan if digest_of(state["plan"].get(name)) != digest_of(self.plan[name])]
+            raise DatastoreMismatchError(
+                f"{self.path}: an interrupted build there has other settings ({', '.join(differing)}). "
+                "Continue it with the same settings, or remove the directory."
+            )
+        return state
+
+    def _segment(self, number: int) -> Path:
+        return self.path / SEGMENTS / segment_name(self.first + number)
+
+    def _segment_size(self, number: int) -> int:
+        """Return the most documents that a segment may have."""
+        return self.config.segment_documents
+
+    def _sample(self, state: dict[str, Any]) -> None:
+        """Train each segment's dictionary on documents spread over all of it."""
+        if state["sampled"] or self.store.dictionary_bytes == 0 or not _can_be_read_again(self.documents):
+            return
+        self._begin("dictionary")
+        stage = self.report.stages["dictionary"]
+        done = 0
+
+        def counted(part: Iterable[Document]) -> Iterator[Document]:
+            nonlocal done
+            for document in part:
+                done += 1
+                stage.bytes += _size(document.text)
+                if done % _REPORT_DOCUMENTS == 0:
+                    self._advance("dictionary", done, None)
+                yield document
+
+        documents = documents_of(self.documents)
+        for number in range(1_000_000):
+            first = next(documents, None)
+            if first is None:
+                break
+            part = chain([first], islice(documents, self._segment_size(number) - 1))
+            folder = self._segment(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_file(folder / DICTIONARY, train_dictionary(counted(part), config=self.store))
+        self._advance("dictionary", done, done)
+        state["sampled"] = True
+        write_manifest(self.path / STATE, state)
+
+    def _ingest(self, state: dict[str, Any]) -> None:
+        documents = documents_of(self.documents)
+        done = 0
+        self._begin("ingest")
+        stage = self.report.stages["ingest"]
+        for number, segment in enumerate(state["segments"]):
+            compare_documents(documents, self._segment(number) / TEXTS, done, self._remedy)
+            done += segment["documents"]
+            stage.resumed = done
+            self._advance("ingest", done, None)
+        for number in range(len(state["segments"]), 1_000_000):
+            first = next(documents, None)
+            if first is None:
+                break
+            folder = self._segment(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            trained = folder / DICTIONARY
+            dictionary = trained.read_bytes() if state["sampled"] and trained.exists() else None
+            with TextStoreWriter(folder / TEXTS, config=self.store, resume=True, dictionary=dictionary) as writer:
+                stage.resumed += writer.committed
+                for document in chain([first], islice(documents, self._segment_size(number) - 1)):
+                    writer.append(document.text, document.meta)
+                    done += 1
+                    stage.bytes += _size(document.text)
+                    if done % _REPORT_DOCUMENTS == 0:
+                        self._advance("ingest", done, None)
+                summary = writer.finish()
+            state["segments"].append({"documents": summary.documents, "store_id": summary.store_id})
+            write_manifest(self.path / STATE, state)
+        if not state["segments"]:
+            (self.path / STATE).unlink()
+            raise ValueError("documents must hold at least one document, got none")
+        self._advance("ingest", done, done)
+        state["ingested"] = True
+        write_manifest(self.path / STATE, state)
+
+    def _cut(self, state: dict[str, Any]) -> None:
+        total = sum(segment["documents"] for segment in state["segments"])
+        done = 0
+        self._begin("passages", 0, total)
+        for number, segment in enumerate(state["segments"]):
+            folder = self._segment(number)
+            if not (folder / PASSAGES).exists():
+                self._cut_segment(folder, done, total)
+            else:
+                self.report.stages["passages"].resumed += segment["documents"]
+            done += segment["documents"]
+            self._advance("passages", done, total)
+
+    def _cut_segment(self, folder: Path, done: int, total: int) -> None:
+        counts = {"documents": 0, "passages": 0}
+        if (folder / CUT).exists():
+            counts = read_manifest(folder / CUT, format_version=FORMAT)
+            counts.pop("format")
+        self.report.stages["passages"].resumed += counts["documents"]
+        with TextStore.open(folder / TEXTS) as store, open(folder / CUT_PASSAGES, "ab") as file:
+            file.truncate(counts["passages"] * RECORD_BYTES)
+            while counts["documents"] < len(store):
+                begin = counts["documents"]
+                end = min(len(store), begin + _CUT_DOCUMENTS)
+                table = PassageTable.of(self._spans(store, begin, end, done, total), first=begin)
+                file.write(table.to_bytes())
+                file.flush()
+                os.fdatasync(file.fileno())
+                counts = {"documents": end, "passages": counts["passages"] + len(table)}
+                write_manifest(folder / CUT, {"format": FORMAT, **counts})
+        PassageTable.joined((folder / CUT_PASSAGES).read_bytes()).save(folder / PASSAGES)
+        (folder / CUT_PASSAGES).unlink()
+
+    def _spans(self, store: TextStore, begin: int, end: int, done: int, total: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the passages, in bytes, of documents [begin, end)."""
+        stage = self.report.stages["passages"]
+        for i in range(begin, end):
+            text = store.read_text(i)
+            tokens = self.embedder.token_spans(text)
+            stage.tokens += len(tokens)
+            stage.bytes += _size(text)
+            length, overlap = self.embedder.passage_length, self.config.passage_overlap
+            yield byte_spans(text, cut_passages(text, tokens, length=length, overlap=overlap))
+            if i % 64 == 0:
+                self._advance("passages", done + i, total)
+
+    def _units(self, number: int, segment: dict[str, Any]) -> int:
+        if self.config.unit == "document":
+            return int(segment["documents"])
+        return len(PassageTable.open(self._segment(number) / PASSAGES))
+
+    def _embed(self, state: dict[str, Any]) -> None:
+        units = [self._units(number, segment) for number, segment in enumerate(state["segments"])]
+        total, done, base = sum(units), 0, self.base
+        self._begin("embed", 0, total)
+        for number, segment in enumerate(state["segments"]):
+            folder = self._segment(number)
+            if not (folder / INDEX_MANIFEST).exists():
+                self._embed_segment(number, base, units[number], done, total)
+            else:
+                self.report.stages["embed"].resumed += units[number]
+            done += units[number]
+            base += segment["documents"]
+            self._advance("embed", done, total)
+
+    def _embed_segment(self, number: int, base: int, units: int, done: int, total: int) -> None:
+        folder = self._segment(number)
+        row_bytes = 4 * self.embedder.dim
+        counts: dict[str, int] = {"rows": 0, "tokens": 0, "truncated": 0, "empty": 0}
+        if (folder / EMBEDDED).exists():
+            counts = read_manifest(folder / EMBEDDED, format_version=FORMAT)
+            counts.pop("format")
+        stage = self.report.stages["embed"]
+        stage.resumed += counts["rows"]
+        if counts["rows"] == units and (folder / VECTORS).stat().st_size == units * row_bytes:
+            return
+        table = PassageTable.open(folder / PASSAGES) if self.config.unit == "passage" else None
+        with TextStore.open(folder / TEXTS) as store, open(folder / VECTORS, "ab") as file:
+            file.truncate(counts["rows"] * row_bytes)
+            while counts["rows"] < units:
+                # The groups are the same after an interruption, so the vectors are too, to the last bit.
+                begin = counts["rows"]
+                end = min(units, begin + GROUP)
+                texts, name_of = _read_units(store, table, begin, end, base)
+                read = EmbedReport()
+                advance = self._advance_embedding(read, done + begin, total)
+                vectors = self.embedder.embed(texts, name_of=name_of, report=read, progress=advance)
+                stage.bytes += sum(map(_size, texts))
+                file.write(vectors.astype("<f4", copy=False).tobytes())
+                file.flush()
+                os.fdatasync(file.fileno())
+                counts = {
+                    "rows": end,
+                    "tokens": counts["tokens"] + read.tokens,
+                    "truncated": counts["truncated"] + read.truncated,
+                    "empty": counts["empty"] + read.empty,
+                }
+                write_manifest(folder / EMBEDDED, {"format": FORMAT, **counts})
+
+    def _advance_embedding(self, read: EmbedReport, done: int, total: int) -> Progress:
+        stage = self.report.stages["embed"]
+        tokens = stage.tokens
+
+        def advance(_: str, finished: int, __: int | None) -> None:
+            stage.tokens = tokens + read.tokens
+            self._advance("embed", done + finished, total)
+
+        return advance
+
+    def _index(self, state: dict[str, Any]) -> None:
+        units = [self._units(number, segment) for number, segment in enumerate(state["segments"])]
+        finished = [(self._segment(number) / INDEX_MANIFEST).exists() for number in range(len(units))]
+        done = [units[number] if finished[number] else 0 for number in range(len(units))]
+        guard = threading.Lock()
+        self._begin("index", sum(done), sum(units))
+        stage = self.report.stages["index"]
+
+        def build(number: int) -> None:
+            folder = self._segment(number)
+
+            def advance(_: str, now: int, __: int | None) -> None:
+                with guard:
+                    stage.bytes += 4 * self.embedder.dim * (now - done[number])
+                    done[number] = now
+                    self._advance("index", sum(done), sum(units))
+
+            if not finished[number]:
+                vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(units[number], self.embedder.dim))
+                index = NeighborIndex.build(
+                    folder, vectors, self.index, seed=self.config.seed + self.first + number, progress=advance
+                )
+                del vectors, index
+            (folder / VECTORS).unlink(missing_ok=True)
+            advance("index", units[number], None)
+
+        # hnswlib inserts without the GIL: one thread for each segment keeps each graph the same.
+        with ThreadPoolExecutor(min(len(units), len(os.sched_getaffinity(0)))) as workers:
+            for _ in workers.map(build, range(len(units))):
+                pass
+
+    def _describe_embedder(self) -> dict[str, Any]:
+        embedder = self.embedder
+        return {"name": embedder.name, "precision": embedder.precision, "identity": embedder.identity}
+
+    def _finish(self, state: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        entries = []
+        base = self.base
+        for number, segment in enumerate(state["segments"]):
+            counts = read_manifest(self._segment(number) / EMBEDDED, format_version=FORMAT)
+            names = [PASSAGES] if self.config.unit == "passage" else []
+            entries.append(describe_segment(self._segment(number), base, segment, counts, names))
+            base = entries[-1]["end"]
+        if manifest is None:
+            manifest = {
+                "unit": self.config.unit,
+                "settings": {key: value for key, value in self.plan.items() if key not in ("embedder", "precision")},
+                "embedder": self._describe_embedder(),
+                "dim": self.embedder.dim,
+                "segments": [],
+            }
+        changes = {
+            "segments": [*manifest["segments"], *entries],
+            "next_id": base,
+            "next_segment": self.first + len(entries),
+        }
+        replace_manifest(self.path, manifest | changes)
+        self._clean_up(state)
+
+    def _clean_up(self, state: dict[str, Any]) -> None:
+        for number in range(len(state["segments"])):
+            for name in (EMBEDDED, CUT, DICTIONARY):
+                (self._segment(number) / name).unlink(missing_ok=True)
+        (self.path / STATE).unlink()
+
+
+def describe_segment(
+    folder: Path, base: int, segment: dict[str, Any], counts: dict[str, Any], names: list[str]
+) -> dict[str, Any]:
+    """Return what the manifest says of a finished segment.
+
+    Args:
+        folder: The segment's.
+        base: Its first id; its ids end where as many more are given.
+        segment: Its number of documents and the id of its store.
+        counts: Rows, tokens, truncated and empty texts that were embedded.
+        names: Files beside the index whose content the manifest answers for.
+    """
+    index = NeighborIndex.open(folder)
+    return {
+        "name": folder.name,
+        "base": base,
+        "end": base + segment["documents"],
+        "documents": segment["documents"],
+        "store_id": segment["store_id"],
+        "store_bytes": (folder / TEXTS).stat().st_size,
+        "units": counts["rows"],
+        "tokens": counts["tokens"],
+        "truncated": counts["truncated"],
+        "empty": counts["empty"],
+        "recall_at_20": round(index.estimate_recall(20, sample=RECALL_QUERIES), 4),
+        "files": {name: describe_file(folder / name) for name in [INDEX_MANIFEST, *names]},
+        "deleted": None,
+    }
+
+
+def _is_ours(path: Path) -> bool:
+    names = {entry.name for entry in path.iterdir()}
+    return MANIFEST in names or STATE in names or names <= {LOCK, f"{STATE}.partial"}
+
+
+def _can_be_read_again(corpus: Corpus) -> bool:
+    return callable(corpus) or isinstance(corpus, str | os.PathLike) or iter(corpus) is not corpus
+
+
+def _size(text: str) -> int:
+    """Return the bytes of a text's UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def documents_of(corpus: Corpus) -> Iterator[Document]:
+    """Yield the documents of a corpus of any kind."""
+    if isinstance(corpus, str | os.PathLike):
+        documents: Iterable[Document | str] = iter_corpus(corpus)
+    else:
+        documents = corpus() if callable(corpus) else corpus
+    for number, document in enumerate(documents):
+        if isinstance(document, str):
+            yield Document(document)
+        elif isinstance(document, Document):
+            yield document
+        else:
+            raise TypeError(f"document {number} must be a Document or str, got {type(document).__name__}")
+
+
+def compare_documents(documents: Iterator[Document], path: Path, base: int, remedy: str) -> None:
+    """Take a finished segment's documents from the corpus; they must be those in its store."""
+    with TextStore.open(path) as store:
+        for i, written in enumerate(store):
+            found = next(documents, None)
+            if found is None or found.text != written.text or found.meta != written.meta:
+                raise ValueError(f"document {base + i} differs from the one that the interrupted build read. {remedy}")
+
+
+def _read_units(
+    store: TextStore, table: PassageTable | None, begin: int, end: int, base: int
+) -> tuple[list[str], Callable[[int], str]]:
+    """Return the texts of units [begin, end) and what names them in messages."""
+    if table is None:
+        texts = []
+        for first in range(begin, end, _READ_DOCUMENTS):
+            ids = range(first, min(end, first + _READ_DOCUMENTS))
+            texts += [text[:DOCUMENT_CHARACTERS] for text in store.read_many(ids, texts_only=True)]
+        return texts, lambda i: f"document {base + begin + i}"
+    texts = []
+    document, content = -1, b""
+    for i in range(begin, end):
+        passage = table[i]
+        if passage.document != document:
+            document, content = passage.document, store.read_text(passage.document).encode()
+        texts.append(content[passage.begin : passage.end].decode())
+    return texts, lambda i: f"document {base + table[begin + i].document} (passage {begin + i})"

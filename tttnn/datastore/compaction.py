@@ -1,0 +1,266 @@
+"""Deletes documents of a datastore, and rewrites its segments without them.
+
+Knows segments and the manifest; embeds nothing: vectors are taken from the old index. Nothing that the manifest names
+is changed in place, so a reader goes on with what it opened and an interruption leaves the datastore as it was; what it
+left behind is removed by the next writer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import IndexConfig, Progress, StoreConfig
+from ..errors import DatastoreLockedError
+from ..files import write_file
+from ..store.corpus import text_digest
+from ..store.text_store import TextStoreWriter, train_dictionary
+from .builder import VECTORS, describe_segment
+from .index import NeighborIndex
+from .passages import PassageTable
+from .segment import (
+    IDS,
+    PASSAGES,
+    SEGMENTS,
+    STATE,
+    TEXTS,
+    Documents,
+    Segment,
+    locked,
+    open_manifest,
+    remove_unlisted,
+    replace_manifest,
+    segment_name,
+    write_deleted,
+)
+
+_CHUNK = 4096  # documents or vectors that are held at a time
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What a compaction did."""
+
+    removed: int
+    """Deleted documents that were dropped for good."""
+    segments_before: int
+    segments_after: int
+    bytes_before: int
+    bytes_after: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def delete_documents(
+    path: Path,
+    ids: Collection[int] = (),
+    *,
+    sources: Collection[str] = (),
+    digests: Collection[str] = (),
+) -> int:
+    """Mark documents as deleted; they are gone from every answer of what is opened from then on.
+
+    Args:
+        path: The datastore.
+        ids: By id; one that is deleted already is passed over.
+        sources: All documents of these sources.
+        digests: All documents whose text has one of these digests (`tttnn.store.text_digest`). Reads every text.
+
+    Returns:
+        How many documents were there and are deleted now.
+
+    Raises:
+        IndexError: An id was never given.
+        ValueError: There is no document of a source.
+        DatastoreLockedError: Another writer holds the directory.
+    """
+    with locked(path):
+        manifest = open_manifest(path)
+        segments = _open_segments(path, manifest)
+        wrong = [i for i in ids if not 0 <= i < manifest["next_id"]]
+        if wrong:
+            raise IndexError(f"document id must be between 0 and {manifest['next_id'] - 1}, got {wrong[0]}")
+        known = sorted({name for segment in segments for name in segment.store.sources})
+        for name in sources:
+            if name not in known:
+                raise ValueError(
+                    f"source must be one of {', '.join(known) or 'none: no document has one'}, got {name!r}"
+                )
+        wanted = np.unique(np.fromiter(ids, np.int64, len(ids)))
+        changed: list[dict[str, Any]] = []
+        total = 0
+        for segment in segments:
+            doomed = _doomed(segment, wanted, sources, set(digests))
+            before = np.zeros(len(segment.store), np.bool_) if segment.deleted is None else segment.deleted
+            fresh = int((doomed & ~before).sum())
+            entry = segment.entry
+            if fresh:
+                total += fresh
+                entry = entry | {"deleted": write_deleted(segment.folder, entry, before | doomed)}
+            changed.append(entry)
+        if total:
+            replace_manifest(path, manifest | {"segments": changed})
+            if not (path / STATE).exists():
+                remove_unlisted(path, manifest | {"segments": changed})
+        return total
+
+
+def _doomed(
+    segment: Segment, ids: NDArray[np.int64], sources: Collection[str], digests: Collection[str]
+) -> NDArray[np.bool_]:
+    doomed = np.zeros(len(segment.store), np.bool_)
+    mine = ids[(ids >= segment.base) & (ids < segment.end)]
+    positions = segment.positions_of(mine)
+    doomed[positions[positions >= 0]] = True
+    if sources:
+        doomed |= segment.documents_of_sources(sources)
+    if digests:
+        for begin in range(0, len(segment.store), _CHUNK):
+            end = min(len(segment.store), begin + _CHUNK)
+            texts = segment.store.read_many(range(begin, end), texts_only=True)
+            doomed[begin:end] |= [text_digest(text) in digests for text in texts]
+    return doomed
+
+
+def compact_datastore(path: Path, *, progress: Progress | None = None) -> CompactReport:
+    """Rewrite segments that have deleted documents without them, and merge small neighboring segments.
+
+    Segments are merged, in the order of their ids, as long as the result has no more documents than a segment may have
+    (`DatastoreConfig.segment_documents`). Every document keeps its id; ids of deleted documents are not used again.
+    Old segments are removed when the manifest names the new ones.
+
+    Args:
+        path: The datastore.
+        progress: Called with the stage "compact" and the documents written, then with "index" and vectors.
+
+    Raises:
+        DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
+    """
+    with locked(path):
+        manifest = open_manifest(path)
+        if (path / STATE).exists():
+            raise DatastoreLockedError(
+                f"{path}: an append there was interrupted. Append the same documents again or discard it, then compact."
+            )
+        remove_unlisted(path, manifest)
+        segments = _open_segments(path, manifest)
+        before = sum(_size(segment.folder) for segment in segments)
+        removed = sum(len(segment.store) - len(segment) for segment in segments)
+        entries: list[dict[str, Any]] = []
+        number = manifest["next_segment"]
+        for group in _groups(segments, manifest["settings"]["datastore"]["segment_documents"]):
+            if len(group) == 1 and group[0].deleted is None:
+                entries.append(group[0].entry)
+            elif any(len(segment) for segment in group):
+                entries.append(_merge(path / SEGMENTS / segment_name(number), group, manifest, number, progress))
+                number += 1
+        if number > manifest["next_segment"] or len(entries) < len(segments):
+            manifest = manifest | {"segments": entries, "next_segment": number}
+            replace_manifest(path, manifest)
+        for segment in segments:
+            segment.store.close()
+        remove_unlisted(path, manifest)
+        after = sum(_size(path / SEGMENTS / entry["name"]) for entry in entries)
+        return CompactReport(removed, len(segments), len(entries), before, after)
+
+
+def discard_append(path: Path) -> bool:
+    """Forget an append that was interrupted; say whether there was one.
+
+    Raises:
+        DatastoreLockedError: Another writer holds the directory.
+    """
+    with locked(path):
+        manifest = open_manifest(path)
+        if not (path / STATE).exists():
+            return False
+        (path / STATE).unlink()
+        remove_unlisted(path, manifest)
+        return True
+
+
+def _open_segments(path: Path, manifest: dict[str, Any]) -> list[Segment]:
+    return [Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"]) for entry in manifest["segments"]]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def _groups(segments: list[Segment], most: int) -> Iterator[list[Segment]]:
+    """Yield runs of neighboring segments that together have at most `most` documents left."""
+    group: list[Segment] = []
+    for segment in segments:
+        if group and sum(map(len, group)) + len(segment) > most:
+            yield group
+            group = []
+        group.append(segment)
+    if group:
+        yield group
+
+
+def _merge(
+    folder: Path, group: list[Segment], manifest: dict[str, Any], number: int, progress: Progress | None
+) -> dict[str, Any]:
+    """Write one segment of what is left of several; return what the manifest says of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    settings = manifest["settings"]
+    base, end = group[0].base, group[-1].end
+    ids = np.concatenate([segment.live_ids for segment in group])
+    live = Documents(group, end)
+    config = StoreConfig(**settings["store"])
+    dictionary = train_dictionary(live, config=config) if config.dictionary_bytes else None
+    with TextStoreWriter(folder / TEXTS, config=config, dictionary=dictionary) as writer:
+        for done, document in enumerate(live, 1):
+            writer.append(document.text, document.meta)
+            if progress is not None and (done % _CHUNK == 0 or done == len(ids)):
+                progress("compact", done, len(ids))
+        summary = writer.finish()
+    files = []
+    if end - base != len(ids):
+        write_file(folder / IDS, ids.astype("<i8").tobytes())
+        files.append(IDS)
+    units = [segment.live_units for segment in group]
+    if manifest["unit"] == "passage":
+        _merge_passages(group, units).save(folder / PASSAGES)
+        files.append(PASSAGES)
+    _copy_vectors(folder / VECTORS, group, units, manifest["dim"])
+    vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(sum(map(len, units)), manifest["dim"]))
+    seed = settings["datastore"]["seed"] + number
+    NeighborIndex.build(folder, vectors, IndexConfig(**settings["index"]), seed=seed, progress=progress)
+    del vectors
+    (folder / VECTORS).unlink()
+    # What embedding counted stays a count of what was embedded, deleted documents included.
+    counts = {name: sum(s.entry[name] for s in group) for name in ("tokens", "truncated", "empty")}
+    segment = {"documents": summary.documents, "store_id": summary.store_id}
+    entry = describe_segment(folder, base, segment, {"rows": sum(map(len, units)), **counts}, files)
+    return entry | {"end": end}
+
+
+def _merge_passages(group: list[Segment], units: list[NDArray[np.int64]]) -> PassageTable:
+    parts = []
+    first = 0
+    for segment, kept in zip(group, units, strict=True):
+        assert segment.passages is not None
+        live = np.ones(len(segment.store), np.bool_) if segment.deleted is None else ~segment.deleted
+        parts.append(segment.passages.kept(first + np.cumsum(live) - 1, kept).to_bytes())
+        first += int(live.sum())
+    return PassageTable.joined(b"".join(parts))
+
+
+def _copy_vectors(path: Path, group: list[Segment], units: list[NDArray[np.int64]], dim: int) -> None:
+    with open(path, "wb") as file:
+        for segment, kept in zip(group, units, strict=True):
+            for begin in range(0, len(kept), _CHUNK):
+                vectors = segment.index.vectors(kept[begin : begin + _CHUNK])
+                assert vectors.shape[1] == dim
+                file.write(vectors.astype("<f4", copy=False).tobytes())

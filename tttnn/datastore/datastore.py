@@ -1,0 +1,558 @@
+"""Datastore: one directory of texts, passages and vectors, searched by text.
+
+The only file that knows store, index and embedder at once. A file of another datastore, a damaged one and an embedder
+other than the one it was built with are refused by name; they never answer a search.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
+from ..embedding.embedder import Embedder, EmbedReport
+from ..errors import DatastoreMismatchError
+from ..retrieval.neighbors import SearchResult
+from ..store.corpus import Document
+from .build_report import BuildReport
+from .builder import Builder, Corpus
+from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
+from .faiss_import import FaissImport
+from .searcher import Searcher
+from .segment import MANIFEST, PASSAGES, SEGMENTS, Documents, Segment, open_manifest
+
+_OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
+
+
+class Datastore:
+    """Documents with an index over them.
+
+    >>> datastore = Datastore.build("pile-00", iter_jsonl("00.jsonl.zst"), embedder)   # doctest: +SKIP
+    >>> datastore.search("def quicksort(", k=3)                                        # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], segments: list[Segment]) -> None:
+        self.path = path
+        self.build_report = BuildReport()
+        """What the stages cost, where this object was made by `build`, or of its last `append`."""
+        self._embedder: Embedder | None = None
+        self._hold(manifest, segments)
+
+    def _hold(self, manifest: dict[str, Any], segments: list[Segment]) -> None:
+        self.manifest = manifest
+        self.id: str = manifest["id"]
+        """Changes with every append, deletion and compaction."""
+        self._searcher = Searcher(segments, unit=manifest["unit"], dim=manifest["dim"])
+
+    @classmethod
+    def build(
+        cls,
+        path: str | os.PathLike[str],
+        documents: Corpus,
+        embedder: Embedder,
+        *,
+        config: DatastoreConfig | None = None,
+        index: IndexConfig | None = None,
+        store: StoreConfig | None = None,
+        progress: Progress | None = None,
+        report: BuildReport | None = None,
+    ) -> Datastore:
+        """Build a datastore in a directory, or finish a build that was interrupted, and open it.
+
+        Every stage that was finished is kept; the same call after an interruption gives the same files as an
+        uninterrupted one. Vectors are kept on disk, so the corpus may be larger than memory; the index of one segment
+        must fit.
+
+        Args:
+            path: A new or empty directory, or one with an interrupted build.
+            documents: Documents or texts; or a function that returns them; or the path of a corpus. Read twice, the
+                first time for a dictionary that stands for all of them; an iterator once, and its first documents
+                stand for all.
+            embedder: Makes the vectors.
+            config: What is embedded, and how the corpus is cut into segments.
+            index: How vectors are indexed.
+            store: How texts are compressed.
+            progress: Called with a stage (dictionary, ingest, passages, embed, index), documents or vectors done, and
+                all of them or None.
+            report: Filled while the build runs; rates, remaining time and memory can be read from `progress`.
+
+        Raises:
+            FileExistsError: The directory holds a finished datastore, or something else.
+            DatastoreLockedError: Another builder holds the directory.
+            DatastoreMismatchError: An interrupted build there has other settings or another embedder.
+            ValueError: The corpus is empty, or a resumed corpus gives other documents.
+            EmbeddingError: The embedding of a document is not finite.
+        """
+        config, index, store = config or DatastoreConfig(), index or IndexConfig(), store or StoreConfig()
+        builder = Builder(Path(path), documents, embedder, config, index, store, progress, report)
+        builder.run()
+        datastore = cls.open(path, embedder)
+        datastore.build_report = builder.report
+        return datastore
+
+    @classmethod
+    def import_faiss(
+        cls,
+        path: str | os.PathLike[str],
+        indexes: Sequence[str | os.PathLike[str]],
+        texts: Sequence[str | os.PathLike[str]],
+        *,
+        embedder_name: str = "unknown",
+        index: IndexConfig | None = None,
+        store: StoreConfig | None = None,
+        progress: Progress | None = None,
+        report: BuildReport | None = None,
+    ) -> Datastore:
+        """Make a datastore of flat faiss indexes and the texts their vectors stand for, without faiss.
+
+        One segment for each index. Interrupted, the same call continues. tttnn cannot know what made the vectors: such
+        a datastore is `foreign`, and is searched only with an embedder given to `open`, of the same dimension.
+
+        Args:
+            path: A new or empty directory.
+            indexes: IndexFlatL2 or IndexFlatIP files of one dimension and metric.
+            texts: As many corpora; document i of one belongs to vector i of the index beside it.
+            embedder_name: Names what made the vectors.
+            index: Backend and HNSW settings; the metric is that of the files.
+            store: How texts are compressed.
+            progress: As of `build`.
+            report: As of `build`.
+
+        Raises:
+            FileExistsError: The directory holds a finished datastore, or something else.
+            ValueError: The files do not fit each other, or one is no flat index.
+            IndexCorruptError: An index is damaged.
+            EmbeddingError: A vector is not finite.
+        """
+        run = FaissImport(
+            Path(path),
+            indexes,
+            texts,
+            embedder_name=embedder_name,
+            index=index or IndexConfig(),
+            store=store or StoreConfig(),
+            progress=progress,
+            report=report,
+        )
+        run.run()
+        datastore = cls.open(path)
+        datastore.build_report = run.report
+        return datastore
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], embedder: Embedder | None = None) -> Datastore:
+        """Open a datastore and check that its files belong together.
+
+        Args:
+            path: The directory.
+            embedder: The one it was built with. None: loaded by its name at the first search. For imported vectors
+                any of their dimension is taken.
+
+        Raises:
+            FileNotFoundError: There is no datastore, or its build was not finished.
+            DatastoreMismatchError: The embedder is another than the one it was built with, or a file is of another
+                datastore.
+            IndexCorruptError: The manifest, an index or a passage table is damaged.
+            StoreCorruptError: A text store is damaged.
+        """
+        path = Path(path)
+        manifest, segments = _open(path)
+        datastore = cls(path, manifest, segments)
+        if embedder is not None:
+            datastore._check(embedder)
+            datastore._embedder = embedder
+        return datastore
+
+    def _check(self, embedder: Embedder) -> None:
+        expected, found = self.manifest["embedder"]["identity"], embedder.identity
+        differing = [name for name in expected if expected[name] != found.get(name)]
+        if differing:
+            raise DatastoreMismatchError(
+                f"{self.path}: was built with embedder {self.embedder_name!r}, got {embedder.name!r}: "
+                + ", ".join(f"{name} is {found.get(name)}, expected {expected[name]}" for name in differing)
+            )
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the vectors were imported, so that tttnn cannot know that an embedder is the one that made them."""
+        return bool(self.manifest["embedder"].get("foreign", False))
+
+    @property
+    def embedder_name(self) -> str:
+        """The name of the embedder it was built with, as `Embedder.load` takes it."""
+        return str(self.manifest["embedder"]["name"])
+
+    @property
+    def embed_config(self) -> EmbedConfig:
+        """Settings with which `Embedder.load` makes the embedder it was built with.
+
+        Raises:
+            DatastoreMismatchError: The vectors were imported; nothing is known of their embedder.
+        """
+        self._refuse_foreign("embedding settings")
+        identity = self.manifest["embedder"]["identity"]
+        return EmbedConfig(**self.manifest["settings"]["embed"]).with_(
+            pooling=identity["pooling"],
+            normalize="yes" if identity["normalize"] else "no",
+            max_length=identity["max_length"],
+        )
+
+    def _refuse_foreign(self, what: str) -> None:
+        if self.foreign:
+            raise DatastoreMismatchError(
+                f"{self.path}: {what} must come from the embedder that made its imported vectors, "
+                f"{self.embedder_name!r}, which tttnn does not have. "
+                f"Give an embedder of {self.manifest['dim']} dimensions that makes the same vectors."
+            )
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder; loaded by its name if none was given.
+
+        Raises:
+            DatastoreMismatchError: None was given and the vectors were imported.
+        """
+        if self._embedder is None:
+            self._refuse_foreign("query vectors")
+            embedder = Embedder.load(self.embedder_name, self.embed_config)
+            self._check(embedder)
+            self._embedder = embedder
+        return self._embedder
+
+    @property
+    def store(self) -> Sequence[Document]:
+        """All documents, by id. A TextStore where there is one segment and no id was deleted, else `Documents`."""
+        segments = self._searcher.segments
+        if len(segments) == 1 and not segments[0].has_gaps and segments[0].base == 0:
+            return segments[0].store
+        return self._documents
+
+    @property
+    def _documents(self) -> Documents:
+        return Documents(self._searcher.segments, self.manifest["next_id"])
+
+    def __len__(self) -> int:
+        """The number of documents that are not deleted."""
+        return sum(len(segment) for segment in self._searcher.segments)
+
+    def append(
+        self, documents: Corpus, *, progress: Progress | None = None, report: BuildReport | None = None
+    ) -> Datastore:
+        """Add documents as new segments, with the settings the datastore was built with; ids go on.
+
+        Survives interruption as `build` does: the same call continues it. Readers that were opened before go on with
+        what they opened; this object has the new documents afterwards.
+
+        Args:
+            documents: As of `build`.
+            progress: As of `build`.
+            report: As of `build`.
+
+        Returns:
+            This object.
+
+        Raises:
+            DatastoreLockedError: Another writer holds the directory.
+            DatastoreMismatchError: The embedder is not the one it was built with, or an interrupted append there has
+                other settings.
+            ValueError: There are no documents, or a resumed append gives other ones.
+            EmbeddingError: The embedding of a document is not finite.
+        """
+        if self.foreign:
+            self._refuse_foreign("vectors of new documents")
+        settings = self.manifest["settings"]
+        builder = Builder(
+            self.path,
+            documents,
+            self.embedder,
+            DatastoreConfig(**settings["datastore"]),
+            IndexConfig(**settings["index"]),
+            StoreConfig(**settings["store"]),
+            progress,
+            report,
+            append=True,
+        )
+        builder.run()
+        self.build_report = builder.report
+        self._hold(*_open(self.path))
+        return self
+
+    def discard_append(self) -> bool:
+        """Forget an append that was interrupted; say whether there was one."""
+        return discard_append(self.path)
+
+    def delete(
+        self,
+        ids: Collection[int] = (),
+        *,
+        source: str | Collection[str] = (),
+        digests: Collection[str] = (),
+    ) -> int:
+        """Delete documents: they are gone from every answer of this object and of what is opened from then on.
+
+        Their bytes stay in the files until `compact`. Ids are never used again.
+
+        Args:
+            ids: By id; one that is deleted already is passed over.
+            source: All documents of this source, or of these.
+            digests: All documents whose text has one of these digests (`Neighbor.digest`). Reads every text.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            IndexError: An id was never given.
+            ValueError: There is no document of a source.
+            DatastoreLockedError: Another writer holds the directory.
+        """
+        sources = {source} if isinstance(source, str) else source
+        deleted = delete_documents(self.path, ids, sources=sources, digests=digests)
+        self._hold(*_open(self.path))
+        return deleted
+
+    def compact(self, *, progress: Progress | None = None) -> CompactReport:
+        """Rewrite segments without their deleted documents, and merge small ones. Every document keeps its id.
+
+        Embeds nothing. Interrupted, it leaves the datastore as it was.
+
+        Args:
+            progress: Called with the stages "compact" (documents) and "index" (vectors).
+
+        Raises:
+            DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
+        """
+        report = compact_datastore(self.path, progress=progress)
+        self._hold(*_open(self.path))
+        return report
+
+    def search(
+        self,
+        query: str,
+        k: int,
+        *,
+        ef: int | None = None,
+        source: str | Collection[str] | None = None,
+        exclude_digests: Collection[str] = (),
+        with_vectors: bool = False,
+        explain: bool = False,
+    ) -> SearchResult:
+        """Find the k documents nearest to a text, nearest first.
+
+        Args:
+            query: The text; the embedder reads its first `max_length` tokens.
+            k: Documents wanted, at least 1. Where the datastore has fewer, all of them come.
+            ef: Width of the graph search; None for the index's own.
+            source: Only documents of this source, or of one of these.
+            exclude_digests: Texts that are left out (`tttnn.store.text_digest`); others come in their place.
+            with_vectors: Give the result `query_vector` and `vectors`.
+            explain: Give the result `explanation`; its recall costs an exact search.
+
+        Raises:
+            ValueError: The query is empty, or k is less than 1.
+        """
+        return self.search_many(
+            [query],
+            k,
+            ef=ef,
+            source=source,
+            exclude_digests=exclude_digests,
+            with_vectors=with_vectors,
+            explain=explain,
+        )[0]
+
+    def search_many(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        ef: int | None = None,
+        source: str | Collection[str] | None = None,
+        exclude_digests: Collection[str] = (),
+        with_vectors: bool = False,
+        explain: bool = False,
+    ) -> list[SearchResult]:
+        """Search for several texts at once; see `search`."""
+        for query in queries:
+            if not query.strip():
+                raise ValueError(f"query must hold some text, got {query!r}")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        reports = [EmbedReport() for _ in queries]
+        started = time.perf_counter()
+        embedder = self.embedder
+        # One by one: the answer to a query does not depend on the queries beside it, to the last bit.
+        vectors = np.concatenate(
+            [np.zeros((0, embedder.dim), np.float32)]
+            + [embedder.embed([query], report=report) for query, report in zip(queries, reports, strict=True)]
+        )
+        embedded = time.perf_counter()
+        names = None if source is None else {source} if isinstance(source, str) else set(source)
+        excluded = set(exclude_digests)
+        searcher = self._searcher
+        explanations = [searcher.explained(names) if explain else None for _ in queries]
+        # Explained queries are searched one by one, so that each knows its own work.
+        groups = [slice(i, i + 1) for i in range(len(queries))] if explain else [slice(0, len(queries))]
+        lists = [
+            found
+            for i, group in enumerate(groups)
+            for found in searcher.nearest(
+                vectors[group],
+                k + len(excluded),
+                ef=ef,
+                sources=names,
+                explain=explanations[i] if explain else None,
+            )
+        ]
+        searched = time.perf_counter()
+        share = max(1, len(queries))
+        results = []
+        for number, (found, report) in enumerate(zip(lists, reports, strict=True)):
+            explanation = explanations[number]
+            reading = time.perf_counter()
+            neighbors = searcher.read(found)
+            wanted = k + len(excluded)
+            while sum(n.digest not in excluded for n in neighbors) < k and len(found) >= wanted:
+                # More than one document has an excluded text.
+                wanted *= 2
+                found = searcher.nearest(
+                    vectors[number : number + 1], wanted, ef=ef, sources=names, explain=explanation
+                )[0]
+                neighbors = searcher.read(found)
+            kept = [i for i, n in enumerate(neighbors) if n.digest not in excluded][:k]
+            seconds = {
+                "embed": (embedded - started) / share,
+                "search": (searched - embedded) / share,
+                "read": time.perf_counter() - reading,
+            }
+            result = SearchResult(
+                [neighbors[i] for i in kept],
+                seconds=seconds,
+                requested=k,
+                query_tokens=report.tokens,
+                query_truncated=report.truncated > 0,
+            )
+            if with_vectors:
+                result.query_vector = vectors[number]
+                result.vectors = searcher.vectors_of([found[i] for i in kept])
+            if explanation is not None:
+                explanation.excluded = sum(n.digest in excluded for n in neighbors)
+                explanation.recall = searcher.recall(vectors[number], found, sources=names)
+                result.explanation = explanation
+            results.append(result)
+        return results
+
+    def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the vectors of documents by id, (n, dim).
+
+        Raises:
+            ValueError: Passages are embedded, so a document has several.
+            IndexError: An id was never given, or its document was deleted.
+        """
+        if self.manifest["unit"] != "document":
+            raise ValueError("unit must be document, got passage: a document has several vectors")
+        out = np.empty((len(ids), self.manifest["dim"]), np.float32)
+        for number, rows, positions in self._documents.locate(ids):
+            out[rows] = self._searcher.segments[number].index.vectors(positions)
+        return out
+
+    def info(self) -> dict[str, Any]:
+        """Describe the datastore: counts, sizes in bytes, embedder, index settings, estimated recall.
+
+        `memory`: bytes of vectors and links that searches read through memory maps (fast where the machine keeps them),
+        and bytes of tables in this process's own memory.
+        """
+        entries = self.manifest["segments"]
+        segments = self._searcher.segments
+        indexes = [segment.index.manifest["files"].values() for segment in segments]
+        units = sum(entry["units"] for entry in entries)
+        recall = sum(entry["recall_at_20"] * entry["units"] for entry in entries)
+        return {
+            "path": str(self.path),
+            "id": self.id,
+            "format": self.manifest["format"],
+            "documents": len(self),
+            "deleted": sum(entry["deleted"]["documents"] for entry in entries if entry["deleted"]),
+            "next_id": self.manifest["next_id"],
+            "unit": self.manifest["unit"],
+            "vectors": units,
+            "dim": self.manifest["dim"],
+            "segments": len(entries),
+            "sources": sorted({name for segment in segments for name in segment.sources}),
+            "text_bytes": sum(segment.store.info()["text_bytes"] for segment in segments),
+            "store_bytes": sum(entry["store_bytes"] for entry in entries),
+            "index_bytes": sum(described["size"] for files in indexes for described in files),
+            "passage_bytes": sum(entry["files"][PASSAGES]["size"] for entry in entries if PASSAGES in entry["files"]),
+            "memory": {
+                "mapped_for_search_bytes": sum(segment.index.mapped_bytes for segment in segments),
+                "held_bytes": sum(segment.held_bytes for segment in segments),
+            },
+            "embedded_tokens": sum(entry["tokens"] for entry in entries),
+            "truncated": sum(entry["truncated"] for entry in entries),
+            "empty": sum(entry["empty"] for entry in entries),
+            "recall_at_20": round(recall / units, 4) if units else 1.0,
+            "embedder": self.manifest["embedder"],
+            "settings": self.manifest["settings"],
+        }
+
+    def verify(self, *, full: bool = True, progress: Progress | None = None) -> None:
+        """Compare every file with its checksums again.
+
+        Args:
+            full: Read every text too; otherwise the tables of the stores only.
+            progress: Called with the stage "verify", documents done and all of them.
+
+        Raises:
+            StoreCorruptError: A text store is damaged.
+            IndexCorruptError: An index, a passage table or the manifest is damaged.
+        """
+        again = Datastore.open(self.path)
+        if again.id != self.id:
+            raise DatastoreMismatchError(
+                f"{self.path / MANIFEST}: was written since this datastore was opened: its id is {again.id}, "
+                f"expected {self.id}. Open it again."
+            )
+        total = sum(len(segment.store) for segment in again._searcher.segments)
+        done = 0
+        for segment in again._searcher.segments:
+            report = None if progress is None else _shifted(progress, done, total)
+            segment.store.verify(full=full, progress=report)
+            done += len(segment.store)
+        again.close()
+
+    def close(self) -> None:
+        """Close the stores; searching is a ValueError from then on."""
+        for segment in self._searcher.segments:
+            segment.store.close()
+
+    def __enter__(self) -> Datastore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Datastore({str(self.path)!r}, {len(self)} documents)"
+
+
+def _shifted(progress: Progress, base: int, total: int) -> Progress:
+    return lambda stage, done, _: progress(stage, base + done, total)
+
+
+def _open(path: Path) -> tuple[dict[str, Any], list[Segment]]:
+    """Open what the manifest names; again where a writer has replaced it meanwhile."""
+    for remaining in reversed(range(_OPEN_TRIES)):
+        manifest = open_manifest(path)
+        try:
+            return manifest, [
+                Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"]) for entry in manifest["segments"]
+            ]
+        except FileNotFoundError:
+            if remaining == 0 or open_manifest(path)["id"] == manifest["id"]:
+                raise
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,176 @@
+"""What a build would cost, before it is begun: documents, time and disk, from one reading of the corpus and a sample.
+
+Knows what the stages of a build do; writes nothing that stays.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
+from ..embedding.embedder import Embedder, EmbedReport
+from ..store.corpus import Document
+from ..store.text_store import TextStore, write_store
+from .builder import DOCUMENT_CHARACTERS, Corpus, documents_of
+from .index import NeighborIndex
+from .passages import RECORD_BYTES, byte_spans, cut_passages
+
+_SAMPLE = 256  # documents: embedding them takes seconds, and their mean length is known to some percent
+_UNITS = 512  # passages of them that are embedded
+_SAMPLE_CHARACTERS = 1 << 16  # of each document; all are counted, the rest is scaled
+
+
+@dataclass(frozen=True)
+class BuildEstimate:
+    """What a build would cost on this machine."""
+
+    documents: int
+    """Counted."""
+    text_bytes: int
+    """Counted, of UTF-8."""
+    vectors: int
+    """Documents, or an estimate of their passages."""
+    tokens: int
+    """An estimate of those that are embedded."""
+    seconds: dict[str, float]
+    """Of each stage. That of the index is rough: its cost for one vector is taken to grow with the square of the
+    logarithm of their number."""
+    disk_bytes: dict[str, int]
+    """texts, index, passages; and vectors, which are there until the index is built."""
+    sample_documents: int
+    """Documents, spread evenly over the corpus, from which everything else is estimated."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with the sum of the stages' seconds."""
+        return asdict(self) | {"total_seconds": round(sum(self.seconds.values()), 1)}
+
+
+def estimate_build(
+    documents: Corpus,
+    embedder: Embedder,
+    *,
+    config: DatastoreConfig | None = None,
+    index: IndexConfig | None = None,
+    store: StoreConfig | None = None,
+    progress: Progress | None = None,
+) -> BuildEstimate:
+    """Estimate what `Datastore.build` would take; the arguments are its own.
+
+    Args:
+        documents: Read once, to the end.
+        embedder: Embeds a sample.
+        config: What is embedded.
+        index: How vectors are indexed.
+        store: How texts are compressed.
+        progress: Called with the stage "count" and documents.
+
+    Raises:
+        ValueError: The corpus is empty.
+    """
+    config, index, store = config or DatastoreConfig(), index or IndexConfig(), store or StoreConfig()
+    counted = _Count()
+    started = time.perf_counter()
+    sample = _spread(_counting(documents_of(documents), counted, progress))
+    reading = time.perf_counter() - started
+    if not sample:
+        raise ValueError("documents must hold at least one document, got none")
+    sample_bytes = sum(len(document.text.encode()) for document in sample)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_store(Path(folder, "texts.zst"), sample, config=store)
+        writing = time.perf_counter() - started
+        with TextStore.open(Path(folder, "texts.zst")) as written:
+            dictionary = len(written.dictionary())
+            share = (written.nbytes - dictionary) / max(1, sample_bytes)
+        started = time.perf_counter()
+        units = _units(sample, embedder, config)
+        cutting = time.perf_counter() - started
+        report = EmbedReport()
+        chosen = [units[i] for i in np.unique(np.linspace(0, len(units) - 1, min(_UNITS, len(units))).astype(int))]
+        started = time.perf_counter()
+        vectors = embedder.embed(chosen, report=report)
+        embedding = time.perf_counter() - started
+        started = time.perf_counter()
+        made = NeighborIndex.build(Path(folder, "index"), vectors, index)
+        indexing = time.perf_counter() - started
+        bytes_each = sum(described["size"] for described in made.manifest["files"].values()) / len(chosen)
+    # Only the beginning of a long document is in the sample: passages go by bytes, whole documents by number.
+    growth = counted.text_bytes / max(1, sample_bytes)
+    passages = config.unit == "passage"
+    count = max(1, round(len(units) * growth)) if passages else counted.documents
+    each = count / len(chosen)
+    deeper = (math.log2(max(2, count)) / math.log2(max(2, len(chosen)))) ** 2 if index.backend == "hnsw" else 1.0
+    segments = math.ceil(counted.documents / config.segment_documents)
+    dictionaries = segments * min(store.dictionary_bytes, counted.text_bytes // segments // 16)
+    return BuildEstimate(
+        documents=counted.documents,
+        text_bytes=counted.text_bytes,
+        vectors=count,
+        tokens=round(report.tokens * each),
+        seconds={
+            "dictionary": round(reading, 1),
+            "ingest": round(reading + writing * growth, 1),
+            **({"passages": round(cutting * growth, 1)} if passages else {}),
+            "embed": round(embedding * each, 1),
+            "index": round(indexing * each * max(1.0, deeper), 1),
+        },
+        disk_bytes={
+            "texts": round(share * counted.text_bytes) + dictionaries,
+            "index": round(bytes_each * count),
+            **({"passages": RECORD_BYTES * count} if passages else {}),
+            "vectors": 4 * embedder.dim * count,
+        },
+        sample_documents=len(sample),
+    )
+
+
+@dataclass
+class _Count:
+    documents: int = 0
+    text_bytes: int = 0
+
+
+def _counting(documents: Iterable[Document], counted: _Count, progress: Progress | None) -> Iterator[Document]:
+    for document in documents:
+        counted.documents += 1
+        counted.text_bytes += len(document.text) if document.text.isascii() else len(document.text.encode())
+        if progress is not None and counted.documents % 256 == 0:
+            progress("count", counted.documents, None)
+        yield document
+    if progress is not None:
+        progress("count", counted.documents, counted.documents)
+
+
+def _spread(documents: Iterable[Document]) -> list[Document]:
+    """Return the beginnings of every n-th document, so that there are at most _SAMPLE."""
+    kept: list[Document] = []
+    stride = 1
+    for number, document in enumerate(documents):
+        if number % stride:
+            continue
+        kept.append(Document(document.text[:_SAMPLE_CHARACTERS], document.meta))
+        if len(kept) > _SAMPLE:
+            kept = kept[::2]
+            stride *= 2
+    return kept
+
+
+def _units(sample: list[Document], embedder: Embedder, config: DatastoreConfig) -> list[str]:
+    """Return what of the sample would be embedded."""
+    if config.unit == "document":
+        return [document.text[:DOCUMENT_CHARACTERS] for document in sample]
+    texts: list[str] = []
+    for document in sample:
+        tokens = embedder.token_spans(document.text)
+        cuts = cut_passages(document.text, tokens, length=embedder.passage_length, overlap=config.passage_overlap)
+        content = document.text.encode()
+        texts += [content[begin:end].decode() for begin, end in byte_spans(document.text, cuts)]
+    return texts

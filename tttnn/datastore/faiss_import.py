@@ -1,0 +1,200 @@
+"""Datastores from vectors that others have made: flat faiss indexes beside files of texts. Needs no faiss.
+
+Knows the layout of faiss's IndexFlat files (faiss/impl/index_write.cpp; read against faiss 1.15): little-endian fourcc
+("IxF2" squared L2, "IxFI" inner product, "IxFl" as its metric says), int32 dimension, int64 vectors, two int64 that
+mean nothing, uint8 trained, int32 metric, float32 metric argument where the metric is above 1, uint64 number of floats,
+float32 vectors. The published code of Hardt & Sun (arXiv:2305.18466) keeps such an index for each shard of the Pile:
+vector i is the embedding of line i of the shard's file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
+from ..embedding.embedder import Embedder
+from ..errors import IndexCorruptError
+from ..files import read_manifest, write_manifest
+from ..store.corpus import Document, iter_corpus
+from .build_report import BuildReport
+from .builder import EMBEDDED, VECTORS, Builder
+from .segment import FORMAT
+
+_HEADER = struct.Struct("<4siqqqBi")  # fourcc, dimension, vectors, unused, unused, trained, metric
+_FLOATS = struct.Struct("<Q")
+_CHUNK = 65536  # vectors that are copied at a time
+_METRICS: dict[int, Literal["ip", "l2"]] = {0: "ip", 1: "l2"}
+_MOST_DIMENSIONS = 1 << 20
+
+
+@dataclass(frozen=True)
+class FlatFile:
+    """A flat faiss index: its header, checked against the file's size."""
+
+    path: Path
+    dim: int
+    count: int
+    metric: Literal["ip", "l2"]
+    offset: int
+    """Of the first vector, in bytes."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> FlatFile:
+        """Read the header.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a flat faiss index.
+            IndexCorruptError: Its header disagrees with itself or with the file's size.
+        """
+        path = Path(path)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size + 4 + _FLOATS.size)
+        fourcc = head[:4]
+        if fourcc not in (b"IxF2", b"IxFI", b"IxFl"):
+            raise ValueError(f"{path}: must be a faiss IndexFlatL2 or IndexFlatIP (IxF2, IxFI, IxFl), got {fourcc!r}")
+        if len(head) < _HEADER.size + _FLOATS.size:
+            raise IndexCorruptError(f"{path}: holds {size} bytes, fewer than the header of a faiss index")
+        _, dim, count, _, _, trained, kind = _HEADER.unpack_from(head)
+        if kind not in _METRICS or (fourcc == b"IxF2" and kind != 1) or (fourcc == b"IxFI" and kind != 0):
+            raise IndexCorruptError(
+                f"{path}: metric of {fourcc.decode()} must be 0 (ip) or 1 (l2) as named, got {kind}"
+            )
+        if not 1 <= dim <= _MOST_DIMENSIONS or count < 0 or trained not in (0, 1):
+            raise IndexCorruptError(f"{path}: its header promises {count} vectors of {dim} dimensions")
+        (floats,) = _FLOATS.unpack_from(head, _HEADER.size)
+        offset = _HEADER.size + _FLOATS.size
+        if floats != dim * count or size != offset + 4 * floats:
+            raise IndexCorruptError(
+                f"{path}: holds {size} bytes and {floats} numbers, expected {offset + 4 * dim * count} bytes for "
+                f"{count} vectors of {dim} dimensions"
+            )
+        return cls(path, dim, count, _METRICS[kind], offset)
+
+    def read(self, begin: int, end: int) -> NDArray[np.float32]:
+        """Return vectors [begin, end), (n, dim)."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset + 4 * self.dim * begin)
+            content = np.fromfile(file, "<f4", (end - begin) * self.dim)
+        if len(content) != (end - begin) * self.dim:
+            raise IndexCorruptError(f"{self.path}: ends before vector {end - 1}")
+        return content.reshape(-1, self.dim)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """What stands in the place of the embedder while its vectors are imported."""
+
+    name: str
+    dim: int
+    precision: str = "unknown"
+    config: EmbedConfig = EmbedConfig()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"dim": self.dim}
+
+
+class FaissImport(Builder):
+    """One run of an import: one segment for each index; `run` returns when the manifest stands.
+
+    Args:
+        path: A new or empty directory, or one with an interrupted import.
+        indexes: Flat faiss indexes of one dimension and metric.
+        texts: As many corpora; document i of one belongs to vector i of the index beside it.
+        embedder_name: Names what made the vectors.
+        index: How vectors are indexed; its metric is that of the files.
+        store: How texts are compressed.
+        progress: Called with a stage, what is done and all of it.
+        report: Filled while the import runs.
+
+    Raises:
+        ValueError: The files do not fit each other, or one is no flat index.
+        IndexCorruptError: An index is damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        indexes: Sequence[str | os.PathLike[str]],
+        texts: Sequence[str | os.PathLike[str]],
+        *,
+        embedder_name: str,
+        index: IndexConfig,
+        store: StoreConfig,
+        progress: Progress | None = None,
+        report: BuildReport | None = None,
+    ) -> None:
+        if not indexes or len(indexes) != len(texts):
+            raise ValueError(f"texts must be one file for each index, got {len(texts)} for {len(indexes)} indexes")
+        self.shards = [FlatFile.open(index) for index in indexes]
+        self.texts = texts
+        first = self.shards[0]
+        for shard in self.shards:
+            if (shard.dim, shard.metric) != (first.dim, first.metric) or shard.count == 0:
+                raise ValueError(
+                    f"{shard.path}: must hold vectors of {first.dim} dimensions with metric {first.metric} as "
+                    f"{first.path}, got {shard.count} of {shard.dim} with {shard.metric}"
+                )
+        maker = _Maker(embedder_name, first.dim)
+        super().__init__(
+            path,
+            self._documents,
+            cast(Embedder, maker),  # embeds nothing: `_embed_segment` copies
+            DatastoreConfig(segment_documents=max(shard.count for shard in self.shards)),
+            index.with_(metric=first.metric),
+            store,
+            progress,
+            report,
+        )
+        self.plan["imported"] = [[shard.path.name, shard.count] for shard in self.shards]
+
+    def _documents(self) -> Iterator[Document]:
+        for shard, texts in zip(self.shards, self.texts, strict=True):
+            count = 0
+            for count, document in enumerate(iter_corpus(texts), 1):
+                if count > shard.count:
+                    break
+                yield document
+            if count != shard.count:
+                found = f"{count}" if count < shard.count else "more"
+                raise ValueError(
+                    f"{texts}: must hold {shard.count} documents, one for each vector of {shard.path}, got {found}"
+                )
+
+    def _segment_size(self, number: int) -> int:
+        return self.shards[number].count if number < len(self.shards) else 1
+
+    def _embed_segment(self, number: int, base: int, units: int, done: int, total: int) -> None:
+        """Copy an index's vectors to where embedding would have put them."""
+        folder, shard = self._segment(number), self.shards[number]
+        rows = 0
+        if (folder / EMBEDDED).exists():
+            rows = int(read_manifest(folder / EMBEDDED, format_version=FORMAT)["rows"])
+        stage = self.report.stages["embed"]
+        stage.resumed += rows
+        with open(folder / VECTORS, "ab") as file:
+            file.truncate(4 * shard.dim * rows)
+            while rows < units:
+                end = min(units, rows + _CHUNK)
+                file.write(shard.read(rows, end).tobytes())
+                file.flush()
+                os.fdatasync(file.fileno())
+                stage.bytes += 4 * shard.dim * (end - rows)
+                rows = end
+                write_manifest(
+                    folder / EMBEDDED, {"format": FORMAT, "rows": rows, "tokens": 0, "truncated": 0, "empty": 0}
+                )
+                self._advance("embed", done + rows, total)
+
+    def _describe_embedder(self) -> dict[str, Any]:
+        return super()._describe_embedder() | {"foreign": True}

@@ -1,0 +1,181 @@
+"""Re-read the receipts of an evaluation: was anything trained on that was scored?
+
+Compares texts by their word n-grams. Knows results, a datastore's texts and a tokenizer; runs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..config import EvalConfig, Progress
+from ..errors import ConfigError
+from ..lm.neighbor_tokens import portion_of
+from ..retrieval.neighbors import Neighbor
+from ..store.corpus import Document, text_digest
+from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
+from .protocols import split_task
+from .records import Line, UsedNeighbor
+from .results import EvalResult
+
+FindingKind = Literal["document", "neighbor", "own text", "overlap", "unused copy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    `kind`: "document": it is not the one that was measured; "neighbor": the datastore holds no such text under this
+    id; "own text": the document itself was used as a neighbor; "overlap": a neighbor holds scored text, or is held by
+    it; "unused copy", which is a note and no leak: the neighbor's text holds scored text where it was not used.
+    `share_of_scored` is the share of the scored text's n-grams that the neighbor's used passage holds,
+    `share_of_neighbor` the other way round; both are None where nothing was compared.
+    """
+
+    kind: FindingKind
+    document: int
+    method: str
+    neighbor: int | None
+    what: str
+    share_of_scored: float | None = None
+    share_of_neighbor: float | None = None
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """What an audit looked at, and what it found.
+
+    `largest_share` is the largest share of n-grams that any passage and any scored text have in common. `notes` are of
+    the kind "unused copy": what was used of those neighbors shares nothing that counts with the scored text.
+    """
+
+    documents: int = 0
+    lines: int = 0
+    passages: int = 0
+    ngram: int = NGRAM
+    max_share: float = MAX_SHARE
+    largest_share: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self) | {"clean": self.clean}
+
+
+def audit_results(
+    result: EvalResult,
+    documents: Iterable[Document | str],
+    store: Sequence[Document],
+    tokenizer: Any,
+    *,
+    ngram: int = NGRAM,
+    max_share: float = MAX_SHARE,
+    progress: Progress | None = None,
+) -> AuditReport:
+    """Check every line of a result against the documents it measured and the texts it used.
+
+    For each line: the document has the digest on record; each neighbor's id and digest are the datastore's; no neighbor
+    is the document itself; and of the passage of a neighbor that was used (the tokens that training takes, as many as
+    are on record) no larger share than `max_share` of its n-grams stands in the scored text, nor the other way round.
+
+    Args:
+        result: from `read_results`.
+        documents: those that were measured, in the same order.
+        store: the datastore's texts, by id.
+        tokenizer: of the model that was measured.
+        ngram: words of an n-gram.
+        max_share: largest share, from 0 to 1.
+        progress: called after each line.
+
+    Raises:
+        ConfigError: `ngram` or `max_share` is out of range.
+    """
+    if ngram < 1:
+        raise ConfigError(f"ngram must be at least 1, got {ngram}")
+    if not 0 <= max_share <= 1:
+        raise ConfigError(f"max_share must be between 0 and 1, got {max_share}")
+    given = [document if isinstance(document, Document) else Document(document) for document in documents]
+    report = AuditReport(ngram=ngram, max_share=max_share)
+    evaluation = result.settings["evaluation"]
+    config = EvalConfig(
+        protocol=result.settings["protocol"],
+        query_tokens=evaluation["query_tokens"],
+        scored_tokens=evaluation["scored_tokens"],
+    )
+    wrong: set[int] = set()
+    scored: dict[int, set[tuple[str, ...]]] = {}
+    held: dict[tuple[int, int], float] = {}  # (document, neighbor): share of the scored text in all of the neighbor
+    for done, line in enumerate(result.lines):
+        if progress is not None:
+            progress("audit", done, len(result.lines))
+        report.lines += 1
+        if line.document not in scored and line.document not in wrong:
+            problem = _document_problem(line, given)
+            if problem is None:
+                task = split_task(tokenizer, given[line.document].text, config)
+                if task is None or len(task.scored.encode("utf-8")) != line.num_bytes:
+                    problem = f"its scored text has not the {line.num_bytes} bytes on record: another tokenizer?"
+                else:
+                    scored[line.document] = ngrams_of(task.scored, ngram)
+            if problem is not None:
+                wrong.add(line.document)
+                report.findings.append(Finding("document", line.document, line.method, None, problem))
+        settings = result.settings["methods"][line.method]
+        for neighbor in line.neighbors:
+            report.passages += 1
+            if neighbor.digest == line.digest:
+                what = "the document itself was used as a neighbor"
+                report.findings.append(Finding("own text", line.document, line.method, neighbor.id, what))
+            problem = _neighbor_problem(neighbor, store)
+            if problem is not None:
+                report.findings.append(Finding("neighbor", line.document, line.method, neighbor.id, problem))
+            elif line.document in scored:
+                passage = used_passage(tokenizer, store[neighbor.id], neighbor, settings.get("max_neighbor_tokens"))
+                shares = shared(scored[line.document], ngrams_of(passage, ngram))
+                report.largest_share = max(report.largest_share, *shares)
+                if max(shares) > max_share:
+                    what = f"shares {max(shares):.0%} of its {ngram}-grams with the scored text"
+                    if shares[0] >= shares[1]:
+                        what = f"holds {shares[0]:.0%} of the scored text's {ngram}-grams"
+                    report.findings.append(Finding("overlap", line.document, line.method, neighbor.id, what, *shares))
+                    continue
+                if (line.document, neighbor.id) not in held:
+                    text = store[neighbor.id].text
+                    held[line.document, neighbor.id] = shared(scored[line.document], ngrams_of(text, ngram))[0]
+                if held[line.document, neighbor.id] > max_share:
+                    what = f"holds {held[line.document, neighbor.id]:.0%} of the scored text's {ngram}-grams, not used"
+                    report.notes.append(Finding("unused copy", line.document, line.method, neighbor.id, what))
+    report.documents = len({line.document for line in result.lines})
+    if progress is not None:
+        progress("audit", len(result.lines), len(result.lines))
+    return report
+
+
+def _document_problem(line: Line, documents: list[Document]) -> str | None:
+    if line.document >= len(documents):
+        return f"there are only {len(documents)} documents"
+    digest = text_digest(documents[line.document].text)
+    return None if digest == line.digest else f"its digest is {digest}, expected {line.digest}"
+
+
+def _neighbor_problem(neighbor: UsedNeighbor, store: Sequence[Document]) -> str | None:
+    try:
+        text = store[neighbor.id].text
+    except IndexError as error:
+        return f"the datastore has it no more: {error}"
+    digest = text_digest(text)
+    return None if digest == neighbor.digest else f"its digest is {digest}, expected {neighbor.digest}"
+
+
+def used_passage(tokenizer: Any, document: Document, used: UsedNeighbor, limit: int | None) -> str:
+    """Return the text of a neighbor that was used: of the tokens that training takes, as many as are on record."""
+    neighbor = Neighbor(used.id, used.distance, document.text, span=used.span, digest=used.digest)
+    tokens = portion_of(tokenizer, neighbor, limit).tokens[: used.tokens]
+    return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))

@@ -1,0 +1,495 @@
+"""The model ``tttnn`` of lm-evaluation-harness: each query is adapted once, and its requests are answered together.
+
+Knows requests, tokens of prompts and results. Does not know tasks, nor how a model is adapted.
+
+What is searched with (the query) is never what is scored, but for one case that the results name:
+
+- ``loglikelihood`` and ``generate_until``: the query is the end of the context. What is scored or written follows it.
+  An empty context gives no query: the base model answers.
+- ``loglikelihood_rolling``: the whole text is scored. With ``rolling=full``, the protocol of Hardt & Sun, it is also
+  the query. With ``rolling=split`` the first half of its tokens is the query and is scored under the base model, the
+  second half under the adapted one.
+
+A neighbor whose text is what is scored, alone or after its context, is left out.
+
+Prompts are cut into tokens as the harness does it for its model ``hf``: context and continuation together, and no
+`bos` before a context unless the tokenizer puts it there, while `Scorer.score` takes them apart and puts it there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+
+from ..config import AdaptConfig, ScoreConfig, SelectionConfig, preset
+from ..datastore.datastore import Datastore
+from ..embedding.embedder import Embedder
+from ..errors import ConfigError, MissingExtraError
+from ..lm.score import prefix_token
+from ..retrieval.selector import Selector
+from ..settings import Config, parsed
+from ..store.corpus import text_digest
+from ..training.trainer import TestTimeTrainer
+from ..version import __version__
+
+try:
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from tqdm import tqdm
+except ImportError as error:
+    raise MissingExtraError(
+        f"lm-evaluation-harness is needed ({error}). Install it with: pip install 'tttnn[eval]'"
+    ) from error
+
+_log = logging.getLogger("tttnn")
+
+TASKS = Path(__file__).parent / "tasks"
+"""Folder of the packaged tasks, for ``--include_path``."""
+
+Rolling = Literal["full", "split"]
+
+_DEFAULT_NEW_TOKENS = 256
+"""Longest continuation where a task states none; as the harness's own models have it."""
+
+_LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""What tasks call the longest continuation; the first one given counts."""
+
+
+@register_model("tttnn")
+class TttnnLM(TemplateLM):  # type: ignore[misc]
+    """A language model that is adapted to the neighbors of each query.
+
+    With ``num_neighbors=0`` its answers are those of the harness's own model ``hf`` in float32.
+
+    Example:
+        >>> lm = TttnnLM("smollm2-135m", "pile-00", k=10)  # doctest: +SKIP
+        >>> lm_eval.simple_evaluate(lm, tasks=["lambada_openai"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        pretrained: str | TestTimeTrainer,
+        datastore: str | None = None,
+        *,
+        embedder: str | None = None,
+        k: int | None = None,
+        query_tokens: int | None = 256,
+        rolling: Rolling = "full",
+        max_length: int | None = None,
+        add_bos_token: bool | None = None,
+        preset: str = "default",
+        dtype: str = "float32",
+        device: str | None = None,
+        threads: int | None = None,
+        cache_dir: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        **settings: Any,
+    ) -> None:
+        """Load model, datastore and embedder.
+
+        Args:
+            pretrained: demo name, hub id or directory; or a trainer, which then brings datastore and settings.
+            datastore: its directory; None where `k` is 0.
+            embedder: instead of the one that the datastore was built with.
+            k: neighbors to train on: another name of ``num_neighbors``.
+            query_tokens: longest query; the end of a longer context is taken, because examples stand at its beginning.
+                None: the whole context.
+            rolling: how whole texts are scored; see this module.
+            max_length: tokens in a scoring window, as for the harness's other models. None: the model's limit.
+            add_bos_token: whether prompts begin with `bos`. None: as the tokenizer does it.
+            preset: name of the settings that `settings` change.
+            dtype: type of the weights.
+            device: a torch device; None or an absent CUDA device: the CPU.
+            threads: threads of torch on the CPU.
+            cache_dir: where demo models are kept.
+            batch_size: not used: requests of one query share its weights, those of two never do.
+            max_batch_size: not used.
+            settings: fields of `AdaptConfig` by name, of `SelectionConfig` after ``select_``, of `ScoreConfig` after
+                ``score_``, as text or as values. AdaptConfig's own max_length is called ``adapt_max_length``.
+
+        Raises:
+            ConfigError: a setting has an unknown name or a value it may not have.
+        """
+        super().__init__()
+        if rolling not in get_args(Rolling):
+            raise ConfigError(f"rolling must be one of {', '.join(get_args(Rolling))}, got {rolling!r}")
+        self._query_tokens: int | None = _read("query_tokens", int | None, query_tokens)
+        if self._query_tokens is not None and self._query_tokens < 1:
+            raise ConfigError(f"query_tokens must be at least 1, got {query_tokens}")
+        if isinstance(pretrained, TestTimeTrainer):
+            given = {"datastore": datastore, "k": k, "max_length": max_length, **settings}
+            for name, value in given.items():
+                if value is not None:
+                    raise ConfigError(f"{name} must not be given beside a trainer, got {value!r}")
+            self.trainer = pretrained
+        else:
+            if k is not None:
+                settings["num_neighbors"] = k
+            if max_length is not None:
+                settings["score_max_length"] = max_length
+            config, selection, score = _settings_of(settings, preset)
+            if config.num_neighbors and datastore is None:
+                raise ConfigError(
+                    f"datastore must be given where k is above 0, got None and k = {config.num_neighbors}"
+                )
+            retriever = None
+            if datastore is not None:
+                retriever = Selector(_opened(datastore, embedder, threads, cache_dir), selection)
+            self.trainer = TestTimeTrainer.load(
+                pretrained,
+                retriever,
+                config,
+                score=score,
+                device=_present(device),
+                dtype=_dtype(dtype),
+                threads=threads,
+                cache_dir=cache_dir,
+            )
+        self.tokenizer = self.trainer.tokenizer
+        self._rolling = rolling
+        self._add_bos_token = add_bos_token
+        self._device = next(self.trainer.model.parameters()).device
+        self._counts = {"queries": 0, "without_query": 0, "found": 0, "excluded": 0, "steps": 0, "tokens": 0}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What the harness asks about a model
+    # -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text's first: `bos`, else `eos`."""
+        return prefix_token(self.tokenizer)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that are read at once."""
+        return self.trainer.scorer.max_length
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Longest continuation where a task states none."""
+        return _DEFAULT_NEW_TOKENS
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the tokenizer in the harness's cache of requests."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Write a conversation as one prompt, in the form that the tokenizer states."""
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Return a text's tokens, with the tokenizer's special tokens unless the text begins with `bos` already."""
+        special = add_special_tokens if add_special_tokens is not None else self._add_bos_token
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            special = False
+        options = {} if special is None else {"add_special_tokens": special}
+        return list(self.tokenizer(string, verbose=False, **options)["input_ids"])
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what the harness writes into the results beside the model's arguments.
+
+        ``tttnn`` holds the settings, the protocol in words, and counts over all requests so far.
+        """
+        trainer = self.trainer
+        selection = getattr(trainer.datastore, "config", None)
+        rolling = {
+            "full": "full: the query is the whole text that is scored",
+            "split": "split: the query is the first half, scored under the base model; the rest under the adapted one",
+        }
+        length = "" if self._query_tokens is None else f"the last {self._query_tokens} tokens of "
+        return {
+            "model_num_parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "model_dtype": str(next(trainer.model.parameters()).dtype),
+            "tttnn": {
+                "version": __version__,
+                "model": trainer.fingerprint,
+                "datastore": getattr(trainer.datastore, "id", None),
+                "adapt": trainer.config.to_dict(),
+                "selection": selection.to_dict() if isinstance(selection, SelectionConfig) else None,
+                "score": trainer.scorer.config.to_dict(),
+                "query": f"{length}the context, which is not scored",
+                "loglikelihood_rolling": rolling[self._rolling],
+                "counts": dict(self._counts),
+            },
+        }
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Requests
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        def answer(i: int) -> tuple[float, bool]:
+            (_, _), context, scored = requests[i]
+            sequence = [*context, *scored]
+            if len(sequence) > self.max_length + 1 and len(scored) <= self.max_length:
+                _log.warning("a context of %d tokens is cut: the model reads %d", len(context), self.max_length)
+                sequence = sequence[-(self.max_length + 1) :]
+            nats, same = self.trainer.scorer.token_scores(sequence, first=len(sequence) - len(scored))
+            return -float(nats.sum()), bool(same.all())
+
+        return self._answered(
+            "loglikelihood",
+            [request[0] for request in requests],
+            [self._query(request[0][0]) for request in requests],
+            [(scored, context + scored) for (context, scored), _, _ in requests],
+            answer,
+            disable_tqdm,
+        )
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Return the log-likelihood of whole texts, in nats; see this module for what the query is."""
+        arguments = [request.args for request in requests]
+        texts = [str(text) for (text,) in arguments]
+        # The query of each text, and how many tokens follow it; under `full` all of them are scored together.
+        halves = [self._half(text) if self._rolling == "split" else (text, 0) for text in texts]
+        base: dict[int, torch.Tensor] = {}
+
+        def nats(i: int) -> torch.Tensor:
+            return self.trainer.scorer.token_nats([self.prefix_token_id, *self.tok_encode(texts[i])])
+
+        def before(i: int) -> None:
+            if self._rolling == "split":
+                base[i] = nats(i)
+
+        def answer(i: int) -> float:
+            scored = nats(i)
+            if i in base:
+                cut = len(scored) - halves[i][1]
+                scored = torch.cat([base.pop(i)[:cut], scored[cut:]])
+            return -float(scored.sum())
+
+        return self._answered(
+            "loglikelihood_rolling",
+            arguments,
+            [query for query, _ in halves],
+            [(text,) for text in texts],
+            answer,
+            disable_tqdm,
+            before=before,
+        )
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Continue contexts, the likeliest token each time unless the task samples."""
+        arguments = [request.args for request in requests]
+        return self._answered(
+            "generate_until",
+            arguments,
+            [self._query(context) for context, _ in arguments],
+            [()] * len(arguments),
+            lambda i: self._continued(*arguments[i]),
+            disable_tqdm,
+        )
+
+    def _answered(
+        self,
+        kind: str,
+        arguments: Sequence[Any],
+        queries: Sequence[str],
+        exclude: Sequence[tuple[str, ...]],
+        answer: Callable[[int], Any],
+        disable_tqdm: bool,
+        *,
+        before: Callable[[int], None] = lambda _: None,
+    ) -> list[Any]:
+        """Answer requests query by query, each adapted to once; return the answers in the order of the requests.
+
+        Args:
+            kind: name in the harness's cache.
+            arguments: what that cache knows each request by.
+            queries: text to search with, "" for the base model.
+            exclude: texts that must not be trained on.
+            answer: gives the answer to request i under the weights as they are then.
+            disable_tqdm: shows no progress bar.
+            before: called for request i under the base weights, where they are about to change.
+        """
+        groups: dict[str, list[int]] = {}
+        for i, query in enumerate(queries):
+            groups.setdefault(query, []).append(i)
+        answers: list[Any] = [None] * len(queries)
+        with tqdm(total=len(queries), desc=f"tttnn {kind}", disable=disable_tqdm) as bar:
+            for query, members in groups.items():
+                digests = {text_digest(text) for i in members for text in exclude[i]}
+                with self._adapted(query, digests, members, before):
+                    for i in members:
+                        answers[i] = answer(i)
+                        self.cache_hook.add_partial(kind, arguments[i], answers[i])
+                        bar.update()
+        return answers
+
+    @contextmanager
+    def _adapted(
+        self, query: str, exclude: Iterable[str], members: Sequence[int], before: Callable[[int], None]
+    ) -> Iterator[None]:
+        if not query or not self.trainer.config.num_neighbors:
+            self._counts["without_query"] += 0 if query else len(members)
+            yield
+            return
+
+        def observe(_: Any, neighbors: int) -> None:
+            if neighbors == 0:
+                for i in members:
+                    before(i)
+
+        with self.trainer.adapt(query, exclude_digests=list(exclude), observe=observe) as adapted:
+            report = adapted.report
+            yield
+        self._counts["queries"] += 1
+        for name in ("found", "excluded", "steps", "tokens"):
+            self._counts[name] += getattr(report, name)
+
+    def _query(self, context: str) -> str:
+        """Return the end of a context, `query_tokens` long at most, cut between characters."""
+        if self._query_tokens is None or len(context) <= self._query_tokens:  # a token has one character at least
+            return context
+        begins = self._offsets(context)
+        return context if len(begins) <= self._query_tokens else context[begins[-self._query_tokens][0] :]
+
+    def _half(self, text: str) -> tuple[str, int]:
+        """Return the first half of a text by its tokens, and the number of tokens that begin behind it."""
+        offsets = self._offsets(text)
+        if len(offsets) < 2:
+            return "", len(offsets)
+        end = offsets[len(offsets) // 2 - 1][1]
+        # Several tokens can be one character together: they all belong to the half that has the character.
+        return text[:end], sum(begin >= end for begin, _ in offsets)
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return list(out["offset_mapping"])
+
+    @torch.inference_mode()
+    def _continued(self, context: str, options: dict[str, Any]) -> str:
+        """Continue a context under the weights as they are, by the task's options and transformers' names for them."""
+        options = dict(options)
+        until = options.pop("until", None) or []
+        end = self.tokenizer.decode(self.eot_token_id)
+        stops = [string for string in [*([until] if isinstance(until, str) else until), end] if string]
+        limits = [options.pop(name, None) for name in _LIMIT_NAMES]
+        limit = int(next((value for value in limits if value is not None), _DEFAULT_NEW_TOKENS))
+        if not 0 < limit < self.max_length:
+            raise ConfigError(f"max_gen_toks must be between 1 and {self.max_length - 1}, got {limit}")
+        temperature, sample = options.pop("temperature", None), options.pop("do_sample", None)
+        sample = float(temperature or 0) > 0 if sample is None else bool(sample)
+        if sample and temperature is not None:
+            options["temperature"] = float(temperature)
+        ids = self.tok_encode(context)[-(self.max_length - limit) :]
+        if not ids:
+            ids = [self.prefix_token_id]
+        inputs = torch.tensor([ids], device=self._device)
+
+        def stopped(out: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            # Special tokens are kept: a stop string may be one.
+            text = self.tokenizer.decode(out[0, len(ids) :])
+            return torch.tensor([any(string in text for string in stops)], device=out.device)
+
+        model, pad = self.trainer.model, self.tokenizer.pad_token_id
+        training = model.training
+        model.eval()
+        try:
+            out = model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=limit,
+                do_sample=sample,
+                pad_token_id=pad if pad is not None else self.eot_token_id,
+                stopping_criteria=[stopped],
+                **options,
+            )
+        finally:
+            model.train(training)
+        text = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
+        return text[: min([text.find(string) for string in stops if string in text], default=len(text))]
+
+
+def _settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, SelectionConfig, ScoreConfig]:
+    """Sort settings by their prefixes, read them by the types of their fields, and make the three configurations."""
+    bases: dict[str, Config] = {
+        "select_": SelectionConfig(),
+        "score_": ScoreConfig(),
+        "adapt_": preset(name),
+        "": preset(name),
+    }
+    changes: dict[str, dict[str, Any]] = {"select_": {}, "score_": {}, "adapt_": {}}
+    for key, value in settings.items():
+        prefix = next(
+            prefix
+            for prefix, base in bases.items()
+            if key.startswith(prefix) and (not prefix or key.removeprefix(prefix) in {f.name for f in fields(base)})
+        )
+        field = key.removeprefix(prefix)
+        hint = get_type_hints(type(bases[prefix])).get(field)
+        changes[prefix or "adapt_"][field] = _read(key, hint, value)
+    config = preset(name).with_(**changes["adapt_"])
+    return config, SelectionConfig().with_(**changes["select_"]), ScoreConfig().with_(**changes["score_"])
+
+
+def _read(name: str, hint: Any, value: Any) -> Any:
+    try:
+        return value if hint is None else parsed(hint, value)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}") from error
+
+
+def _opened(path: str, embedder: str | None, threads: int | None, cache_dir: str | None) -> Datastore:
+    with Datastore.open(path) as described:
+        name, config = described.embedder_name, described.embed_config
+    return Datastore.open(path, Embedder.load(embedder or name, config, threads=threads, cache_dir=cache_dir))
+
+
+def _present(device: str | None) -> str:
+    """Return the device to use: the harness asks for CUDA where nothing was said."""
+    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+        _log.info("there is no CUDA device here: the CPU is used")
+        return "cpu"
+    return device or "cpu"
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f"dtype must be a floating-point type of torch like float32, got {name!r}")
+    return found
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run lm-evaluation-harness's own command line, with this model and the packaged tasks known to it.
+
+    Args:
+        arguments: as after ``lm-eval``. Where they name no ``--include_path``, the packaged tasks' folder is added.
+    """
+    import sys
+
+    from lm_eval.__main__ import cli_evaluate
+
+    words = list(arguments)
+    if words and not any(word.partition("=")[0] == "--include_path" for word in words):
+        words += ["--include_path", str(TASKS)]
+    before = sys.argv
+    sys.argv = ["lm-eval", *words]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before

@@ -1,0 +1,399 @@
+"""One document as all methods see it: its tokens, its neighbors, the base model's loss, a pass of training.
+
+Each is made once per document, when a method first asks for it. Holds the rule of what is scored after which context;
+does not know what any one method does with it, nor files, groups or statistics.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+
+from ..config import AdaptConfig, EvalConfig, SelectionConfig
+from ..datastore.datastore import Datastore
+from ..errors import ConfigError
+from ..lm.neighbor_tokens import portion_of
+from ..lm.score import prefix_token, token_ids
+from ..retrieval.neighbors import Neighbor
+from ..retrieval.selector import Selector
+from ..store.corpus import Document, text_digest
+from ..training.report import AdaptReport
+from ..training.trainer import AdaptedModel, TestTimeTrainer
+from .overlap import ngrams_of, shared
+from .protocols import Task
+from .records import Point, UsedNeighbor
+
+SEPARATOR = "\n\n"
+"""Stands after each neighbor in the context."""
+
+GENERATED = 48
+"""Tokens of the continuations that are kept with the texts."""
+
+_EXCERPT_TOKENS = 160
+
+TTT_NN, TOGETHER = "ttt-nn", "ttt-nn+in-context"
+"""Two methods that share a pass of training."""
+
+Choice = Literal["nearest", "sift"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a method answers for one document.
+
+    `seconds`: by number of neighbors, of the method up to there, without scoring. `stages`: seconds by stage.
+    `after`: how the model continues the query at the end, where it is another model and texts are kept.
+    """
+
+    points: list[Point]
+    seconds: dict[int, float]
+    stages: dict[str, float] = field(default_factory=dict)
+    neighbors: list[UsedNeighbor] = field(default_factory=list)
+    found: int = 0
+    stopped_by: str = "neighbors"
+    after: str | None = None
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Loss of each scored token in nats, (tokens,) float64; of the query, where it was read; seconds of the pass.
+
+    `query_share` and `context_share` are the shares of the pass's tokens that are the query's and the neighbors'.
+    """
+
+    token_nats: torch.Tensor
+    query_nats: float | None
+    seconds: float
+    query_share: float
+    context_share: float
+
+    @property
+    def nats(self) -> float:
+        """Loss of the scored text."""
+        return float(self.token_nats.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Neighbors in the order of use, and the seconds of each stage that found them.
+
+    `left_out` counts those that were near but hold scored text.
+    """
+
+    neighbors: list[Neighbor]
+    seconds: dict[str, float]
+    left_out: int = 0
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The model after some neighbors: its loss, and its loss with them in the context too."""
+
+    scored: Scored
+    together: Scored | None
+    steps: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One pass of training: a state for each number of neighbors reached."""
+
+    states: dict[int, State]
+    report: AdaptReport
+    after: str | None
+    after_together: str | None
+
+    def at(self, k: int) -> State:
+        """Return the state after `k` neighbors, or after as many as there were."""
+        return self.states[max(held for held in self.states if held <= k)]
+
+
+class Lab:
+    """What all documents share: the trainer, the settings, and the trainers of methods that train otherwise."""
+
+    def __init__(
+        self,
+        trainer: TestTimeTrainer,
+        config: EvalConfig,
+        methods: Sequence[Method],
+        *,
+        exclude_own_text: bool = True,
+        keep_text: bool = False,
+        observe: Callable[[Document, AdaptedModel, int], None] | None = None,
+    ) -> None:
+        """Check the methods.
+
+        Raises:
+            ConfigError: a method cannot work under the protocol or with the trainer.
+        """
+        if trainer.config.guard != "none":
+            raise ConfigError(
+                f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
+                "ttt-nn-guard measures it"
+            )
+        self.trainer = trainer
+        self.config = config
+        self.methods = list(methods)
+        self.exclude_own_text = exclude_own_text
+        self.keep_text = keep_text
+        self.observe = observe
+        limit = trainer.config.num_neighbors
+        self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})
+        self._variants: dict[str, TestTimeTrainer] = {}
+        self.settings = {method.name: method.settings(self) for method in self.methods}
+
+    @property
+    def names(self) -> list[str]:
+        """The methods' names, in the order in which they are measured."""
+        return [method.name for method in self.methods]
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a method's answer depends on the documents before."""
+        return any(settings.get("optimizer_state") == "carried" for settings in self.settings.values())
+
+    def variant(self, name: str, config: AdaptConfig) -> TestTimeTrainer:
+        """Return a trainer of other settings over a copy of the model; the same one for every document."""
+        if name not in self._variants:
+            trainer = self.trainer
+            self._variants[name] = TestTimeTrainer(
+                copy.deepcopy(trainer.model), trainer.tokenizer, None, config, score=trainer.scorer.config
+            )
+        return self._variants[name]
+
+    def close(self) -> None:
+        """Give the copies of the model up."""
+        for trainer in self._variants.values():
+            trainer.release()
+        self._variants.clear()
+
+
+class Case:
+    """One document: what its methods share, each thing made when it is first asked for."""
+
+    def __init__(self, lab: Lab, document: Document, task: Task) -> None:
+        self.lab = lab
+        self.document = document
+        self.task = task
+        tokenizer = lab.trainer.tokenizer
+        self.query_ids = token_ids(tokenizer, task.query)
+        self.scored_ids = token_ids(tokenizer, task.scored)
+        self.context_ids = token_ids(tokenizer, task.context) if task.context else []
+        self._base: Scored | None = None
+        self._before: str | None = None
+        self._found: dict[Choice, Found] = {}
+        self._tokens: dict[int, list[int]] = {}
+        self._scored_ngrams: set[tuple[str, ...]] | None = None
+        self._trained: dict[str, Trained] = {}
+
+    def scored(self, trainer: TestTimeTrainer, neighbors: Sequence[int] = ()) -> Scored:
+        """Score the text under a trainer's weights as they are now, after the tokens of neighbors.
+
+        The scored tokens, and what stands before them beside the neighbors, are those of the protocol. Where all fits
+        into one window, query and scored text come from one pass; otherwise the windows are those of `Scorer.score`,
+        and the query is read apart.
+        """
+        started = time.perf_counter()
+        scorer = trainer.scorer
+        prefix = prefix_token(trainer.tokenizer)
+        context, scored = self.context_ids, self.scored_ids
+        sequence = [prefix, *neighbors, *context, *scored]
+        query: float | None = None
+        read = len(sequence)
+        if context and len(sequence) - 1 <= scorer.max_length:
+            nats = scorer.token_nats(sequence, first=1 + len(neighbors))
+            query, nats = float(nats[: len(context)].sum()), nats[len(context) :]
+            queried = len(context)
+        else:
+            nats = scorer.token_nats(sequence, first=1 + len(neighbors) + len(context))
+            queried = 0
+            if self.lab.config.protocol == "full":
+                query = float(nats.sum())
+            elif not neighbors:
+                query = float(scorer.token_nats([prefix, *self.query_ids], first=1).sum())
+                queried = len(self.query_ids)
+                read += queried
+        return Scored(nats, query, time.perf_counter() - started, queried / read, len(neighbors) / read)
+
+    def base(self) -> Scored:
+        """Return the loss under the base model."""
+        if self._base is None:
+            self._base = self.scored(self.lab.trainer)
+        return self._base
+
+    def before(self) -> str:
+        """Return the base model's continuation of the query."""
+        if self._before is None:
+            self._before = self.lab.trainer.generate(self.task.query, max_new_tokens=GENERATED)
+        return self._before
+
+    def found(self, choice: Choice = "nearest") -> Found:
+        """Search with the query, once for all methods that choose alike."""
+        if choice not in self._found:
+            self._found[choice] = self._search(choice)
+        return self._found[choice]
+
+    def _search(self, choice: Choice) -> Found:
+        lab, k = self.lab, self.lab.curve[-1]
+        if k == 0:
+            return Found([], {})
+        retriever = sift_selector(lab.trainer) if choice == "sift" else lab.trainer.datastore
+        if retriever is None:
+            raise ConfigError("trainer must have a datastore to find neighbors in, got None")
+        excluded = {text_digest(self.document.text)} if lab.exclude_own_text else set()
+        own = len(excluded)
+        while True:
+            started = time.perf_counter()
+            if isinstance(retriever, Selector | Datastore):
+                # Left out before a selection is made: an excluded text would make what is like it look superfluous.
+                found: list[Neighbor] = retriever.search(self.task.query, k, exclude_digests=excluded)
+            else:
+                found = retriever.search(self.task.query, k + len(excluded))
+            seconds = dict(getattr(found, "seconds", None) or {"retrieve": time.perf_counter() - started})
+            kept = [neighbor for neighbor in found if neighbor.digest not in excluded][:k]
+            # The seconds are those of one search: leaving out is no part of a method.
+            leaking = {neighbor.digest for neighbor in kept if self._holds_scored_text(neighbor)}
+            if not leaking:
+                return Found(kept, seconds, len(excluded) - own)
+            excluded |= leaking
+
+    def _holds_scored_text(self, neighbor: Neighbor) -> bool:
+        limit = self.lab.config.max_overlap
+        if limit is None:
+            return False
+        whole = shared(self._ngrams_scored(), ngrams_of(neighbor.text))[0]
+        return whole > limit or self._shares_too_much(self.tokens(neighbor))
+
+    def _shares_too_much(self, passage: list[int]) -> bool:
+        """Return whether tokens of a neighbor hold too much of the scored text, or it of them."""
+        limit = self.lab.config.max_overlap
+        if limit is None:
+            return False
+        return max(shared(self._ngrams_scored(), ngrams_of(self.lab.trainer.tokenizer.decode(passage)))) > limit
+
+    def _ngrams_scored(self) -> set[tuple[str, ...]]:
+        if self._scored_ngrams is None:
+            self._scored_ngrams = ngrams_of(self.task.scored)
+        return self._scored_ngrams
+
+    def tokens(self, neighbor: Neighbor) -> list[int]:
+        """Return the tokens of a neighbor that training uses: other methods read the same."""
+        if neighbor.id not in self._tokens:
+            trainer = self.lab.trainer
+            limit = trainer.config.max_neighbor_tokens
+            self._tokens[neighbor.id] = portion_of(trainer.tokenizer, neighbor, limit).tokens
+        return self._tokens[neighbor.id]
+
+    def excerpt(self, neighbor_id: int) -> str:
+        """Return the beginning of what was used of a neighbor, as text."""
+        for found in self._found.values():
+            for neighbor in found.neighbors:
+                if neighbor.id == neighbor_id:
+                    return str(self.lab.trainer.tokenizer.decode(self.tokens(neighbor)[:_EXCERPT_TOKENS]))
+        return ""
+
+    def neighbors_in_context(self, found: Found, k: int) -> tuple[list[int], list[UsedNeighbor]]:
+        """Return the tokens of up to `k` neighbors as they stand in the context, and how many are of which.
+
+        The nearest neighbor stands last, next to the query. Where there is no room for all, the farthest are left out,
+        and of the last one that finds room its first tokens are kept, unless these few share more with the scored text
+        than `max_overlap`, as all of it does not. There is room for `context_tokens`, and never for more than the model
+        reads at once together with query and scored text.
+        """
+        trainer = self.lab.trainer
+        room = trainer.scorer.max_length - len(self.context_ids) - len(self.scored_ids)
+        if self.lab.config.context_tokens is not None:
+            room = min(room, self.lab.config.context_tokens)
+        separator = token_ids(trainer.tokenizer, SEPARATOR)
+        pieces: list[list[int]] = []
+        used = []
+        for neighbor in found.neighbors[:k]:
+            whole = self.tokens(neighbor)
+            piece = whole[: max(0, room - len(separator))]
+            if not piece or (len(piece) < len(whole) and self._shares_too_much(piece)):
+                break
+            room -= len(piece) + len(separator)
+            pieces.append([*piece, *separator])
+            used.append(UsedNeighbor(neighbor.id, neighbor.digest, neighbor.distance, len(piece), neighbor.span))
+        return [token for piece in reversed(pieces) for token in piece], used
+
+    def trained(self, key: str, trainer: TestTimeTrainer, found: Found) -> Trained:
+        """Train on the neighbors, and measure after each number of them; once for all methods that train alike."""
+        if key not in self._trained:
+            self._trained[key] = self._train(key, trainer, found)
+        return self._trained[key]
+
+    def _train(self, key: str, trainer: TestTimeTrainer, found: Found) -> Trained:
+        lab = self.lab
+        together = key == TTT_NN and TOGETHER in lab.names
+        watched = lab.observe if key == TTT_NN else None
+        states: dict[int, State] = {}
+        seen = (0, 0)  # neighbors and steps at the last observation
+
+        def measure(report: AdaptReport, k: int) -> None:
+            scored = self.base() if report.steps == 0 else self.scored(trainer)
+            tokens = self.neighbors_in_context(found, k)[0] if together else []
+            both = (self.scored(trainer, tokens) if tokens else scored) if together else None
+            seconds = report.seconds["tokenize"] + report.seconds["train"]
+            states[k] = State(scored, both, report.steps, report.tokens, seconds)
+
+        def observe(adapted: AdaptedModel, k: int) -> None:
+            nonlocal seen
+            if watched is not None:
+                watched(self.document, adapted, k)
+            seen = (k, adapted.report.steps)
+            if k in lab.curve:
+                measure(adapted.report, k)
+
+        with trainer.adapt(self.task.query, neighbors=found.neighbors, observe=observe) as adapted:
+            report = adapted.report
+            last = seen[0] + (report.steps > seen[1])
+            if last not in states:
+                # Fewer neighbors than the curve asks for, or training stopped inside one: the state it ended in.
+                measure(report, last)
+            after = after_together = None
+            if lab.keep_text:
+                after = adapted.generate(max_new_tokens=GENERATED)
+                if together:
+                    context = trainer.tokenizer.decode(self.neighbors_in_context(found, last)[0])
+                    after_together = adapted.generate(context + self.task.query, max_new_tokens=GENERATED)
+        return Trained(states, report, after, after_together)
+
+
+class Method(Protocol):
+    """A way to make a document more likely."""
+
+    name: str
+
+    def settings(self, lab: Lab) -> dict[str, Any]:
+        """Return what the method's answers depend on, for the record; refuse what cannot work."""
+
+    def measure(self, case: Case) -> Measurement:
+        """Measure one document."""
+
+
+def sift_selector(trainer: TestTimeTrainer) -> Selector:
+    """Return the trainer's datastore with SIFT in front of it.
+
+    Raises:
+        ConfigError: the datastore is none that gives vectors.
+    """
+    held = trainer.datastore
+    if isinstance(held, Selector):
+        return Selector(held.datastore, held.config.with_(method="sift"))
+    if isinstance(held, Datastore):
+        return Selector(held, SelectionConfig(method="sift"))
+    raise ConfigError(f"ttt-nn-sift must have a Datastore, whose vectors it compares, got {type(held).__name__}")

@@ -1,0 +1,256 @@
+"""Measure methods on documents: one line per document and method, resumable, by one process or several.
+
+Knows protocols, samples and files of results. Does not know how a model is adapted, nor what a method does.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import models
+from ..config import EvalConfig, Progress, SelectionConfig
+from ..errors import ConfigError
+from ..store.corpus import Document, text_digest
+from ..training.trainer import AdaptedModel, TestTimeTrainer
+from .lab import Case, Lab
+from .methods import methods_named
+from .protocols import split_task
+from .records import Line, Measured, Seconds, Skipped, Texts
+from .result_file import ResultFile
+from .results import EvalResult
+
+DEFAULT_METHODS = ("base", "ttt-nn")
+
+_PAPER_SEED = 1216
+_PAPER_SHARE = 0.2
+
+
+def evaluate(
+    trainer: TestTimeTrainer,
+    documents: Iterable[Document | str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    config: EvalConfig | None = None,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    exclude_own_text: bool = True,
+    keep_text: bool = False,
+    progress: Progress | None = None,
+    observe: Callable[[Document, AdaptedModel, int], None] | None = None,
+    on_document: Callable[[Document, Measured], None] | None = None,
+) -> EvalResult:
+    """Measure methods on documents, each with its whole curve over neighbors from one pass.
+
+    With `out`, a document's lines are appended to a file when it is done; seconds per stage go to ``<out>.seconds``
+    and, with `keep_text`, texts to ``<out>.texts``. A file that an interrupted run left is continued: documents that it
+    holds are not measured again, and the finished file is the same as without the interruption. A larger `limit`
+    continues a file, too.
+
+    Args:
+        trainer: adapts and scores.
+        documents: texts, grouped by the field `group_field` of their `meta`.
+        out: file of result lines; None keeps them in memory alone.
+        config: protocol, lengths, sample, and the numbers of neighbors to score after.
+        methods: names of `baselines.METHODS`; base is measured in any case.
+        exclude_own_text: leaves neighbors out whose text is the document's own, by digest.
+        keep_text: keeps queries, excerpts of neighbors and continuations beside the results.
+        progress: called after each document.
+        observe: called as ``observe(document, adapted, k)`` in the pass of ttt-nn, with the base model (k = 0) and
+            after each neighbor.
+        on_document: called after each newly measured document.
+
+    Raises:
+        ConfigError: `out` holds results of other settings; there is no such method, or it cannot work here.
+    """
+    config = config if config is not None else EvalConfig()
+    lab = Lab(
+        trainer, config, methods_named(methods), exclude_own_text=exclude_own_text, keep_text=keep_text, observe=observe
+    )
+    try:
+        chosen = sampled(documents, config)
+        record = Record(results_settings(lab), chosen, out, keep_text=keep_text, carries_state=lab.carries_state)
+        try:
+            for done, (position, document) in enumerate(chosen):
+                if progress is not None:
+                    progress("evaluate", done, len(chosen))
+                if record.missing(position):
+                    measured = measured_document(lab, position, document)
+                    if on_document is not None:
+                        on_document(document, measured)
+                    record.add(measured)
+            if progress is not None:
+                progress("evaluate", len(chosen), len(chosen))
+            return record.result()
+        finally:
+            record.close()
+    finally:
+        lab.close()
+
+
+def results_settings(lab: Lab) -> dict[str, Any]:
+    """Return all that results depend on, for the head of their file. How many documents are taken is no part of it."""
+    import transformers
+
+    from ..version import __version__
+
+    trainer = lab.trainer
+    evaluation = lab.config.to_dict() | {"curve": lab.curve}
+    del evaluation["limit"]
+    selection = getattr(trainer.datastore, "config", None)
+    return {
+        "protocol": lab.config.protocol,
+        "evaluation": evaluation,
+        "methods": lab.settings,
+        "score": trainer.scorer.config.to_dict(),
+        "model": {
+            "name": models.name_of(getattr(trainer.model.config, "_name_or_path", "")),
+            "fingerprint": trainer.fingerprint,
+        },
+        "datastore": getattr(trainer.datastore, "id", None),
+        "selection": selection.to_dict() if isinstance(selection, SelectionConfig) else None,
+        "exclude_own_text": lab.exclude_own_text,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "tttnn": __version__,
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def measured_document(lab: Lab, position: int, document: Document) -> Measured:
+    """Measure one document under every method."""
+    config, digest = lab.config, text_digest(document.text)
+    group = group_of(document, config.group_field)
+    task = split_task(lab.trainer.tokenizer, document.text, config)
+    if task is None:
+        return Measured(Skipped(position, digest, group), [], [], [])
+    case = Case(lab, document, task)
+    measured = Measured(None, [], [], [])
+    for method in lab.methods:
+        answer = method.measure(case)
+        measured.lines.append(
+            Line(
+                document=position,
+                digest=digest,
+                group=group,
+                method=method.name,
+                protocol=config.protocol,
+                tokens=len(case.scored_ids),
+                num_bytes=len(task.scored.encode("utf-8")),
+                words=len(task.scored.split()),
+                query_tokens=len(case.query_ids),
+                query_bytes=len(task.query.encode("utf-8")),
+                found=answer.found,
+                stopped_by=answer.stopped_by,
+                points=answer.points,
+                neighbors=answer.neighbors,
+                left_out=answer.left_out,
+            )
+        )
+        measured.seconds.append(Seconds(position, method.name, answer.stages, answer.seconds))
+        if lab.keep_text and answer.after is not None:
+            excerpts = [(neighbor.id, case.excerpt(neighbor.id)) for neighbor in answer.neighbors]
+            measured.texts.append(
+                Texts(position, method.name, task.query, task.scored, excerpts, case.before(), answer.after)
+            )
+    return measured
+
+
+def group_of(document: Document, name: str) -> str:
+    """Return the value of a field of `meta` (``meta.`` may stand before its name); "documents" where there is none."""
+    value = document.meta.get(name.removeprefix("meta."))
+    return str(value) if isinstance(value, str | int) and value != "" else "documents"
+
+
+def sampled(documents: Iterable[Document | str], config: EvalConfig) -> list[tuple[int, Document]]:
+    """Return the documents to measure with their positions, in the order in which they are measured.
+
+    Each group's documents are shuffled; then the groups take turns, so that what an interrupted run leaves covers all
+    groups, and a larger `limit` only adds documents. With ``sample="seed"`` the shuffle of a group depends on
+    `sample_seed` and the group's name. With ``sample="paper"`` it is that of the published code: Python's
+    ``random.Random(1216).shuffle`` of the group's documents in the order of the file, of which the first
+    ``int(0.2 * n)`` are taken. (The published numbers are from the Pile's test set, with a group for each of 22
+    components.)
+    """
+    numbered = [document if isinstance(document, Document) else Document(document) for document in documents]
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, document in enumerate(numbered):
+        groups[group_of(document, config.group_field)].append(i)
+    for name, positions in groups.items():
+        if config.sample == "paper":
+            random.Random(_PAPER_SEED).shuffle(positions)
+            del positions[int(_PAPER_SHARE * len(positions)) :]
+        else:
+            random.Random(f"{config.sample_seed} {name}").shuffle(positions)
+        if config.limit is not None:
+            del positions[config.limit :]
+    rounds = max((len(positions) for positions in groups.values()), default=0)
+    return [
+        (groups[name][turn], numbered[groups[name][turn]])
+        for turn in range(rounds)
+        for name in sorted(groups)
+        if turn < len(groups[name])
+    ]
+
+
+class Record:
+    """What is known of the chosen documents: from a file of an earlier run, and newly measured."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        chosen: list[tuple[int, Document]],
+        out: str | os.PathLike[str] | None,
+        *,
+        keep_text: bool,
+        carries_state: bool,
+    ) -> None:
+        self._settings = settings
+        self._chosen = chosen
+        self._known: dict[int, Measured] = {}
+        self._file = ResultFile(Path(out), settings, texts=keep_text) if out is not None else None
+        self._keep_text = keep_text
+        if self._file is None:
+            return
+        try:
+            for position, document in chosen:
+                held = self._file.held(position, text_digest(document.text))
+                if held is not None:
+                    self._known[position] = held
+            if carries_state and self._known and len(self._known) < len(chosen):
+                raise ConfigError(
+                    f"{out}: cannot be continued, because optimizer_state is carried from document to document. "
+                    "Choose another --out."
+                )
+        except BaseException:
+            self._file.close()
+            raise
+
+    def missing(self, position: int) -> bool:
+        """Return whether a document is still to be measured."""
+        return position not in self._known
+
+    def add(self, measured: Measured) -> None:
+        """Write a document that was measured."""
+        if self._file is not None:
+            self._file.append(measured)
+        self._known[measured.position] = measured
+
+    def result(self) -> EvalResult:
+        """Return all that is known, by position."""
+        result = EvalResult(self._settings, texts={} if self._keep_text else None)
+        for position in sorted(self._known):
+            result.add(self._known[position])
+        return result
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,43 @@
+"""Documents of a local file as the data set of the task ``tttnn_jsonl``.
+
+Knows lm-evaluation-harness's form of a data set. Does not know models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tttnn.errors import ConfigError
+from tttnn.store.corpus import iter_jsonl, text_digest
+
+
+def load(documents: str | None = None, group: str | None = None, **_: Any) -> dict[str, Any]:
+    """Return the data set ``{"test": ...}`` with columns text, group and digest, in the order of the file.
+
+    Args:
+        documents: path of a ``.jsonl`` or ``.jsonl.zst`` file.
+        group: takes only the documents whose ``meta.pile_set_name`` is this.
+
+    Raises:
+        ConfigError: there is no path, or no document to measure.
+    """
+    import datasets
+
+    if not documents:
+        raise ConfigError(
+            "documents must be the path of a .jsonl or .jsonl.zst file, got none. Give it with "
+            """--metadata '{"documents": "val.jsonl.zst"}'"""
+        )
+    rows = [
+        {"text": document.text, "group": document.source or "documents", "digest": text_digest(document.text)}
+        for document in iter_jsonl(documents)
+        if document.text and group in (None, document.source)
+    ]
+    if not rows:
+        raise ConfigError(f"{documents}: must hold at least one document{f' of group {group}' if group else ''}")
+    return {"test": datasets.Dataset.from_list(rows)}
+
+
+def text(doc: dict[str, Any]) -> str:
+    """Return the text to score, unchanged: a template would lose white space at its end."""
+    return str(doc["text"])

@@ -1,0 +1,162 @@
+"""Log-likelihood, perplexity and bits per byte of a text under a model, over windows.
+
+Does not know whether the model is adapted, nor where the text comes from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..config import ScoreConfig
+from ..kernels.precision import autocast
+from .windows import scoring_windows
+
+_ROWS = 256
+"""Rows of logits turned into float32 log-probabilities at once: 256 x 50,000 x 4 bytes = 51 MB."""
+
+_UNBOUNDED = 1_000_000
+"""Tokenizers write a number above this where a model states no limit."""
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(self, text: str, **kwargs: Any) -> Any:
+        """Tokenize."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The negative log-likelihood of a text.
+
+    `nats` sums over exactly the `tokens` tokens of the text; `num_bytes` and `words` count the same text. `words` are
+    separated by white space.
+    """
+
+    nats: float
+    tokens: int
+    num_bytes: int
+    words: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits needed per UTF-8 byte; NaN for an empty text."""
+        return self.nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+
+    @property
+    def byte_perplexity(self) -> float:
+        """2 to the power of the bits per byte."""
+        return float(2.0**self.bits_per_byte)
+
+    @property
+    def word_perplexity(self) -> float:
+        """Exponential of the nats per word; infinite where that overflows."""
+        if not self.words:
+            return math.nan
+        nats = self.nats / self.words
+        return math.exp(nats) if nats < 709.0 else math.inf
+
+
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the tokens of a text alone, without special tokens around it, whatever its length."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def prefix_token(tokenizer: Tokenizer) -> int:
+    """Return the token that stands before a text's first: the model's `bos`, else its `eos`."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise ValueError(
+        "tokenizer must have a bos or an eos token, to stand before the first token of a text; it has none"
+    )
+
+
+def model_max_length(model: torch.nn.Module, tokenizer: Any) -> int:
+    """Return how many tokens the model reads at once, as its configuration says; 2,048 where nothing says it."""
+    config: Any = model.config
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
+        limit = getattr(config, name, None)
+        if isinstance(limit, int):
+            return limit
+    stated = int(getattr(tokenizer, "model_max_length", _UNBOUNDED))
+    return stated if stated < _UNBOUNDED else 2048
+
+
+class Scorer:
+    """Scores texts under one model.
+
+    Example:
+        >>> Scorer(model, tokenizer).score("The quick brown fox").bits_per_byte  # doctest: +SKIP
+        1.31
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: ScoreConfig | None = None) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self.config = config if config is not None else ScoreConfig()
+        limit = model_max_length(model, tokenizer)
+        self.max_length = min(self.config.max_length or limit, limit)
+        self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def score(self, text: str, *, context: str = "") -> Score:
+        """Score a text, token by token, after an optional context that is read but not counted.
+
+        Context and text are tokenized apart, so that the scored tokens do not depend on the context. Before both
+        stands the model's `bos`, else its `eos`. A text longer than the model's limit is scored in windows: see
+        `windows.scoring_windows`.
+
+        Raises:
+            ValueError: the tokenizer has neither `bos` nor `eos`.
+        """
+        tokens = token_ids(self._tokenizer, text)
+        before = token_ids(self._tokenizer, context) if context else []
+        sequence = [prefix_token(self._tokenizer), *before, *tokens]
+        nats = self.token_nats(sequence, first=1 + len(before))
+        return Score(float(nats.sum()), len(tokens), len(text.encode("utf-8")), len(text.split()))
+
+    def token_nats(self, sequence: list[int], *, first: int = 1) -> torch.Tensor:
+        """Return the negative log-likelihood of each token from `first` on, in nats, (n,) float64 on the CPU."""
+        return self.token_scores(sequence, first=first, likeliest=False)[0]
+
+    @torch.inference_mode()
+    def token_scores(
+        self, sequence: list[int], *, first: int = 1, likeliest: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what `token_nats` does, and whether each token is the likeliest one, (n,) bool on the CPU.
+
+        The second is empty where `likeliest` is False.
+        """
+        device = next(self._model.parameters()).device
+        ids = torch.tensor([sequence], device=device)
+        nats = [torch.zeros(0, dtype=torch.float64)]
+        same = [torch.zeros(0, dtype=torch.bool)]
+        training = self._model.training
+        self._model.eval()
+        try:
+            for window in scoring_windows(len(sequence), self.max_length, first=first):
+                count = window.end - window.first
+                extra = {"logits_to_keep": count} if self._slices_logits else {}
+                with autocast(self.config.precision, device):
+                    out = self._model(input_ids=ids[:, window.begin : window.end - 1], use_cache=False, **extra)
+                logits = out.logits[0, -count:]
+                targets = ids[0, window.first : window.end]
+                for row in range(0, count, _ROWS):
+                    log_probs = logits[row : row + _ROWS].float().log_softmax(-1)
+                    wanted = targets[row : row + _ROWS]
+                    nats.append(-log_probs.gather(-1, wanted[:, None])[:, 0].double().cpu())
+                    if likeliest:
+                        same.append((log_probs.argmax(-1) == wanted).cpu())
+        finally:
+            self._model.train(training)
+        return torch.cat(nats), torch.cat(same)

@@ -1,0 +1,199 @@
+"""Result files -> what a report shows: files of one evaluation put together, one run for each protocol and setting.
+
+Knows which settings may differ between files that stand in one table. Does not know the page.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..evaluation.result_file import read_results
+from ..evaluation.results import ALL, PILE_ALL, EvalResult, GroupSummary, Summary
+from ..files import describe_file
+
+MAIN = "ttt-nn"
+"""The method that figures of one method show, where it was measured."""
+
+_TOLERANCE = 1e-4
+"""Relative difference above which two files' measurements of one document are not the same: other numbers of threads
+add up in another order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of results as it was read."""
+
+    path: Path
+    sha256: str
+    documents: int
+    methods: list[str]
+
+
+@dataclass(slots=True)
+class Run:
+    """One evaluation: what was measured under one protocol with one set of settings.
+
+    Attributes:
+        name: the protocol, numbered where several runs have it.
+        result: the lines of all its files.
+        summary: what they say together.
+        main: the method that figures of one method show; None where only base was measured.
+        sources: its files.
+    """
+
+    name: str
+    result: EvalResult
+    summary: Summary
+    main: str | None
+    sources: list[Source]
+
+    @property
+    def slug(self) -> str:
+        """The name, for files and ids."""
+        return "".join(c if c.isalnum() else "-" for c in self.name)
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol."""
+        return self.result.lines[0].protocol
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods without base, the main one first, then as in the files."""
+        others = [method for method in self.summary.methods() if method not in ("base", self.main)]
+        return ([self.main] if self.main is not None else []) + others
+
+    @property
+    def groups(self) -> list[str]:
+        """Components, those that gain most under the main method first; without the totals."""
+        ratios = {
+            group: self.row(group, self.main or "base").ratio.value
+            for group in dict.fromkeys(line.group for line in self.result.lines)
+        }
+        return sorted(ratios, key=lambda group: (ratios[group], group))
+
+    @property
+    def totals(self) -> list[str]:
+        """The total over all bytes, and the one weighted by the Pile's shares where there is one."""
+        return [ALL, PILE_ALL] if self.summary.pile_weight else [ALL]
+
+    @property
+    def seconds_known(self) -> bool:
+        """Whether every method's mean seconds are known."""
+        return all(self.row(ALL, method).seconds is not None for method in self.methods)
+
+    def curve(self, group: str, method: str) -> list[GroupSummary]:
+        """Return a method's rows of a group over the numbers of neighbors; may be empty."""
+        return [row for row in self.summary.rows if row.group == group and row.method == method]
+
+    def row(self, group: str, method: str) -> GroupSummary:
+        """Return a method's row of a group at its largest number of neighbors, or base's where it has none."""
+        return (self.curve(group, method) or self.curve(group, "base"))[-1]
+
+
+def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list[Run]:
+    """Read files of results and put together those of one evaluation.
+
+    Files belong to one evaluation where their settings agree, those of a method that both hold too, but for the
+    numbers of neighbors, the limit of documents and threads: a later file may bring further methods or documents. A
+    document that two files measured by one method counts once.
+
+    Args:
+        paths: files of results.
+        seed: of the bootstrap.
+
+    Raises:
+        ConfigError: a file holds no measured document, or two files of one evaluation contradict each other.
+    """
+    held: list[tuple[EvalResult, list[Source]]] = []
+    for path in map(Path, paths):
+        result = read_results(path)
+        if not result.lines:
+            raise ConfigError(f"{path}: must hold at least one measured document, got none")
+        documents = len({line.document for line in result.lines})
+        source = Source(path, describe_file(path)["sha256"], documents, result.methods())
+        same = next(((other, sources) for other, sources in held if _agree(other, result)), None)
+        if same is None:
+            held.append((result, [source]))
+        else:
+            _add(same[0], result, path)
+            same[1].append(source)
+    if not held:
+        raise ConfigError("results must be at least one file, got none")
+    protocols = [result.lines[0].protocol for result, _ in held]
+    runs = []
+    for i, (result, sources) in enumerate(held):
+        if "base" not in result.methods():
+            raise ConfigError(f"{sources[0].path}: must hold the method base, got {', '.join(result.methods())}")
+        place = protocols[: i + 1].count(protocols[i])
+        name = f"{protocols[i]} ({place})" if protocols.count(protocols[i]) > 1 else protocols[i]
+        others = [method for method in result.methods() if method != "base"]
+        main = MAIN if MAIN in others else next(iter(others), None)
+        runs.append(Run(name, result, result.summary(seed=seed), main, sources))
+    return runs
+
+
+def _shared(result: EvalResult) -> str:
+    """Return the settings in which files of one evaluation agree, as a key."""
+    apart = ("methods", "curve", "limit", "threads")
+    settings = {key: value for key, value in result.settings.items() if key not in apart}
+    evaluation = settings.get("evaluation")
+    if isinstance(evaluation, dict):
+        settings["evaluation"] = {key: value for key, value in evaluation.items() if key not in apart}
+    return json.dumps(settings | {"protocol": result.lines[0].protocol}, sort_keys=True)
+
+
+def _methods(result: EvalResult) -> dict[str, Any]:
+    """Return the settings of each method."""
+    held = result.settings["methods"]
+    return dict(held) if isinstance(held, dict) else dict.fromkeys(held)
+
+
+def _agree(a: EvalResult, b: EvalResult) -> bool:
+    first, second = _methods(a), _methods(b)
+    return _shared(a) == _shared(b) and all(first[name] == second[name] for name in first.keys() & second.keys())
+
+
+def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
+    digests = {line.document: line.digest for line in held.lines}
+    known = {(line.document, line.method): line for line in held.lines}
+    for line in more.lines:
+        if digests.get(line.document, line.digest) != line.digest:
+            raise ConfigError(
+                f"{path}: document {line.document} must be the one of the other files (digest "
+                f"{digests[line.document]}), got {line.digest}"
+            )
+        before = known.get((line.document, line.method))
+        if before is None:
+            held.lines.append(line)
+            continue
+        first = {point.k: point.nats for point in before.points}
+        for point in line.points:
+            if not math.isclose(first.get(point.k, point.nats), point.nats, rel_tol=_TOLERANCE):
+                raise ConfigError(
+                    f"{path}: document {line.document} under {line.method} at k = {point.k} must be as in the other "
+                    f"files, {first[point.k]:.6f} nats, got {point.nats:.6f}"
+                )
+    # Lines of one document stay together, in the order of the documents, as in a file of one run.
+    held.lines.sort(key=lambda line: line.document)
+    held.seconds = more.seconds | held.seconds
+    if more.texts is not None or held.texts is not None:
+        held.texts = (more.texts or {}) | (held.texts or {})
+    held.skipped = max(held.skipped, more.skipped)
+    held.settings = held.settings | {"methods": _methods(held) | _methods(more)}
+
+
+def model_name(result: EvalResult) -> str | None:
+    """Return the name of the model that was measured; None where the settings hold none."""
+    held = result.settings.get("model_name", result.settings.get("model"))
+    if isinstance(held, dict):
+        held = held.get("name")
+    # A bare fingerprint of the weights is no name.
+    return held if isinstance(held, str) and not (len(held) >= 32 and set(held) <= set("0123456789abcdef")) else None

@@ -1,0 +1,198 @@
+"""Which of the documents near a query are trained on: the nearest, the most informative ones (SIFT), or those that
+together stand for the query (HullFT).
+
+Knows distances and vectors; does not know what training does with the documents.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import SelectionConfig
+from ..datastore.datastore import Datastore
+from .neighbors import SearchResult
+
+
+def sift(
+    query: NDArray[np.float32], candidates: NDArray[np.float32], k: int, *, noise: float
+) -> tuple[list[int], list[float]]:
+    """Choose candidates one by one so that each makes the query least uncertain, given those chosen before.
+
+    SIFT (Hübotter, Bongni, Hakimi, Krause: Efficiently Learning at Test-Time, ICLR 2025): with the linear kernel
+    K(x, y) = <x, y> of unit vectors and noise λ, the next candidate minimises the posterior variance of the query q,
+
+        σ²(q | X) = K(q, q) - K(q, X) (K(X, X) + λ I)⁻¹ K(X, q).
+
+    Adding x lowers it by c(x)² / (σ²(x | X) + λ), where c is the posterior covariance of x and q; each choice updates
+    c and σ² of all candidates by one outer product. A small λ makes a candidate that repeats a chosen one worthless; a
+    large one leaves the order of the nearest. No candidate is chosen twice.
+
+    Args:
+        query: (dim,).
+        candidates: (n, dim).
+        k: How many to choose; all of them where there are fewer.
+        noise: λ, more than 0.
+
+    Returns:
+        Positions in `candidates` in the order of choice, and the query's posterior variance after each, as a share of
+        the variance before the first.
+    """
+    if not noise > 0:
+        raise ValueError(f"noise must be more than 0, got {noise}")
+    points = _unit(np.asarray(candidates, np.float64))
+    target = _unit(np.asarray(query, np.float64))
+    count = len(points)
+    covariance = points @ target
+    variance = np.ones(count)
+    left = np.ones(count, np.bool_)
+    updates = np.zeros((min(k, count), count))
+    uncertainty = 1.0
+    chosen: list[int] = []
+    remaining: list[float] = []
+    for step in range(min(k, count)):
+        gains = np.where(left, covariance**2 / (np.maximum(variance, 0.0) + noise), -1.0)
+        best = int(np.argmax(gains))
+        uncertainty -= float(gains[best])
+        chosen.append(best)
+        remaining.append(max(uncertainty, 0.0))
+        left[best] = False
+        scale = np.sqrt(max(variance[best], 0.0) + noise)
+        column = points @ points[best] - updates[:step].T @ updates[:step, best]
+        updates[step] = column / scale
+        covariance = covariance - updates[step] * (covariance[best] / scale)
+        variance = variance - updates[step] ** 2
+    return chosen, remaining
+
+
+def hull(
+    query: NDArray[np.float32], candidates: NDArray[np.float32], k: int, *, steps: int = 100, tolerance: float = 1e-4
+) -> tuple[list[int], list[float], float]:
+    """Choose candidates of which a weighted mean comes nearest to the query.
+
+    HullFT (Khamis, Maalouf: Efficient Test-Time Finetuning of LLMs via Convex Reconstruction and Gradient Caching,
+    2026, arXiv:2605.30337) minimises over weights of the simplex
+
+        f(w) = || q - sum_i w_i x_i ||²,  w_i >= 0,  sum_i w_i = 1,
+
+    by the method of Frank and Wolfe (1956): move towards the candidate along which f falls fastest, as far as f falls.
+    The first is the nearest candidate. A candidate that points where a chosen one does adds little and is passed over,
+    so the chosen are relevant and differ. When k are chosen, only their weights are moved on. The paper's rounding of
+    weights to repeated training steps is not done here.
+
+    Args:
+        query: (dim,).
+        candidates: (n, dim).
+        k: The most candidates to choose. Fewer come where fewer come as near to the query.
+        steps: Most moves.
+        tolerance: Stop where f is no more than this, as a share of |q|², above its least value (the duality gap).
+
+    Returns:
+        Positions in `candidates`, the heaviest first; their weights, which sum to 1; and f.
+    """
+    points = np.asarray(candidates, np.float64)
+    count = len(points)
+    if count == 0 or k < 1:
+        return [], [], float(np.dot(query, query))
+    target = np.asarray(query, np.float64)
+    length = float(target @ target)
+    gram = points @ points.T
+    toward = points @ target
+    norms = gram.diagonal()
+    first = int(np.argmin(norms - 2.0 * toward))
+    weights = np.zeros(count)
+    weights[first] = 1.0
+    products = gram[first].copy()  # of each candidate with the weighted mean
+    size = float(norms[first])  # of the weighted mean, squared
+    along = float(toward[first])  # its product with the query
+    chosen = [first]
+    for _ in range(steps):
+        slopes = products - toward
+        best = int(np.argmin(slopes)) if len(chosen) < k else chosen[int(np.argmin(slopes[chosen]))]
+        gap = size - along - float(slopes[best])
+        if gap <= tolerance * length:
+            break
+        # || mean + t (x - mean) - q ||² is least at t = gap / || x - mean ||².
+        spread = size - 2.0 * float(products[best]) + float(norms[best])
+        step = min(1.0, gap / spread)
+        size = (1 - step) ** 2 * size + 2 * step * (1 - step) * float(products[best]) + step**2 * float(norms[best])
+        along += step * (float(toward[best]) - along)
+        products += step * (gram[best] - products)
+        weights *= 1.0 - step
+        weights[best] += step
+        if best not in chosen:
+            chosen.append(best)
+    support = [i for i in chosen if weights[i] > 0.0]
+    support.sort(key=lambda i: (-weights[i], i))
+    return support, weights[support].tolist(), max(0.0, length - 2.0 * along + size)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return vectors scaled to length 1; a zero vector stays."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: NDArray[np.float64] = vectors / np.where(length > 0, length, 1.0)
+    return scaled
+
+
+class Selector:
+    """A datastore's search with a choice among what it finds. A trainer takes it in the place of the datastore.
+
+    >>> trainer = TestTimeTrainer(model, tokenizer, Selector(datastore, config))    # doctest: +SKIP
+    """
+
+    def __init__(self, datastore: Datastore, config: SelectionConfig | None = None) -> None:
+        self.datastore = datastore
+        self.config = config or SelectionConfig()
+
+    @property
+    def id(self) -> str:
+        """The datastore's id."""
+        return self.datastore.id
+
+    def search(self, query: str, k: int, **options: object) -> SearchResult:
+        """Find at most k documents: the nearest first, with SIFT the most informative, with hull the heaviest.
+
+        The result's `left_out` counts documents by reason, and its `seconds` has the stage "select".
+
+        Args:
+            query: The text.
+            k: Documents wanted, at least 1.
+            options: As of `Datastore.search`.
+        """
+        config = self.config
+        wanted = k if config.method == "nearest" else max(k, config.candidates)
+        while True:
+            found = self.datastore.search(query, wanted, with_vectors=True, **options)  # type: ignore[arg-type]
+            started = time.perf_counter()
+            near = [config.duplicate_radius is not None and n.distance < config.duplicate_radius for n in found]
+            far = [config.max_distance is not None and n.distance > config.max_distance for n in found]
+            kept = [i for i in range(len(found)) if not near[i] and not far[i]]
+            # Near-duplicates take the place of other documents, so more are asked for while there are more.
+            if len(kept) >= k or len(found) < wanted or any(far):
+                break
+            wanted *= 2
+        if config.method == "sift":
+            assert found.vectors is not None
+            assert found.query_vector is not None
+            order, _ = sift(found.query_vector, found.vectors[kept], k, noise=config.sift_lambda)
+        elif config.method == "hull":
+            assert found.vectors is not None
+            assert found.query_vector is not None
+            order, _, _ = hull(found.query_vector, found.vectors[kept], k)
+        else:
+            order = list(range(min(k, len(kept))))
+        chosen = [kept[i] for i in order]
+        result = SearchResult(
+            [found[i] for i in chosen],
+            seconds=found.seconds | {"select": time.perf_counter() - started},
+            requested=k,
+            query_tokens=found.query_tokens,
+            query_truncated=found.query_truncated,
+        )
+        result.query_vector = found.query_vector
+        result.vectors = found.vectors[chosen] if found.vectors is not None else None
+        result.explanation = found.explanation
+        result.left_out = {"near_duplicates": sum(near), "too_far": sum(far), "not_chosen": len(kept) - len(chosen)}
+        return result

@@ -1,0 +1,600 @@
+"""WeightArena: a model's weights re-homed in one block of memory, changed for one query, and put back bit for bit.
+
+Knows tensors, memory and where a model keeps its parameters. Does not know training: an optimizer asks the arena where
+weights lie and says which it has trained; nothing here computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from operator import attrgetter, is_, is_not, setitem
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import tttnn._core as _core
+
+from ..errors import AdaptError, RestoreError
+from .blocks import RoundedWeights, WeightBlock, run_at_once
+from .layout import Captured, aligned, lay_out, refuse_unfit
+from .shared_weights import SharedTensor, SharedWeights
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one trainable tensor lies: addresses, in bytes, and its size in elements.
+
+    ``pristine`` is read by the first step of a query and ``working`` written; they are equal where steps work in place.
+    ``other`` is a second place to write (0: none), ``rounded`` the tensor's copy in bfloat16 (0: none).
+    """
+
+    name: str
+    pristine: int
+    working: int
+    other: int
+    rounded: int
+    size: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of an arena's trained weights, made and taken back by that arena alone."""
+
+    memory: WeightBlock
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.memory.nbytes
+
+
+class WeightArena:
+    """Hold a model's weights so that they can be changed for one query and put back exactly.
+
+    Parameters and buffers move into one aligned block, the *pristine* block; tied weights are stored once. Between
+    queries the model is what it was, only its memory has moved. A query is ``begin()``, optimizer steps, ``restore()``:
+
+    >>> arena = WeightArena(model)                       # doctest: +SKIP
+    >>> optimizer = build_optimizer(arena, AdaptConfig())
+    >>> arena.begin()
+    >>> try:
+    ...     loss(model).backward()
+    ...     optimizer.step(1e-4)
+    ... finally:
+    ...     arena.restore()
+
+    With ``restore="copy"`` trainable weights live in a second, *working* block at addresses that never change, and are
+    copied back from the pristine one. With ``"flip"`` the model uses the pristine block itself; the first step of a
+    query writes the working block and points the model there, and restoring points it back and copies no weight.
+    ``"auto"`` is ``"copy"``: flipping gains under 2 % of a query with one neighbor. Buffers are always copied back.
+
+    With ``keeps_best`` there is a second working block: after `keep` the weights of that moment stay where they are,
+    and the next step writes the other block. With ``rounded`` every float32 parameter has a copy in bfloat16 that the
+    model computes with inside `training_weights`, so that no product has to round its weights first.
+
+    Inside a query, writes through ``.data`` are put back wherever the working block is in use: for all trainable
+    weights with ``"copy"``, after the first step with ``"flip"``. Between queries nobody but the arena may write the
+    weights: every way through torch is noticed by the next ``begin()``, ``.data`` writes by ``verify()``.
+
+    Not thread-safe: one query at a time, from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        trainable: Sequence[str] | None = None,
+        restore: Literal["auto", "copy", "flip"] = "auto",
+        keeps_best: bool = False,
+        rounded: bool = False,
+        shared: SharedWeights | None = None,
+    ) -> None:
+        """Move the model's weights into the arena.
+
+        Args:
+            model: A model on one device, not quantised or sharded.
+            trainable: Patterns (``fnmatch``) of names of parameters to train; a tied parameter answers to each of its
+                names. None: those that require gradients, or all where none does.
+            restore: How weights are put back.
+            keeps_best: Make room for `keep`: as many bytes again as the trainable weights have.
+            rounded: Make room for `training_weights`: two bytes for each float32 weight, and for each trainable one.
+            shared: Weights that another arena shared: they become the pristine block, and the model's own are freed.
+                The model must hold the same bytes. With ``"flip"`` it then lies in shared memory between queries.
+
+        Raises:
+            AdaptError: The model cannot be held, no parameter is trainable, or the model is not the shared one; the
+                message names the tensor that differs.
+        """
+        if restore not in ("auto", "copy", "flip"):
+            raise ValueError(f"restore must be one of auto, copy, flip, got {restore!r}")
+        refuse_unfit(model)
+        self.restore_mode: Literal["copy", "flip"] = "flip" if restore == "flip" else "copy"
+        self._model = model
+        self._released = False
+        self._active = False
+        self._generation = 0
+        self._saved: tuple[list[bool], list[Tensor | None]] | None = None
+        self._closing: tuple[list[int], str | None] | None = None
+
+        self._slots = [
+            (slots, name, f"{path}.{name}" if path else name, tensor)
+            for path, module in model.named_modules()
+            for slots in (module._parameters, module._buffers)
+            for name, tensor in slots.items()
+            if tensor is not None
+        ]
+        # Columns of the slots, so that one C-level pass can read or write them all.
+        self._slot_dicts = [slots for slots, _, _, _ in self._slots]
+        self._slot_names = [name for _, name, _, _ in self._slots]
+        self._slot_tensors = [tensor for _, _, _, tensor in self._slots]
+        self._children: list[dict[str, nn.Module | None]] = [module._modules for module in model.modules()]
+        self._child_lists = list(map(tuple, map(dict.values, self._children)))
+        self._items = lay_out(self._slots, trainable)
+        self._trainable = [item for item in self._items if item.kind == "trainable"]
+        self._parameters = [item.tensor for item in self._items if isinstance(item.tensor, nn.Parameter)]
+        self._trained_flags = [i.kind == "trainable" for i in self._items if isinstance(i.tensor, nn.Parameter)]
+        self._copied = [item for item in self._items if item.kind == "buffer"]
+        if self.restore_mode == "copy":
+            self._copied = self._trainable + self._copied
+        self._copied = [item for item in self._copied if item.nbytes > 0]
+
+        end = aligned(max((item.offset + item.nbytes for item in self._items), default=0))
+        working_end = max((i.offset + i.nbytes for i in self._items if i.kind != "frozen"), default=0)
+        device = self._items[0].tensor.device
+        if shared is not None:
+            if device.type != "cpu":
+                raise AdaptError(f"model must be on cpu to use shared weights, got {device}. Leave out shared.")
+            shared.require_layout(self._describe())
+        self._pristine = WeightBlock(end, device, shared)
+        if shared is not None:
+            _require_same_bytes(self._items, self._pristine.fingerprints(self._items))
+        self._working = WeightBlock(aligned(working_end), device)
+        trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
+        self._other = WeightBlock(aligned(trainable_end), device) if keeps_best else None
+
+        self._tensors = [item.tensor for item in self._items]
+        # Of each trainable tensor: its pristine, working and other view. `_at` says which of them are the weights now.
+        self._views = [[self._pristine.view(item), self._working.view(item)] for item in self._trainable]
+        if self._other is not None:
+            for views, item in zip(self._views, self._trainable, strict=True):
+                views.append(self._other.view(item))
+        self._at = [0] * len(self._trainable)
+        self._kept: list[int] | None = None
+        self._keeps = 0
+        self._homes = self._move_in(fill=shared is None)
+        self._rounded = RoundedWeights(self._items, self._pristine, device) if rounded else None
+        self._training = False
+        blocks = (self._pristine, self._working, self._other, *(self._rounded.blocks if self._rounded else ()))
+        self.nbytes = sum(block.nbytes for block in blocks if block is not None)
+        """Bytes of all blocks."""
+        # What every tensor must look like until the arena itself changes it.
+        self._pointers = list(map(Tensor.data_ptr, self._homes))
+        self._versions = self._read_versions()
+        self._dtypes = [item.dtype for item in self._items]
+        self._shapes = [item.shape for item in self._items]
+        self._strides = [item.stride for item in self._items]
+        self._fingerprints = self._pristine.fingerprints(self._items)
+
+    def _move_in(self, *, fill: bool) -> list[Tensor]:
+        """Copy every tensor into the pristine block, unless it is there, and point it at its home; return the homes."""
+        homes = []
+        for item in self._items:
+            pristine = self._pristine.view(item)
+            if fill:
+                pristine.copy_(item.tensor.detach())
+            home = pristine
+            if item.kind == "buffer" or (item.kind == "trainable" and self.restore_mode == "copy"):
+                home = self._working.view(item)
+                home.copy_(pristine)
+            homes.append(home)
+            # One at a time, so that the memory it leaves is free before the next is copied.
+            item.tensor.data = home
+        return homes
+
+    def _read_versions(self) -> list[int]:
+        return list(map(attrgetter("_version"), self._tensors))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of everything captured, parameters and buffers; the first name of what is tied."""
+        return [item.names[0] for item in self._items]
+
+    @property
+    def trainable_names(self) -> list[str]:
+        """Names of the parameters that are trained, in the order of `parameters`."""
+        return [item.names[0] for item in self._trainable]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that are trained."""
+        return [item.tensor for item in self._trainable if isinstance(item.tensor, nn.Parameter)]
+
+    @property
+    def places(self) -> list[Place]:
+        """Where trainable weights lie, in the order of `parameters`; fixed for the arena's life."""
+        first = 0 if self.restore_mode == "flip" else 1
+        return [
+            Place(
+                name=item.names[0],
+                pristine=views[first].data_ptr(),
+                working=views[1].data_ptr(),
+                other=views[2].data_ptr() if self._other is not None else 0,
+                rounded=self._rounded.address(item) if self._rounded is not None else 0,
+                size=item.tensor.numel(),
+                dtype=item.dtype,
+            )
+            for item, views in zip(self._trainable, self._views, strict=True)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """The device that holds both blocks."""
+        return self._items[0].tensor.device
+
+    @property
+    def active(self) -> bool:
+        """Whether a query is open."""
+        return self._active
+
+    @property
+    def generation(self) -> int:
+        """The number of queries begun; an optimizer sees by it that weights are fresh."""
+        return self._generation
+
+    @property
+    def rounded(self) -> bool:
+        """Whether there are copies in bfloat16 to train with."""
+        return self._rounded is not None
+
+    @property
+    def keeps(self) -> int:
+        """The number of calls of `keep`; an optimizer sees by it that it has to write elsewhere."""
+        return self._keeps
+
+    def begin(self) -> None:
+        """Open a query: check the model, set aside gradients and ``requires_grad``, and let weights be trained.
+
+        Raises:
+            AdaptError: A query is open already, or the arena was released.
+            RestoreError: The model was changed since the last query; the message names the tensor.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        if self._active:
+            raise AdaptError("one query at a time: begin() was called while another query is open. Call restore().")
+        self.check()
+        saved = (
+            list(map(attrgetter("requires_grad"), self._parameters)),
+            list(map(attrgetter("grad"), self._parameters)),
+        )
+        # From here on restore() undoes everything, wherever an interrupt falls.
+        self._saved = saved
+        self._active = True
+        self._generation += 1
+        self._at = [0] * len(self._trainable)
+        self._kept = None
+        run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
+        if saved[0] != self._trained_flags:
+            run_at_once(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
+
+    def point_at(self, places: list[int]) -> None:
+        """Say where the trainable weights are now, which the caller has written, and point the model there.
+
+        Args:
+            places: For each of `parameters`: 0 where it was at the beginning, 1 its working place, 2 the other.
+        """
+        if places == self._at:
+            return
+        self._at = list(places)
+        if not self._training:
+            self._point()
+
+    def _point(self) -> None:
+        """Point trainable parameters at their weights of now; those at place 0 at their home."""
+        if self.restore_mode == "copy" and self._other is None and self._rounded is None:
+            return  # they never left
+        first = 0 if self.restore_mode == "flip" else 1
+        views = [views[at or first] for views, at in zip(self._views, self._at, strict=True)]
+        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+
+    @contextlib.contextmanager
+    def training_weights(self) -> Iterator[None]:
+        """Let the model compute with weights rounded to bfloat16, inside the block; gradients are bfloat16 too.
+
+        Does nothing in an arena without ``rounded``. The optimizer must write the rounded weights with each step.
+        """
+        if self._rounded is None:
+            yield
+            return
+        self._training = True
+        try:
+            self._rounded.use(self._trainable, self._at)
+            yield
+        finally:
+            self._training = False
+            self._rounded.leave()
+            self._point()
+
+    def keep(self) -> None:
+        """Remember the weights of now; the next step leaves them as they are. Copies nothing.
+
+        Raises:
+            AdaptError: No query is open, or the arena was made without ``keeps_best``.
+        """
+        self._require_open("keep")
+        if self._other is None:
+            raise AdaptError("the arena must be made with keeps_best=True to keep weights, got False.")
+        self._kept = list(self._at)
+        self._keeps += 1
+
+    def use_kept(self) -> None:
+        """Point the model at the weights of the last `keep` in this query; at a copy of the pristine ones without one.
+
+        No step may follow in this query.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("use_kept")
+        kept = self._kept if self._kept is not None else [0] * len(self._trainable)
+        # Pristine weights are copied, not handed out: whoever writes what he is given would write them for good.
+        back = [item for item, place in zip(self._trainable, kept, strict=True) if place == 0 and item.nbytes > 0]
+        self._working.copy_from(self._pristine, back)
+        kept = [place or 1 for place in kept]
+        views = [views[place] for views, place in zip(self._views, kept, strict=True)]
+        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+
+    def copy_to_working(self) -> None:
+        """Make the weights of now ready to be written in place: for optimizers that work on parameters.
+
+        Copies those that are pristine or kept to another place.
+        """
+        targets = []
+        for at, kept in zip(self._at, self._kept or repeat(0), strict=False):
+            if at == 0:
+                # Under "copy" weights at place 0 are in the working block already.
+                targets.append(1)
+            else:
+                targets.append(3 - at if at == kept else at)
+        moved = [i for i, (at, target) in enumerate(zip(self._at, targets, strict=True)) if at != target]
+        for i in moved:
+            if self._at[i] != 0 or self.restore_mode == "flip":
+                self._views[i][targets[i]].copy_(self._views[i][self._at[i]])
+        self.point_at(targets)
+
+    def restore(self) -> None:
+        """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.
+
+        Does nothing when no query is open. Interrupted by Ctrl-C, it finishes first and then raises.
+
+        Raises:
+            RestoreError: Pristine weights were written inside the query (a parameter that is not trained, or before
+                the first step with ``"flip"``); the message names one.
+        """
+        if not self._active:
+            return
+        try:
+            self._put_back()
+        except KeyboardInterrupt:
+            self._put_back()
+            raise
+
+    def _put_back(self) -> None:
+        if not self._active:
+            return
+        self._training = False
+        if self._closing is None:
+            versions = self._read_versions()
+            # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
+            self._closing = versions, self._written_pristine(versions) if versions != self._versions else None
+        self._versions, written = self._closing  # restoring writes none: re-pointing and the core's copies do not count
+        run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
+        run_at_once(map(setitem, self._slot_dicts, self._slot_names, self._slot_tensors))
+        run_at_once(map(setattr, self._tensors, repeat("data"), self._homes))
+        if self._copied:
+            self._working.copy_from(self._pristine, self._copied)
+        if self._saved is not None:
+            flags, gradients = self._saved
+            if list(map(attrgetter("requires_grad"), self._parameters)) != flags:
+                run_at_once(map(setattr, self._parameters, repeat("requires_grad"), flags))
+            if any(map(is_not, gradients, repeat(None))):
+                run_at_once(map(setattr, self._parameters, repeat("grad"), gradients))
+        self._saved = None
+        self._active = False
+        self._closing = None
+        if written is not None:
+            raise RestoreError(
+                f"{written} must not be written inside a query: it is not trained, or no step was taken yet. "
+                "Load the model again and make a new WeightArena."
+            )
+
+    def _written_pristine(self, versions: list[int]) -> str | None:
+        """Name a tensor whose pristine bytes were written through torch during the query."""
+        for item, home, before, now in zip(self._items, self._homes, self._versions, versions, strict=True):
+            at_home = item.tensor.data_ptr() == home.data_ptr()
+            if now != before and at_home and item not in self._copied and item.nbytes > 0:
+                return item.names[0]
+        return None
+
+    def check(self) -> None:
+        """Compare every captured tensor with what the arena left: identity, address, version, shape and dtype.
+
+        Inside a query only identity, shape and dtype are compared: training moves and writes weights.
+
+        Raises:
+            RestoreError: Something differs; the message names the parameter or buffer.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        self._compare("dtype", attrgetter("dtype"), self._dtypes)
+        self._compare("shape", attrgetter("shape"), self._shapes)
+        self._compare("strides", Tensor.stride, self._strides)
+        if not self._active:
+            self._compare("address", Tensor.data_ptr, self._pointers)
+            self._compare("version", attrgetter("_version"), self._versions)
+        if not all(map(is_, map(dict.get, self._slot_dicts, self._slot_names), self._slot_tensors)):
+            for owner, name, path, tensor in self._slots:
+                if owner.get(name) is not tensor:
+                    found = "is gone" if owner.get(name) is None else "is another tensor now"
+                    raise self._moved(path, found + " (replaced or re-tied)")
+        if list(map(tuple, map(dict.values, self._children))) != self._child_lists:
+            raise self._moved(type(self._model).__name__, "has other submodules now")
+
+    def _compare(self, what: str, look: Callable[[Tensor], Any], expected: list[Any]) -> None:
+        found = list(map(look, self._tensors))
+        if found == expected:
+            return
+        for item, now, before in zip(self._items, found, expected, strict=True):
+            if now != before:
+                raise self._moved(item.names[0], f"has {what} {now}, expected {before}")
+
+    @staticmethod
+    def _moved(name: str, found: str) -> RestoreError:
+        return RestoreError(
+            f"{name} must stay as the arena left it, but it {found}: the model was loaded into, moved, converted or "
+            "re-tied between queries. Call release() first, then make a new WeightArena."
+        )
+
+    def verify(self) -> None:
+        """Prove the pristine block unchanged since capture, and between queries the working block equal to it.
+
+        Raises:
+            RestoreError: A tensor's bytes differ; the message names it.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        self._require_same("pristine", self._pristine.fingerprints(self._items), self._items, self._fingerprints)
+        if not self._active and self._copied:
+            expected = [f for item, f in zip(self._items, self._fingerprints, strict=True) if item in self._copied]
+            items = [item for item in self._items if item in self._copied]
+            self._require_same("restored", self._working.fingerprints(items), items, expected)
+
+    @staticmethod
+    def _require_same(what: str, found: list[int], items: list[Captured], expected: list[int]) -> None:
+        for item, now, before in zip(items, found, expected, strict=True):
+            if now != before:
+                raise RestoreError(
+                    f"{item.names[0]}: {what} weights must keep fingerprint {before:016x}, found {now:016x}: something "
+                    "wrote them behind torch's back. Load the model again and make a new WeightArena."
+                )
+
+    def digest(self, name_of: Callable[[str], str | None] | None = None) -> str:
+        """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits.
+
+        It does not depend on which of them are trained.
+
+        Args:
+            name_of: The name under which a tensor counts; None leaves it out. By default its own.
+        """
+        result = hashlib.sha256()
+        order = {path: position for position, (_, _, path, _) in enumerate(self._slots)}
+        items = sorted(self._items, key=lambda item: (not isinstance(item.tensor, nn.Parameter), order[item.names[0]]))
+        for item, fingerprint in zip(items, self._pristine.fingerprints(items), strict=True):
+            name = item.names[0] if name_of is None else name_of(item.names[0])
+            if name is not None:
+                result.update(f"{name} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
+        return result.hexdigest()
+
+    def share(self) -> SharedWeights:
+        """Return a copy of the pristine weights that other processes can use in place of one of their own.
+
+        This arena keeps its block. To use the copy here too, make a new arena with it.
+
+        Raises:
+            AdaptError: The arena was released, or its weights are not on the CPU.
+            OSError: The system has no such memory (only Linux does), or not enough.
+        """
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        block = self._pristine.host
+        if block is None:
+            raise AdaptError(f"weights must be on cpu to be shared between processes, got {self.device}.")
+        memory = _core.SharedMemory(self._pristine.nbytes)
+        memory.write(0, torch.frombuffer(block, dtype=torch.uint8).numpy())
+        memory.seal()
+        return SharedWeights(memory, self._describe())
+
+    def _describe(self) -> list[SharedTensor]:
+        return [
+            SharedTensor(i.names, i.kind, i.dtype, tuple(i.shape), i.stride, i.offset, i.nbytes) for i in self._items
+        ]
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the trained weights as the model has them now.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("snapshot")
+        held = WeightBlock(self.trainable_nbytes, self.device)
+        memories = [self._pristine, self._working, self._other]
+        for position, memory in enumerate(memories):
+            if memory is not None:
+                held.copy_from(memory, self._lying_in(position))
+        return Snapshot(held)
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Give the model the weights of a snapshot, with one copy; no step may follow in this query.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("load")
+        self._working.copy_from(snapshot.memory, [item for item in self._trainable if item.nbytes > 0])
+        self.point_at([1] * len(self._trainable))
+
+    @property
+    def trainable_nbytes(self) -> int:
+        """Bytes of the trained weights: of one snapshot."""
+        return aligned(max(item.offset + item.nbytes for item in self._trainable))
+
+    def _lying_in(self, position: int) -> list[Captured]:
+        """Return the trainable tensors that the model has in the pristine (0), working (1) or other block (2)."""
+        return [
+            item
+            for item, views in zip(self._trainable, self._views, strict=True)
+            if item.nbytes > 0 and item.tensor.data_ptr() == views[position].data_ptr()
+        ]
+
+    def _require_open(self, what: str) -> None:
+        if not self._active:
+            raise AdaptError(f"{what}() must be called inside a query. Call begin() first.")
+
+    def release(self) -> None:
+        """Give the model back memory of its own, with restored weights; the arena cannot be used again.
+
+        What was moved or replaced since the last query is left as it is.
+        """
+        if self._released:
+            return
+        self.restore()
+        for item, home in zip(self._items, self._homes, strict=True):
+            if item.tensor.data_ptr() == home.data_ptr() and item.tensor.dtype == home.dtype:
+                item.tensor.data = home.clone(memory_format=torch.preserve_format)
+        self._released = True
+        self._homes = []
+        self._views = []
+        self._rounded = None
+
+
+def _require_same_bytes(items: Sequence[Captured], shared: Sequence[int]) -> None:
+    """Raise AdaptError where a tensor of the model does not have the shared one's fingerprint."""
+    for item, expected in zip(items, shared, strict=True):
+        tensor = item.tensor.detach()
+        if tensor.numel() == 0:
+            continue
+        if tensor.stride() != item.stride:
+            tensor = torch.empty_strided(item.shape, item.stride, dtype=item.dtype).copy_(tensor)
+        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+        found = _core.fingerprint(flat.numpy(), torch.get_num_threads())
+        if found != expected:
+            raise AdaptError(
+                f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {found:016x}. Load "
+                "the same model in every process."
+            )
