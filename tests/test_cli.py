@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import tttnn
 from tests.encoders import save_encoder
 from tests.test_workers import saved_recipe
-from tttnn.cli import flags
+from tttnn.cli import exit_codes, flags
 from tttnn.cli import program as cli
 
 
@@ -61,15 +61,15 @@ def test_info_build(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["info"], cli.USAGE, "DATASTORE or --build"),
-        (["info", "/no/such/datastore"], cli.USAGE, "/no/such/datastore"),
-        (["search", "/no/such/datastore", "query"], cli.USAGE, "/no/such/datastore"),
-        (["verify", "/no/such/datastore"], cli.USAGE, "/no/such/datastore"),
-        (["build", "/no/such/corpus", "out"], cli.USAGE, "/no/such/corpus"),
-        (["nonsense"], cli.USAGE, "nonsense"),
-        (["generate", "x", "y", "--num-neighbors", "many"], cli.USAGE, "many"),
-        (["generate", "x", "y", "--num-neighbors", "-3"], cli.USAGE, "num_neighbors must be between 0"),
-        (["generate", "x", "y", "--schedule", "cosine"], cli.USAGE, "cosine"),
+        (["info"], exit_codes.USAGE, "DATASTORE or --build"),
+        (["info", "/no/such/datastore"], exit_codes.USAGE, "/no/such/datastore"),
+        (["search", "/no/such/datastore", "query"], exit_codes.USAGE, "/no/such/datastore"),
+        (["verify", "/no/such/datastore"], exit_codes.USAGE, "/no/such/datastore"),
+        (["build", "/no/such/corpus", "out"], exit_codes.USAGE, "/no/such/corpus"),
+        (["nonsense"], exit_codes.USAGE, "nonsense"),
+        (["generate", "x", "y", "--num-neighbors", "many"], exit_codes.USAGE, "many"),
+        (["generate", "x", "y", "--num-neighbors", "-3"], exit_codes.USAGE, "num_neighbors must be between 0"),
+        (["generate", "x", "y", "--schedule", "cosine"], exit_codes.USAGE, "cosine"),
     ],
 )
 def test_wrong_use_is_exit_code_2_and_names_it(
@@ -140,9 +140,9 @@ def test_import_verify_info_export_round_trip(
         Path(store).write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
         code = run(monkeypatch, "verify", store)
         codes.add(code)
-        assert (store in capsys.readouterr().err) == (code == cli.DAMAGED)
-    assert cli.DAMAGED in codes
-    assert codes <= {0, cli.DAMAGED}  # 0: a byte that nothing reads
+        assert (store in capsys.readouterr().err) == (code == exit_codes.DAMAGED)
+    assert exit_codes.DAMAGED in codes
+    assert codes <= {0, exit_codes.DAMAGED}  # 0: a byte that nothing reads
 
 
 def test_repair_lists_what_was_lost(
@@ -156,7 +156,7 @@ def test_repair_lists_what_was_lost(
     for position in range(len(data) // 2, len(data) // 2 + 64):
         data[position] ^= 255
     Path(store).write_bytes(data)
-    assert run(monkeypatch, "repair", store, out, "--json") == cli.DAMAGED
+    assert run(monkeypatch, "repair", store, out, "--json") == exit_codes.DAMAGED
     report = json.loads(capsys.readouterr().out)
     assert 1 <= len(report["lost_texts"]) < 9
     with tttnn.TextStore.open(out) as repaired:
@@ -191,7 +191,7 @@ def test_eval_then_audit(tmp_path: Path, tokenizer: Any, monkeypatch: Any, capsy
     assert "interpolation with 3 neighbors, bits per byte by weight: 0:" in table
     assert out.read_bytes().startswith(begun)
     assert len(out.read_text().splitlines()) == 1 + 4 * 5
-    assert run(monkeypatch, *arguments, "--protocol", "full") == cli.USAGE
+    assert run(monkeypatch, *arguments, "--protocol", "full") == exit_codes.USAGE
     assert "protocol = split (now full)" in capsys.readouterr().err
     checked = ["audit", str(out), "--datastore", recipe.datastore, "--documents", str(documents)]
     assert run(monkeypatch, *checked, "--model", recipe.model, "--json") == 0
@@ -201,7 +201,7 @@ def test_eval_then_audit(tmp_path: Path, tokenizer: Any, monkeypatch: Any, capsy
     other = tmp_path / "other"
     tttnn.Datastore.build(other, [*texts, "more"], tttnn.Embedder.load(str(tmp_path / "encoder"))).close()
     checked[3] = str(other)
-    assert run(monkeypatch, *checked, "--model", recipe.model) == cli.FAILED
+    assert run(monkeypatch, *checked, "--model", recipe.model) == exit_codes.FAILED
     assert "its digest is" in " ".join(capsys.readouterr().out.split())
 
 
@@ -250,5 +250,5 @@ def test_a_datastore_grows_and_shrinks(
         (["delete", place, "--source", "Nowhere"], "source must be one of Set1"),
         (["append", place], "CORPUS or --discard"),
     ):
-        assert run(monkeypatch, *arguments) == cli.USAGE
+        assert run(monkeypatch, *arguments) == exit_codes.USAGE
         assert words in capsys.readouterr().err

@@ -1,0 +1,92 @@
+"""Commands that look at a datastore or a text store and change nothing: info, verify.
+
+Knows flags and one call for each. Does not know what a file should hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .bars import Bars
+from .flags import as_json_flag
+from .printing import print_json, show
+
+
+@click.command()
+@click.argument("datastore", required=False, type=click.Path())
+@click.option("--build", "about_build", is_flag=True, help="Describe this installation instead.")
+@as_json_flag
+def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
+    """Describe DATASTORE (or a single text store), or this installation.
+
+    \b
+    Examples:
+      tttnn info pile-00
+      tttnn info --build --json
+    """
+    if about_build == (datastore is not None):
+        raise click.UsageError("info takes either a DATASTORE or --build")
+    if datastore is None:
+        described = _build_info()
+    elif Path(datastore).is_file():
+        from ..store.text_store import TextStore
+
+        with TextStore.open(datastore) as store:
+            described = store.info()
+    else:
+        from ..datastore.datastore import Datastore
+
+        described = Datastore.open(datastore).info()
+    show(described, as_json)
+
+
+def _build_info() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .._core import build_info
+
+    described: dict[str, Any] = build_info()
+    described["python"] = platform.python_version()
+    described["platform"] = platform.platform()
+    for package in ("torch", "transformers", "numpy", "zstandard"):
+        try:
+            described[package] = version(package)
+        except PackageNotFoundError:
+            described[package] = "not installed"
+    return described
+
+
+@click.command()
+@click.argument("datastore", type=click.Path(exists=True))
+@click.option("--quick", is_flag=True, help="Check sizes, tables and the manifest; do not read every byte.")
+@as_json_flag
+def verify(datastore: str, quick: bool, as_json: bool) -> None:
+    """Read DATASTORE (or a single text store) and compare it with its checksums.
+
+    Exit code 3 and a message that names the file when something is damaged.
+
+    \b
+    Examples:
+      tttnn verify pile-00
+      tttnn verify pile-00 --quick
+    """
+    from ..datastore.datastore import Datastore
+    from ..store.text_store import TextStore
+
+    with Bars() as bars:
+        if Path(datastore).is_dir():
+            opened = Datastore.open(datastore)
+            opened.verify(full=not quick, progress=bars)
+            documents = len(opened)
+        else:
+            with TextStore.open(datastore) as store:
+                store.verify(full=not quick, progress=bars)
+                documents = len(store)
+    if as_json:
+        print_json({"ok": True, "documents": documents, "full": not quick})
+    else:
+        click.echo(f"{datastore}: {documents} documents, no damage found")

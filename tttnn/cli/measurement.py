@@ -1,0 +1,218 @@
+"""Commands that measure and check what was measured: eval, audit, lm-eval.
+
+Knows flags and how tables are printed. Does not know how anything is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, get_args
+
+import click
+
+from .. import models
+from ..config import PRESETS, AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
+from .bars import Bars
+from .exit_codes import FAILED
+from .flags import as_json_flag, cache_dir_flag, config_file_flag, model_flag, preset_flag, settings_flags
+from .loading import quiet_transformers
+from .printing import print_audit, print_json, print_results, tell_rejected
+
+
+@click.command("eval")
+@click.argument("datastore", type=click.Path())
+@click.argument("docs", type=click.Path(exists=True))
+@model_flag
+@preset_flag
+@settings_flags(AdaptConfig, "adapt_flags")
+@settings_flags(SelectionConfig, "select_flags", prefix="select_")
+@settings_flags(EvalConfig, "eval_flags")
+@settings_flags(ScoreConfig, "score_flags", prefix="score_")
+@click.option("--out", required=True, type=click.Path(dir_okay=False), help="File of result lines; continued if there.")
+@click.option(
+    "--methods",
+    default="base,ttt-nn",
+    show_default=True,
+    help="Names with commas between: base, ttt-nn, ttt-nn-sift, ttt-nn-guard, lora, in-context, ttt-nn+in-context, "
+    "dynamic, interpolation, tttlm-2024.",
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes, a model in each.")
+@click.option("--keep-text", is_flag=True, help="Keep queries, neighbors and continuations beside the results.")
+@click.option(
+    "--weighting",
+    type=click.Choice(["both", "bytes", "pile"]),
+    default="both",
+    show_default=True,
+    help="Totals to show: over all bytes, over components by their share of the Pile, or both.",
+)
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was no document, and why.")
+@click.option("--embedder", help="Instead of the one the datastore was built with.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch in each process  [default: cores / workers]")
+@cache_dir_flag
+@config_file_flag
+@as_json_flag
+def eval_(
+    datastore: str,
+    docs: str,
+    model: str,
+    preset: str,
+    adapt_flags: dict[str, Any],
+    select_flags: dict[str, Any],
+    eval_flags: dict[str, Any],
+    score_flags: dict[str, Any],
+    out: str,
+    methods: str,
+    workers: int,
+    keep_text: bool,
+    weighting: str,
+    rejects: str | None,
+    embedder: str | None,
+    threads: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Measure methods on DOCS: bits per byte after each number of neighbors, against the base model.
+
+    One JSON line per document and method goes to --out. Started again after an interruption, it measures only what is
+    missing; a larger --limit continues, too.
+
+    \b
+    Examples:
+      tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
+      tttnn eval pile-00 val.jsonl.zst --methods ttt-nn,in-context --limit 4 --workers 2 --out val.jsonl
+    """
+    from ..datastore.datastore import Datastore
+    from ..evaluation.methods import interpolation_curve
+    from ..evaluation.results import Budget
+    from ..evaluation.runner import evaluate
+    from ..evaluation.workers import evaluate_with_workers
+    from ..recipe import TrainerRecipe
+    from ..store.corpus import iter_corpus
+
+    quiet_transformers()
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if threads is None and workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    with Bars() as bars:
+        recipe = TrainerRecipe(
+            model,
+            datastore,
+            PRESETS[preset].with_(**adapt_flags),
+            SelectionConfig(**select_flags),
+            ScoreConfig(**score_flags),
+            embedder,
+            threads,
+            cache_dir,
+        )
+        config = EvalConfig(**eval_flags)
+        for name in (model, embedder or Datastore.open(datastore).embedder_name):
+            models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        documents = iter_corpus(docs)
+        options: dict[str, Any] = {
+            "out": out,
+            "config": config,
+            "methods": names,
+            "keep_text": keep_text,
+            "progress": bars,
+        }
+        if workers == 1:
+            result = evaluate(recipe.load(), documents, **options)
+        else:
+            result = evaluate_with_workers(recipe, documents, workers=workers, **options)
+        tell_rejected(documents.rejected, rejects, bars)
+    summary = result.summary()
+    hidden = {"both": (), "bytes": ("pile_all",), "pile": ("all",)}[weighting]
+    summary = dataclasses.replace(summary, rows=[row for row in summary.rows if row.group not in hidden])
+    pairs = [pair for unit in get_args(Budget) for pair in result.compare_at_budgets(unit)]
+    weights = interpolation_curve(result) if "interpolation" in names else {}
+    if as_json:
+        described = {"at_equal_budget": [dataclasses.asdict(pair) for pair in pairs], "interpolation": weights}
+        print_json(summary.to_dict() | described)
+        return
+    print_results(summary, pairs, weights)
+
+
+@click.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False))
+@click.option("--datastore", required=True, type=click.Path(exists=True), help="The one that was searched.")
+@click.option("--documents", required=True, type=click.Path(exists=True), help="The documents that were measured.")
+@click.option("--model", help="Whose tokenizer to use; that of the results unless given.")
+@click.option("--ngram", default=8, show_default=True, type=click.IntRange(1), help="Words of an n-gram.")
+@click.option(
+    "--max-share",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Largest share of the n-grams of a passage, or of a scored text, that the other may hold.",
+)
+@cache_dir_flag
+@as_json_flag
+def audit(
+    results: str,
+    datastore: str,
+    documents: str,
+    model: str | None,
+    ngram: int,
+    max_share: float,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """Check RESULTS for leaks: whether text that was scored was trained on.
+
+    Re-reads every document and every passage that a method used: ids and digests must match, and no passage may share
+    more of its n-grams with the scored text than --max-share, nor the other way round. Exit code 1 when something is
+    found.
+
+    \b
+    Examples:
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --max-share 0.02 --json
+    """
+    from transformers import AutoTokenizer
+
+    from ..datastore.datastore import Datastore
+    from ..evaluation.audit import audit_results
+    from ..evaluation.result_file import read_results
+    from ..store.corpus import iter_corpus
+
+    quiet_transformers()
+    held = read_results(results)
+    name = model or held.settings["model"]["name"]
+    with Bars() as bars:
+        place = models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        with models.loading(name):
+            tokenizer = AutoTokenizer.from_pretrained(place)
+        with Datastore.open(datastore) as opened:
+            report = audit_results(
+                held,
+                iter_corpus(documents),
+                opened.store,
+                tokenizer,
+                ngram=ngram,
+                max_share=max_share,
+                progress=bars,
+            )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_audit(report)
+    if not report.clean:
+        raise SystemExit(FAILED)
+
+
+@click.command("lm-eval", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lm_eval(arguments: tuple[str, ...]) -> None:
+    """Run lm-evaluation-harness with the model tttnn and the packaged task tttnn_jsonl; ARGUMENTS are its own.
+
+    \b
+    Examples:
+      tttnn lm-eval run --model tttnn --model_args pretrained=smollm2-135m,datastore=pile-00,k=10 --tasks lambada_openai
+      tttnn lm-eval run --model tttnn --model_args pretrained=smollm2-135m,datastore=pile-00,k=10,rolling=split \\
+        --tasks tttnn_jsonl --metadata '{"documents": "val.jsonl.zst"}' --limit 20
+    """
+    from ..evaluation.harness import run
+
+    quiet_transformers()
+    run(arguments)

@@ -1,0 +1,65 @@
+"""The command that makes a page of results: report.
+
+Knows flags. Does not know what a page holds.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .flags import as_json_flag
+from .printing import print_json
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "-o", "--out", default="report.html", show_default=True, type=click.Path(dir_okay=False), help="The page."
+)
+@click.option("--without-text", is_flag=True, help="Leave every text of documents out.")
+@click.option("--reference", is_flag=True, help="Lay the curves beside those of Hardt & Sun (ICLR 2024).")
+@click.option("--documents", type=click.Path(exists=True), help="What was evaluated, where the results hold no texts.")
+@click.option("--datastore", type=click.Path(exists=True, file_okay=False), help="Where the neighbors came from.")
+@as_json_flag
+def report(
+    results: tuple[str, ...],
+    out: str,
+    without_text: bool,
+    reference: bool,
+    documents: str | None,
+    datastore: str | None,
+    as_json: bool,
+) -> None:
+    """Write one self-contained page from RESULTS of tttnn eval, its figures and tables in a folder beside it.
+
+    Files of one evaluation (further methods or documents) are put together; other protocols or settings follow each
+    other on the page.
+
+    \b
+    Examples:
+      tttnn report results.jsonl -o report.html
+      tttnn report split.jsonl full.jsonl --without-text --reference
+      tttnn report results.jsonl --documents test.jsonl --datastore pile-00
+    """
+    import shlex
+
+    from ..report.page import write_report
+
+    flags = {"--documents": documents, "--datastore": datastore}
+    given = [part for name, value in flags.items() if value is not None for part in (name, value)]
+    given += ["--without-text"] * without_text + ["--reference"] * reference
+    made = write_report(
+        results,
+        out,
+        texts=not without_text,
+        reference=reference,
+        documents=documents,
+        datastore=datastore,
+        command=shlex.join(["tttnn", "report", *results, "-o", out, *given]),
+    )
+    described = {"page": str(made.page), "figures": list(map(str, made.figures)), "tables": list(map(str, made.tables))}
+    if as_json:
+        print_json(described | {"headline": made.headline})
+        return
+    click.echo(made.headline)
+    click.echo(f"{made.page}, with {len(made.figures)} figures and {len(made.tables)} tables beside it")

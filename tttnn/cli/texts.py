@@ -1,0 +1,122 @@
+"""Commands for text stores without embeddings: import, export, repair.
+
+Knows flags and one call for each. Does not know the format of a store.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from ..config import IndexConfig, StoreConfig
+from .bars import Bars
+from .exit_codes import DAMAGED
+from .flags import as_json_flag, config_file_flag, settings_flags
+from .printing import show, tell_rejected
+
+
+@click.command("import")
+@click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("target", type=click.Path())
+@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
+@click.option("--resume", is_flag=True, help="Continue an import of texts that was interrupted.")
+@click.option(
+    "--faiss",
+    "indexes",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Flat faiss index of the vectors of a CORPUS; one for each, in their order. Makes TARGET a datastore.",
+)
+@click.option("--embedder-name", default="unknown", show_default=True, help="What made the vectors of --faiss.")
+@settings_flags(StoreConfig, "store_flags")
+@settings_flags(IndexConfig, "index_flags")
+@config_file_flag
+@as_json_flag
+def import_(
+    corpus: tuple[str, ...],
+    target: str,
+    rejects: str | None,
+    resume: bool,
+    indexes: tuple[str, ...],
+    embedder_name: str,
+    store_flags: dict[str, Any],
+    index_flags: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Write CORPUS into a text store, without embedding it; with --faiss into a datastore with vectors made elsewhere.
+
+    \b
+    Examples:
+      tttnn import train.jsonl.zst texts.zst
+      tttnn import src/ docs/ code.zst --level 12
+      tttnn import 00.jsonl 01.jsonl pile --faiss 00.index --faiss 01.index --embedder-name roberta-large-pile
+    """
+    from ..store.corpus import iter_corpora
+    from ..store.text_store import write_store
+
+    if indexes:
+        from ..datastore.build_report import BuildReport
+        from ..datastore.datastore import Datastore
+
+        report = BuildReport()
+        with Bars(report) as bars:
+            made = Datastore.import_faiss(
+                target,
+                indexes,
+                corpus,
+                embedder_name=embedder_name,
+                index=IndexConfig(**index_flags),
+                store=StoreConfig(**store_flags),
+                progress=bars,
+                report=report,
+            )
+        show(made.info() | {"build": report.to_dict()}, as_json)
+        return
+    documents = iter_corpora(corpus)
+    with Bars() as bars:
+        summary = write_store(target, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
+        tell_rejected(documents.rejected, rejects, bars)
+    show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
+
+
+@click.command()
+@click.argument("store", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@as_json_flag
+def export(store: str, out: str, as_json: bool) -> None:
+    """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
+
+    \b
+    Examples:
+      tttnn export pile-00/texts.zst documents.jsonl.zst
+    """
+    from ..store.text_store import TextStore, export_jsonl
+
+    with Bars() as bars, TextStore.open(store) as opened:
+        count = export_jsonl(opened, out, progress=bars)
+    show({"documents": count, "file": out}, as_json)
+
+
+@click.command()
+@click.argument("store", type=click.Path(exists=True, dir_okay=False))
+@click.argument("out", type=click.Path(dir_okay=False))
+@as_json_flag
+def repair(store: str, out: str, as_json: bool) -> None:
+    """Rebuild a damaged text store into OUT from what is intact, and list what was lost.
+
+    Document ids stay what they were. Exit code 3 when something was lost.
+
+    \b
+    Examples:
+      tttnn repair pile-00/segments/000/texts.zst repaired.zst
+      tttnn repair texts.zst.partial texts.zst
+    """
+    from ..store.text_store import repair_store
+
+    with Bars() as bars:
+        report = repair_store(store, out, progress=bars)
+    show(dataclasses.asdict(report), as_json)
+    if report.lost_texts or report.lost_metas or not report.tail_known:
+        raise SystemExit(DAMAGED)
