@@ -3,8 +3,9 @@
     python benchmarks/check_scoring.py DOCS [--model smollm2-135m] [--per-group 10] [--out scoring.json]
 
 The first documents of each group that have text enough, cut to --tokens tokens, are scored three times in windows of
-each --windows length: by `tttnn.score.Scorer`, by the harness's model ``hf`` (its rolling log-likelihood, a model and
-tokenizer of its own), and in float64 (weights and arithmetic), one window after another, as the definition says.
+each --windows length: by `Scorer` of `tttnn.lm.score`, by the harness's model ``hf`` (its rolling log-likelihood, a
+model and tokenizer of its own), and in float64 (weights and arithmetic), one window after another, as the definition
+says.
 Printed: the largest absolute difference of bits per byte in each group. The file holds ids, digests and numbers, no
 text. Exit code 1 where a difference is above --tolerance.
 

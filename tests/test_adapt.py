@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.lm.neighbor_tokens import portion_of
+from tttnn.lm.score import Scorer
 from tttnn.retrieval.neighbors import Neighbor
 from tttnn.store.corpus import Document, text_digest
 from tttnn.training.schedule import rate_factors
@@ -504,7 +505,7 @@ def test_adapted_weights_can_be_saved(trainer: Any, tmp_path: Any) -> None:
     from transformers import AutoModelForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapted")
-    again = tttnn.score.Scorer(loaded, trainer.tokenizer).score(TEXTS[0])
+    again = Scorer(loaded, trainer.tokenizer).score(TEXTS[0])
     assert again.nats == pytest.approx(inside.nats, rel=1e-6)
 
 

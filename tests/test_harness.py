@@ -19,6 +19,7 @@ import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tests.encoders import save_encoder
 from tests.test_cli import run as run_cli
+from tttnn.lm.score import Scorer
 from tttnn.settings import parsed
 from tttnn.store.corpus import Document, text_digest
 
@@ -390,7 +391,7 @@ def measured(model: str, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def test_the_packaged_task_measures_a_local_file(place: SimpleNamespace, tokenizer: Any) -> None:
-    scorer = tttnn.score.Scorer(tiny_gpt2(), tokenizer)
+    scorer = Scorer(tiny_gpt2(), tokenizer)
     for group in (None, "Even"):
         metadata = {"documents": place.documents} | ({} if group is None else {"group": group})
         held = measured(f"pretrained={place.model},k=0", metadata)
@@ -504,7 +505,7 @@ def test_without_neighbors_smollm2_answers_as_hf(smollm2: str) -> None:
     trainer = tttnn.TestTimeTrainer.load(smollm2, None, tttnn.AdaptConfig(num_neighbors=0))
     hf = HFLM(pretrained=smollm2, dtype="float32", device="cpu", max_length=64)
     lm = TttnnLM(trainer)
-    lm.trainer.scorer = tttnn.score.Scorer(trainer.model, trainer.tokenizer, tttnn.ScoreConfig(max_length=64))
+    lm.trainer.scorer = Scorer(trainer.model, trainer.tokenizer, tttnn.ScoreConfig(max_length=64))
     pairs = PAIRS[:5]
     theirs = hf.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)
     ours = lm.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)

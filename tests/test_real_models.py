@@ -14,6 +14,7 @@ import pytest
 
 import tttnn
 from tests.conftest import assert_same_state, state_of
+from tttnn.lm.score import Scorer
 from tttnn.store.corpus import Document
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
@@ -87,7 +88,7 @@ def test_rolling_score_is_that_of_lm_evaluation_harness(trainer: tttnn.TestTimeT
         lm = HFLM(pretrained=trainer.model, tokenizer=trainer.tokenizer, max_length=max_length, batch_size=1)
         request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0)
         theirs = lm.loglikelihood_rolling([request], disable_tqdm=True)[0]
-        scorer = tttnn.score.Scorer(trainer.model, trainer.tokenizer, tttnn.ScoreConfig(max_length=max_length))
+        scorer = Scorer(trainer.model, trainer.tokenizer, tttnn.ScoreConfig(max_length=max_length))
         assert -scorer.score(text).nats == pytest.approx(theirs, rel=1e-4)
 
 
