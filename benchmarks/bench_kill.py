@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 import tttnn
-from tttnn.store.corpus import Document, iter_corpus
+from tttnn.store.corpus import iter_corpus
+from tttnn.store.document import Document
 
 MOST_RUNS = 200
 

@@ -38,7 +38,7 @@ class Ours:
     io = "mmap"
 
     def build(self, path: Path, texts: list[str]) -> None:
-        from tttnn.store.text_store import TextStoreWriter
+        from tttnn.store.writer import TextStoreWriter
 
         with TextStoreWriter(path) as writer:
             for text in texts:
@@ -69,7 +69,7 @@ class OursNoDictionary(Ours):
 
     def build(self, path: Path, texts: list[str]) -> None:
         from tttnn.config import StoreConfig
-        from tttnn.store.text_store import TextStoreWriter
+        from tttnn.store.writer import TextStoreWriter
 
         with TextStoreWriter(path, config=StoreConfig(dictionary_bytes=0)) as writer:
             for text in texts:
@@ -596,7 +596,8 @@ def scaling(corpus: Path) -> None:
 def opening() -> None:
     """Open time and memory at 10 thousand and at 10 million short documents."""
     from tttnn.config import StoreConfig
-    from tttnn.store.text_store import TextStore, TextStoreWriter
+    from tttnn.store.text_store import TextStore
+    from tttnn.store.writer import TextStoreWriter
 
     folder = Path(tempfile.mkdtemp(prefix="bench-store-"))
     line("documents", "build s", "bytes a document", "index bytes a document", "open µs", "first read µs",

@@ -33,7 +33,7 @@ from tttnn.evaluation.bootstrap import paired_bootstrap
 from tttnn.evaluation.protocols import Task, split_task
 from tttnn.evaluation.runner import group_of, sampled
 from tttnn.lm.score import Scorer, token_ids
-from tttnn.store.corpus import text_digest
+from tttnn.store.document import text_digest
 
 WINDOW = 1024
 

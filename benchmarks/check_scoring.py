@@ -38,7 +38,7 @@ import torch
 
 import tttnn
 from tttnn.lm.score import Scorer
-from tttnn.store.corpus import text_digest
+from tttnn.store.document import text_digest
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 import tttnn
 from tttnn.evaluation.protocols import split_task
 from tttnn.evaluation.runner import group_of, sampled
-from tttnn.store.corpus import text_digest
+from tttnn.store.document import text_digest
 
 SCAN = 1_000_000
 """A width at which the index compares every vector instead of walking."""

@@ -21,7 +21,7 @@ from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, ti
 from tttnn.lm.neighbor_tokens import portion_of
 from tttnn.lm.score import Scorer
 from tttnn.retrieval.neighbors import Neighbor
-from tttnn.store.corpus import Document, text_digest
+from tttnn.store.document import Document, text_digest
 from tttnn.training.schedule import rate_factors
 from tttnn.training.step_time import Pace
 

@@ -13,7 +13,7 @@ from tttnn.evaluation.audit import audit_results
 from tttnn.evaluation.overlap import ngrams_of, shared
 from tttnn.evaluation.protocols import split_task
 from tttnn.evaluation.runner import evaluate
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 
 WORDS = (
     "while the ferry crossed that morning every passenger on deck watched a low grey coast come slowly nearer until "

@@ -23,7 +23,7 @@ from tttnn.evaluation.results import EvalResult
 from tttnn.evaluation.runner import evaluate
 from tttnn.lm.neighbor_tokens import portion_of
 from tttnn.lm.score import token_ids
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 
 DOCUMENT = Document("What is asked of a document is that it be long enough to be cut in half. " * 2)
 CONFIG = tttnn.EvalConfig(query_tokens=60, scored_tokens=60, curve=(0, 1, 2, 5), dynamic_window=20, context_tokens=300)

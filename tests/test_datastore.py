@@ -29,7 +29,7 @@ from tttnn.errors import (
     StoreError,
     TttnnError,
 )
-from tttnn.store.corpus import Document, text_digest
+from tttnn.store.document import Document, text_digest
 
 WORDS = [
     "moon",

@@ -10,7 +10,7 @@ import pytest
 
 import tttnn
 from tttnn.cli.demo import HELD_OUT, MEASURED, SAMPLE_BYTES, WINDOW_TOKENS, draw_sample, run_demo, standard_library
-from tttnn.store.corpus import Document, text_digest
+from tttnn.store.document import Document, text_digest
 
 
 def documents(count: int, length: int = 3000) -> list[Document]:

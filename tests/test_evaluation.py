@@ -12,7 +12,7 @@ from tests.conftest import TEXTS
 from tttnn.evaluation.protocols import split_task
 from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.runner import evaluate, group_of, sampled
-from tttnn.store.corpus import Document, text_digest
+from tttnn.store.document import Document, text_digest
 
 DOCUMENTS = [
     Document(f"{TEXTS[i % len(TEXTS)]} number {i} " * 3, {"pile_set_name": "Even" if i % 2 == 0 else "Odd"})

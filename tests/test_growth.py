@@ -22,7 +22,7 @@ from tttnn.datastore.estimate import estimate_build
 from tttnn.errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError
 from tttnn.files import digest_of, write_manifest
 from tttnn.retrieval.selector import Selector
-from tttnn.store.corpus import Document, text_digest
+from tttnn.store.document import Document, text_digest
 
 QUERY = "3 moon cat sort"
 

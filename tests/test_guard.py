@@ -11,7 +11,7 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 
 QUERY = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else items\n# Bits per byte"
 

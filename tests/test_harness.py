@@ -21,7 +21,7 @@ from tests.encoders import save_encoder
 from tests.test_cli import run as run_cli
 from tttnn.lm.score import Scorer
 from tttnn.settings import parsed
-from tttnn.store.corpus import Document, text_digest
+from tttnn.store.document import Document, text_digest
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 

@@ -15,7 +15,7 @@ import pytest
 import tttnn
 from tests.conftest import assert_same_state, state_of
 from tttnn.lm.score import Scorer
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 
 pytestmark = [pytest.mark.models, pytest.mark.slow]
 

@@ -27,7 +27,7 @@ from tttnn.report.html import comma_separated, escape, plain, signed, significan
 from tttnn.report.page import Report, write_report
 from tttnn.report.published_curves import TASKS, TOTAL, matching_run, published
 from tttnn.report.runs import read_runs
-from tttnn.store.corpus import text_digest
+from tttnn.store.document import text_digest
 
 FEW = {"Github": (0.62, 0.78), "PEPs": (0.83, 1.04)}
 TEXTS = {

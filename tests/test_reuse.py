@@ -12,7 +12,7 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tttnn.retrieval.neighbors import Neighbor
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 from tttnn.training.report import AdaptReport
 
 QUERY = "def quicksort("

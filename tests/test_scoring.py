@@ -14,7 +14,7 @@ import torch
 import tttnn
 from benchmarks import check_scoring
 from tests.conftest import TEXTS, tiny_gpt2, tiny_llama
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 

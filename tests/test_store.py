@@ -18,9 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tttnn.config import StoreConfig
-from tttnn.store import text_store as store_module
-from tttnn.store.corpus import Document, iter_jsonl, text_digest
-from tttnn.store.text_store import TextStore, TextStoreWriter, export_jsonl, train_dictionary, write_store
+from tttnn.store import writer as writer_module
+from tttnn.store.corpus import iter_jsonl
+from tttnn.store.document import Document, text_digest
+from tttnn.store.export import export_jsonl
+from tttnn.store.text_store import TextStore
+from tttnn.store.writer import TextStoreWriter, train_dictionary, write_store
 
 PILE_MINI = Path(__file__).parents[2] / "shared" / "data" / "pile-mini"
 WORDS = ["store", "neighbor", "gradient", "fjord", "naïve", "Ωmega", "日本語", "🙂", "\x00", "\r\n", "\u2028"]
@@ -283,7 +286,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_a_disk_that_fills_up_is_an_os_error(tmp_path: Path) -> None:
     code = (
         "import os, resource, signal, sys\n"
-        "from tttnn.store import TextStoreWriter\n"
+        "from tttnn import TextStoreWriter\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
         "try:\n"
@@ -395,7 +398,7 @@ def interrupt_after(path: Path, documents: list[Document], count: int, *, resume
 
 
 def test_a_resumed_file_is_the_same(tmp_path: Path, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_COMMIT_BYTES", 10_000)
+    monkeypatch.setattr(writer_module, "_COMMIT_BYTES", 10_000)
     write_store(tmp_path / "whole", documents, config=SMALL)
     path = tmp_path / "cut"
     interrupt_after(path, documents, 1000)
@@ -411,7 +414,7 @@ def test_a_resumed_file_is_the_same(tmp_path: Path, documents: list[Document], m
 def test_resume_refuses_another_source(
     tmp_path: Path, documents: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_COMMIT_BYTES", 10_000)
+    monkeypatch.setattr(writer_module, "_COMMIT_BYTES", 10_000)
     path = tmp_path / "cut"
     interrupt_after(path, documents, 1000)
     changed = [*documents[:100], Document("other"), *documents[101:]]

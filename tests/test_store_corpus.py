@@ -8,8 +8,9 @@ import pytest
 import zstandard
 
 from tttnn.errors import MissingExtraError
-from tttnn.store.corpus import Document, iter_corpus, iter_folder, iter_jsonl, iter_parquet
-from tttnn.store.text_store import write_store
+from tttnn.store.corpus import iter_corpus, iter_folder, iter_jsonl, iter_parquet
+from tttnn.store.document import Document
+from tttnn.store.writer import write_store
 
 GOOD = [{"text": f"text {i} é", "meta": {"pile_set_name": "Github", "n": i}} for i in range(100)]
 

@@ -12,8 +12,10 @@ import pytest
 
 from tttnn.config import StoreConfig
 from tttnn.errors import StoreCorruptError, StoreVersionError
-from tttnn.store.corpus import Document
-from tttnn.store.text_store import TextStore, TextStoreWriter, repair_store, write_store
+from tttnn.store.document import Document
+from tttnn.store.repair import repair_store
+from tttnn.store.text_store import TextStore
+from tttnn.store.writer import TextStoreWriter, write_store
 
 GOLDEN = Path(__file__).parent / "data" / "store-1.0.zst"
 GOLDEN_ID = "cdfcc3ba76ac9a06b7020f453904e313"
@@ -181,12 +183,13 @@ def test_a_file_replaced_while_it_is_mapped(original: bytes, documents: list[Doc
 
 WRITE = """
 import random, sys
-from tttnn import store
+from tttnn.store import writer as store
+from tttnn.store.document import Document
 from tttnn.config import StoreConfig
 store._COMMIT_BYTES = 50_000
 rng = random.Random(0)
-documents = (store.Document(f"{i} " + " ".join(str(rng.getrandbits(30)) for _ in range(rng.randrange(200))),
-                            {"pile_set_name": f"s{i % 5}"}) for i in range(6000))
+documents = (Document(f"{i} " + " ".join(str(rng.getrandbits(30)) for _ in range(rng.randrange(200))),
+                      {"pile_set_name": f"s{i % 5}"}) for i in range(6000))
 print("begin", flush=True)
 store.write_store(sys.argv[1], documents, config=StoreConfig(dictionary_bytes=4096, threads=2), resume=True)
 """
@@ -239,7 +242,7 @@ def test_a_torn_tail_resumes_to_the_same_file(
     documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any prefix of the partial file, with or without garbage after it, is what a crash can leave."""
-    monkeypatch.setattr("tttnn.store.text_store._COMMIT_BYTES", 4_000)
+    monkeypatch.setattr("tttnn.store.writer._COMMIT_BYTES", 4_000)
     config = StoreConfig(dictionary_bytes=1024, level=1)
     texts = [*documents, *[Document(document.text * 3, document.meta) for document in documents]]
     write_store(tmp_path / "whole", texts, config=config)
@@ -261,7 +264,7 @@ def test_a_torn_tail_resumes_to_the_same_file(
 
 @pytest.fixture
 def plenty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[Document]]:
-    monkeypatch.setattr("tttnn.store.text_store._COMMIT_BYTES", 20_000)
+    monkeypatch.setattr("tttnn.store.writer._COMMIT_BYTES", 20_000)
     rng = random.Random(4)
     documents = [
         Document(f"{i} {rng.getrandbits(rng.choice([50, 5000]))}", {"pile_set_name": f"s{i // 100}", "i": i})

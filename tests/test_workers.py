@@ -23,7 +23,7 @@ from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.runner import evaluate
 from tttnn.evaluation.workers import evaluate_with_workers
 from tttnn.recipe import TrainerRecipe
-from tttnn.store.corpus import Document
+from tttnn.store.document import Document
 
 DOCUMENTS = [Document(f"{TEXTS[i % len(TEXTS)]} number {i} " * 3, {"pile_set_name": "AB"[i % 2]}) for i in range(5)]
 CONFIG = tttnn.EvalConfig(query_tokens=60, scored_tokens=60, curve=(0, 1, 3))

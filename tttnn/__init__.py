@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from .evaluation.runner import evaluate
     from .retrieval.neighbors import Neighbor
     from .retrieval.retriever import Retriever
-    from .store.corpus import Document, iter_corpus, iter_jsonl
-    from .store.text_store import TextStore, TextStoreWriter
+    from .store.corpus import iter_corpus, iter_jsonl, iter_parquet
+    from .store.document import Document, text_digest
+    from .store.text_store import TextStore
+    from .store.writer import TextStoreWriter
     from .training.report import AdaptReport
     from .training.trainer import AdaptedModel, TestTimeTrainer
     from .weights.arena import WeightArena
@@ -59,7 +61,7 @@ _LAZY = {
     "AdaptReport": "training.report",
     "AdaptedModel": "training.trainer",
     "Datastore": "datastore.datastore",
-    "Document": "store.corpus",
+    "Document": "store.document",
     "Embedder": "embedding.embedder",
     "Neighbor": "retrieval.neighbors",
     "NeighborIndex": "datastore.index",
@@ -67,12 +69,14 @@ _LAZY = {
     "SharedWeights": "weights.shared_weights",
     "TestTimeTrainer": "training.trainer",
     "TextStore": "store.text_store",
-    "TextStoreWriter": "store.text_store",
+    "TextStoreWriter": "store.writer",
     "WeightArena": "weights.arena",
     "evaluate": "evaluation.runner",
     "iter_corpus": "store.corpus",
     "iter_jsonl": "store.corpus",
+    "iter_parquet": "store.corpus",
     "read_results": "evaluation.result_file",
+    "text_digest": "store.document",
 }
 
 __all__ = [
@@ -117,9 +121,11 @@ __all__ = [
     "evaluate",
     "iter_corpus",
     "iter_jsonl",
+    "iter_parquet",
     "models",
     "preset",
     "read_results",
+    "text_digest",
 ]
 
 logging.getLogger("tttnn").addHandler(logging.NullHandler())

@@ -25,7 +25,8 @@ from ..evaluation.records import Measured
 from ..evaluation.results import GroupSummary, Summary
 from ..evaluation.runner import evaluate
 from ..lm.score import token_ids
-from ..store.corpus import Document, iter_corpus, text_digest
+from ..store.corpus import iter_corpus
+from ..store.document import Document, text_digest
 from ..training.trainer import AdaptedModel, TestTimeTrainer
 
 SAMPLE_BYTES = 3_000_000

@@ -54,7 +54,7 @@ def import_(
       tttnn import 00.jsonl 01.jsonl pile --faiss 00.index --faiss 01.index --embedder-name roberta-large-pile
     """
     from ..store.corpus import iter_corpora
-    from ..store.text_store import write_store
+    from ..store.writer import write_store
 
     if indexes:
         from ..datastore.build_report import BuildReport
@@ -92,7 +92,8 @@ def export(store: str, out: str, as_json: bool) -> None:
     Examples:
       tttnn export pile-00/texts.zst documents.jsonl.zst
     """
-    from ..store.text_store import TextStore, export_jsonl
+    from ..store.export import export_jsonl
+    from ..store.text_store import TextStore
 
     with Bars() as bars, TextStore.open(store) as opened:
         count = export_jsonl(opened, out, progress=bars)
@@ -113,7 +114,7 @@ def repair(store: str, out: str, as_json: bool) -> None:
       tttnn repair pile-00/segments/000/texts.zst repaired.zst
       tttnn repair texts.zst.partial texts.zst
     """
-    from ..store.text_store import repair_store
+    from ..store.repair import repair_store
 
     with Bars() as bars:
         report = repair_store(store, out, progress=bars)

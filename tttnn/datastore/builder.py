@@ -23,8 +23,10 @@ from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embedder import GROUP, Embedder, EmbedReport
 from ..errors import DatastoreMismatchError
 from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
-from ..store.corpus import Document, iter_corpus
-from ..store.text_store import TextStore, TextStoreWriter, train_dictionary
+from ..store.corpus import iter_corpus
+from ..store.document import Document
+from ..store.text_store import TextStore
+from ..store.writer import TextStoreWriter, train_dictionary
 from .build_report import BuildReport
 from .index import MANIFEST as INDEX_MANIFEST
 from .index import NeighborIndex

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ..config import IndexConfig, Progress, StoreConfig
 from ..errors import DatastoreLockedError
 from ..files import write_file
-from ..store.corpus import text_digest
-from ..store.text_store import TextStoreWriter, train_dictionary
+from ..store.document import text_digest
+from ..store.writer import TextStoreWriter, train_dictionary
 from .builder import VECTORS, describe_segment
 from .index import NeighborIndex
 from .passages import PassageTable
@@ -72,7 +72,7 @@ def delete_documents(
         path: The datastore.
         ids: By id; one that is deleted already is passed over.
         sources: All documents of these sources.
-        digests: All documents whose text has one of these digests (`tttnn.store.text_digest`). Reads every text.
+        digests: All documents whose text has one of these digests (`tttnn.text_digest`). Reads every text.
 
     Returns:
         How many documents were there and are deleted now.

@@ -19,7 +19,7 @@ from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreC
 from ..embedding.embedder import Embedder, EmbedReport
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
-from ..store.corpus import Document
+from ..store.document import Document
 from .build_report import BuildReport
 from .builder import Builder, Corpus
 from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
@@ -349,7 +349,7 @@ class Datastore:
             k: Documents wanted, at least 1. Where the datastore has fewer, all of them come.
             ef: Width of the graph search; None for the index's own.
             source: Only documents of this source, or of one of these.
-            exclude_digests: Texts that are left out (`tttnn.store.text_digest`); others come in their place.
+            exclude_digests: Texts that are left out (`tttnn.text_digest`); others come in their place.
             with_vectors: Give the result `query_vector` and `vectors`.
             explain: Give the result `explanation`; its recall costs an exact search.
 

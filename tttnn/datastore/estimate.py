@@ -17,8 +17,9 @@ import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embedder import Embedder, EmbedReport
-from ..store.corpus import Document
-from ..store.text_store import TextStore, write_store
+from ..store.document import Document
+from ..store.text_store import TextStore
+from ..store.writer import write_store
 from .builder import DOCUMENT_CHARACTERS, Corpus, documents_of
 from .index import NeighborIndex
 from .passages import RECORD_BYTES, byte_spans, cut_passages

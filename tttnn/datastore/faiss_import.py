@@ -23,7 +23,8 @@ from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreC
 from ..embedding.embedder import Embedder
 from ..errors import IndexCorruptError
 from ..files import read_manifest, write_manifest
-from ..store.corpus import Document, iter_corpus
+from ..store.corpus import iter_corpus
+from ..store.document import Document
 from .build_report import BuildReport
 from .builder import EMBEDDED, VECTORS, Builder
 from .segment import FORMAT

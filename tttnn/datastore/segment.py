@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError, StoreCorruptError
 from ..files import check_file, describe_file, digest_of, read_manifest, write_file, write_manifest
-from ..store.corpus import Document
+from ..store.document import Document
 from ..store.text_store import TextStore
 from .index import MANIFEST as INDEX_MANIFEST
 from .index import NeighborIndex

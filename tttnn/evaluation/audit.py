@@ -13,7 +13,7 @@ from ..config import EvalConfig, Progress
 from ..errors import ConfigError
 from ..lm.neighbor_tokens import portion_of
 from ..retrieval.neighbors import Neighbor
-from ..store.corpus import Document, text_digest
+from ..store.document import Document, text_digest
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
 from .protocols import split_task
 from .records import Line, UsedNeighbor

@@ -34,7 +34,7 @@ from ..errors import ConfigError, MissingExtraError
 from ..lm.score import prefix_token
 from ..retrieval.selector import Selector
 from ..settings import Config, parsed
-from ..store.corpus import text_digest
+from ..store.document import text_digest
 from ..training.trainer import TestTimeTrainer
 from ..version import __version__
 

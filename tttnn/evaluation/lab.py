@@ -21,7 +21,7 @@ from ..lm.neighbor_tokens import portion_of
 from ..lm.score import prefix_token, token_ids
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.selector import Selector
-from ..store.corpus import Document, text_digest
+from ..store.document import Document, text_digest
 from ..training.report import AdaptReport
 from ..training.trainer import AdaptedModel, TestTimeTrainer
 from .overlap import ngrams_of, shared

@@ -17,7 +17,7 @@ import torch
 from .. import models
 from ..config import EvalConfig, Progress, SelectionConfig
 from ..errors import ConfigError
-from ..store.corpus import Document, text_digest
+from ..store.document import Document, text_digest
 from ..training.trainer import AdaptedModel, TestTimeTrainer
 from .lab import Case, Lab
 from .methods import methods_named

@@ -18,7 +18,7 @@ from typing import Any
 from ..config import EvalConfig, Progress
 from ..errors import ConfigError, TttnnError
 from ..recipe import TrainerRecipe
-from ..store.corpus import Document
+from ..store.document import Document
 from ..weights.shared_weights import SharedWeights
 from .lab import Lab
 from .methods import methods_named

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from ..errors import ConfigError
 from ..evaluation.records import Line, UsedNeighbor
 from ..evaluation.results import EvalResult
-from ..store.corpus import iter_corpus, text_digest
+from ..store.corpus import iter_corpus
+from ..store.document import text_digest
 
 _EACH = 3
 """Cases shown of either kind."""

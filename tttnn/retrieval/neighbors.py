@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.corpus import text_digest
+from ..store.document import text_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,47 +6,17 @@ Every reader can be iterated again and gives the same documents. What cannot be 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
-from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import MissingExtraError
-
-SOURCE_FIELD = "pile_set_name"
-"""The metadata field that names a document's source, as in the Pile."""
-
-_READ_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text with its metadata.
-
-    Example:
-        >>> Document("def f(): ...", {"pile_set_name": "Github"}).source
-        'Github'
-    """
-
-    text: str
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def source(self) -> str | None:
-        """The part of the corpus that the document came from; None where its metadata do not say."""
-        source = self.meta.get(SOURCE_FIELD)
-        return source if isinstance(source, str) and source else None
-
-
-def text_digest(text: str) -> str:
-    """Return 32 hex digits that identify a text: BLAKE2b, 16 bytes, of its UTF-8."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+from .compression import open_bytes
+from .document import Document
 
 
 class Rejected(NamedTuple):
@@ -81,7 +51,7 @@ class JsonlCorpus:
         self.rejected = rejected
         reject_file = None if self.rejects is None else self.rejects.open("w", encoding="utf-8")
         try:
-            with _open_bytes(self.path) as lines:
+            with open_bytes(self.path) as lines:
                 for number, line in enumerate(lines, 1):
                     if not line.strip():
                         continue
@@ -328,58 +298,3 @@ class _NotADocumentError(Exception):
 def _read_text(path: Path) -> str:
     # Not read_text(): its newline translation would lose "\r".
     return path.read_bytes().decode("utf-8")
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    file = path.open("rb")
-    if path.suffix != ".zst":
-        return file
-    return BufferedReader(_ZstdStream(file, path), _READ_BYTES)
-
-
-class _ZstdStream(RawIOBase):
-    """The content of all frames of a zstd file; unlike zstandard's reader, a torn last frame is an error."""
-
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        import zstandard
-
-        self._file = file
-        self._path = path
-        self._error = zstandard.ZstdError
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
-        self._frame: Any = None
-        self._waiting = b""  # compressed bytes after the end of a frame
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            compressed = self._waiting or self._file.read(_READ_BYTES // 8)
-            self._waiting = b""
-            if not compressed:
-                if self._frame is not None:
-                    raise ValueError(
-                        f"{self._path}: ends at byte {self._file.tell()} inside a zstd frame. The file is cut short."
-                    )
-                return 0
-            if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
-            try:
-                self._ready = memoryview(self._frame.decompress(compressed))
-            except self._error as error:
-                raise ValueError(
-                    f"{self._path}: is not zstd that can be read, before byte {self._file.tell()}: {error}"
-                ) from None
-            if self._frame.eof:
-                self._waiting = self._frame.unused_data
-                self._frame = None
-        size = min(len(buffer), len(self._ready))
-        buffer[:size] = self._ready[:size]
-        self._ready = self._ready[size:]
-        return size
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
