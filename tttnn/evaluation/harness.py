@@ -31,6 +31,7 @@ from ..config import AdaptConfig, ScoreConfig, SelectionConfig, preset
 from ..datastore.datastore import Datastore
 from ..embedding.embedder import Embedder
 from ..errors import ConfigError, MissingExtraError
+from ..lm.generate import continued
 from ..lm.score import prefix_token
 from ..retrieval.selector import Selector
 from ..settings import Config, parsed
@@ -380,48 +381,34 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return list(out["offset_mapping"])
 
-    @torch.inference_mode()
     def _continued(self, context: str, options: dict[str, Any]) -> str:
-        """Continue a context under the weights as they are, by the task's options and transformers' names for them."""
+        """Continue a context under the weights as they are, by the task's options and transformers' names for them.
+
+        What the checkpoint says of generation counts too, as in the harness's own models.
+        """
         options = dict(options)
         until = options.pop("until", None) or []
         end = self.tokenizer.decode(self.eot_token_id)
-        stops = [string for string in [*([until] if isinstance(until, str) else until), end] if string]
         limits = [options.pop(name, None) for name in _LIMIT_NAMES]
         limit = int(next((value for value in limits if value is not None), _DEFAULT_NEW_TOKENS))
         if not 0 < limit < self.max_length:
             raise ConfigError(f"max_gen_toks must be between 1 and {self.max_length - 1}, got {limit}")
         temperature, sample = options.pop("temperature", None), options.pop("do_sample", None)
-        sample = float(temperature or 0) > 0 if sample is None else bool(sample)
-        if sample and temperature is not None:
+        options["do_sample"] = float(temperature or 0) > 0 if sample is None else bool(sample)
+        if temperature is not None and float(temperature) == 0:
+            options["do_sample"] = False  # nothing is drawn at temperature 0, whatever the task calls it
+        if options["do_sample"] and temperature is not None:
             options["temperature"] = float(temperature)
-        ids = self.tok_encode(context)[-(self.max_length - limit) :]
-        if not ids:
-            ids = [self.prefix_token_id]
-        inputs = torch.tensor([ids], device=self._device)
-
-        def stopped(out: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-            # Special tokens are kept: a stop string may be one.
-            text = self.tokenizer.decode(out[0, len(ids) :])
-            return torch.tensor([any(string in text for string in stops)], device=out.device)
-
-        model, pad = self.trainer.model, self.tokenizer.pad_token_id
-        training = model.training
-        model.eval()
-        try:
-            out = model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=limit,
-                do_sample=sample,
-                pad_token_id=pad if pad is not None else self.eot_token_id,
-                stopping_criteria=[stopped],
-                **options,
-            )
-        finally:
-            model.train(training)
-        text = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
-        return text[: min([text.find(string) for string in stops if string in text], default=len(text))]
+        return continued(
+            self.trainer.model,
+            self.tokenizer,
+            self.tok_encode(context) or [self.prefix_token_id],
+            window=self.max_length,
+            max_new_tokens=limit,
+            stop=[*([until] if isinstance(until, str) else until), end],
+            checkpoint_settings=True,
+            **options,
+        ).text
 
 
 def _settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, SelectionConfig, ScoreConfig]:

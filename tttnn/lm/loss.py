@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .modes import eval_mode
+
 _SLICE = 1 << 22
 """Logits held in float32 at a time (16 MB): few enough to stay in the last-level cache, enough to hide calls."""
 
@@ -101,15 +103,9 @@ class SlicedLoss:
         if type(head) is not nn.Linear or not isinstance(backbone, nn.Module) or backbone is model:
             return None
         probe = torch.arange(8, device=head.weight.device).unsqueeze(0) % head.out_features
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            model.eval()
-            with torch.no_grad():
-                expected = model(input_ids=probe, use_cache=False).logits
-                found = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with eval_mode(model), torch.no_grad():
+            expected = model(input_ids=probe, use_cache=False).logits
+            found = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
         return cls(backbone, head) if torch.equal(expected, found) else None
 
     def __call__(self, input_ids: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from ..config import ScoreConfig
 from ..kernels.precision import autocast
+from .modes import eval_mode
 from .windows import scoring_windows
 
 _ROWS = 256
@@ -141,9 +142,7 @@ class Scorer:
         ids = torch.tensor([sequence], device=device)
         nats = [torch.zeros(0, dtype=torch.float64)]
         same = [torch.zeros(0, dtype=torch.bool)]
-        training = self._model.training
-        self._model.eval()
-        try:
+        with eval_mode(self._model):
             for window in scoring_windows(len(sequence), self.max_length, first=first):
                 count = window.end - window.first
                 extra = {"logits_to_keep": count} if self._slices_logits else {}
@@ -157,6 +156,4 @@ class Scorer:
                     nats.append(-log_probs.gather(-1, wanted[:, None])[:, 0].double().cpu())
                     if likeliest:
                         same.append((log_probs.argmax(-1) == wanted).cpu())
-        finally:
-            self._model.train(training)
         return torch.cat(nats), torch.cat(same)

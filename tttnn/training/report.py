@@ -6,7 +6,9 @@ Knows nothing of how it is done.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from ..lm.generate import Generation
 
 StoppedBy = Literal["neighbors", "deadline", "max_tokens", "max_steps", "cancelled"]
 
@@ -46,16 +48,35 @@ class GuardReport:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationReport:
+    """What one continuation took, without its text; see `lm.generate.Generation`."""
+
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    ended_by: str
+    prompt_tokens: int
+    prompt_cut: int
+
+    @classmethod
+    def of(cls, made: Generation) -> Self:
+        """Return what a report says of a continuation: everything but its text."""
+        return cls(
+            len(made.tokens), made.seconds, made.tokens_per_second, made.ended_by, made.prompt_tokens, made.prompt_cut
+        )
+
+
 @dataclass(slots=True)
 class AdaptReport:
     """What adapting to one query did and cost.
 
     `seconds` has one entry per stage: embed, search and read where the retriever says so (else retrieve), tokenize,
     train, guard, observe (without the scoring in it), score (inside `AdaptedModel.score`), restore, verify.
-    `step_seconds` are those of each step. `stopped_by` is "neighbors" when all of them were trained on. `excluded`
-    counts texts that the caller excluded; `left_out` what a selection left out, by reason. `page_faults` counts the
-    process's minor faults while training. `reused`: the weights came from an earlier query with the same neighbors,
-    whose losses, steps and tokens these are.
+    `step_seconds` are those of each step; `generations` what was written inside of the block. `stopped_by` is
+    "neighbors" when all of them were trained on. `excluded` counts texts that the caller excluded; `left_out` what a
+    selection left out, by reason. `page_faults` counts the process's minor faults while training. `reused`: the weights
+    came from an earlier query with the same neighbors, whose losses, steps and tokens these are.
     """
 
     query_digest: str
@@ -75,6 +96,7 @@ class AdaptReport:
     query_truncated: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+    generations: list[GenerationReport] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     precision: str = "float32"

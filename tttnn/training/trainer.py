@@ -28,6 +28,7 @@ from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, ConfigError, NonFiniteLossError, RestoreError
 from ..kernels.attention import NativeAttention
 from ..kernels.precision import autocast, resolved
+from ..lm.generate import Generation, OnToken, continued, drawing
 from ..lm.loss import SlicedLoss, causal_lm_loss
 from ..lm.neighbor_tokens import portion_of
 from ..lm.score import Score, Scorer, model_max_length, token_ids
@@ -41,7 +42,7 @@ from ..weights.shared_weights import SharedWeights
 from ..weights.trainable import trained_elements, trained_names
 from .guard import Guard
 from .optimizer import build_optimizer
-from .report import AdaptReport, GuardReport, StoppedBy, TrainedNeighbor
+from .report import AdaptReport, GenerationReport, GuardReport, StoppedBy, TrainedNeighbor
 from .reuse import ReuseCache, TrainedState
 from .schedule import rate_factors
 from .step_time import Pace
@@ -86,11 +87,13 @@ class AdaptedModel:
         return self.score(text, context=context).bits_per_byte
 
     def generate(self, prompt: str | None = None, *, max_new_tokens: int = 64, **options: Any) -> str:
-        """Continue a prompt under the adapted weights; see `TestTimeTrainer.generate`. None: the query."""
+        """Continue a prompt under the adapted weights; see `TestTimeTrainer.continued`. None: the query."""
         self._check_open()
-        return self._trainer.generate(
+        made = self._trainer.continued(
             self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
         )
+        self.report.generations.append(GenerationReport.of(made))
+        return made.text
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the adapted weights and the tokenizer as a directory that transformers loads.
@@ -308,8 +311,11 @@ class TestTimeTrainer:
         adaptation._adapted.report.query_digest = held["query_digest"]
         return adaptation
 
-    @torch.inference_mode()
-    def generate(
+    def generate(self, prompt: str, *, max_new_tokens: int = 64, **options: Any) -> str:
+        """Return the text of `continued`, with the same arguments."""
+        return self.continued(prompt, max_new_tokens=max_new_tokens, **options).text
+
+    def continued(
         self,
         prompt: str,
         *,
@@ -318,56 +324,39 @@ class TestTimeTrainer:
         top_p: float = 1.0,
         stop: Sequence[str] = (),
         seed: int | None = None,
-    ) -> str:
+        on_token: OnToken | None = None,
+    ) -> Generation:
         """Continue a prompt with the weights as they are now.
 
         Args:
-            prompt: the text before.
-            max_new_tokens: at most this many tokens.
+            prompt: the text before; of one that is too long the end is read, which the result and a log line tell.
+            max_new_tokens: at most this many tokens, fewer than the model reads at once.
             temperature: 0 takes the likeliest token each time; above it, tokens are drawn.
             top_p: draws only among the likeliest tokens that hold this much probability together.
             stop: strings that end the text; they are cut off.
             seed: seed of the draw; None: the configuration's.
+            on_token: called with each new piece of text; True ends the text. See `lm.generate.OnToken`.
 
         Returns:
-            The continuation alone.
+            The continuation, its tokens, and how long they took.
+
+        Raises:
+            ValueError: an argument is not as above, or the prompt is empty.
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, got {temperature}")
         ids = token_ids(self.tokenizer, prompt)
         if not ids:
             raise ValueError("prompt must not be empty, got ''")
-        ids = ids[-max(1, self.scorer.max_length - max_new_tokens) :]
-        inputs = torch.tensor([ids], device=self._device)
-        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if temperature > 0:
-            torch.manual_seed(self.config.seed if seed is None else seed)
-            options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if stop:
-            # Not transformers' own stop strings: those also match what begins in the prompt.
-            def stopped(out: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-                text = self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
-                return torch.tensor([any(string in text for string in stop)], device=out.device)
-
-            options["stopping_criteria"] = [stopped]
-        pad = self.tokenizer.pad_token_id
-        training = self.model.training
-        self.model.eval()
-        try:
-            out = self.model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=pad if pad is not None else self.tokenizer.eos_token_id,
-                **options,
-            )
-        finally:
-            self.model.train(training)
-        text = str(self.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True))
-        ends = [text.find(string) for string in stop if string in text]
-        return text[: min(ends)] if ends else text
+        return continued(
+            self.model,
+            self.tokenizer,
+            ids,
+            window=self._max_window,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            seed=(self.config.seed if seed is None else seed) if temperature > 0 else None,
+            on_token=on_token,
+            **drawing(temperature, top_p),
+        )
 
     @contextlib.contextmanager
     def _training(self) -> Iterator[None]:
