@@ -67,7 +67,7 @@ def test_info_build(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         (["verify", "/no/such/datastore"], exit_codes.USAGE, "/no/such/datastore"),
         (["build", "/no/such/corpus", "out"], exit_codes.USAGE, "/no/such/corpus"),
         (["nonsense"], exit_codes.USAGE, "nonsense"),
-        (["generate", "x", "y", "--num-neighbors", "many"], exit_codes.USAGE, "many"),
+        (["generate", "x", "y", "--num-neighbors", "many"], exit_codes.USAGE, "whole number, got 'many'"),
         (["generate", "x", "y", "--num-neighbors", "-3"], exit_codes.USAGE, "num_neighbors must be between 0"),
         (["generate", "x", "y", "--schedule", "cosine"], exit_codes.USAGE, "cosine"),
     ],
@@ -107,11 +107,43 @@ def test_flags_become_settings() -> None:
 
 def test_a_toml_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text('learning_rate = 3e-5\nschedule = "constant"\n[other]\nfoo = 1\n')
+    file.write_text('learning_rate = 3e-5\nschedule = "constant"\nguard = "none"\ncurve = [0, 7]\n')
     seen = settings_of(["--config", str(file), "--schedule", "inverse_sqrt"])
     assert seen["adapt"] == tttnn.AdaptConfig(learning_rate=3e-5, schedule="inverse_sqrt")
-    file.write_text("learning_rate = = 3\n")
-    assert str(file) in settings_of(["--config", str(file)])["error"]
+    assert seen["eval"] == tttnn.EvalConfig(curve=(0, 7))
+    file.write_text("seed = 1\nnum-neighbors = 2\n[command]\nseed = 2\n")
+    assert settings_of(["--config", str(file)])["adapt"] == tttnn.AdaptConfig(seed=2, num_neighbors=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("learning_rate = = 3", "is not a TOML file"),
+        ("\xff", "is not a TOML file"),
+        ("a = " + "[" * 3000, "is not a TOML file"),
+        ("learning_rte = 1e-4", "learning_rte is not a flag of a command. Did you mean learning_rate?"),
+        (
+            "[generate]\nnum_neighbours = 3",
+            "generate.num_neighbours is not a flag of tttnn generate. Did you mean num_n",
+        ),
+        ("[eval]\nnosuch = 3", "eval.nosuch is not a flag of tttnn eval"),
+        ("[generte]\nseed = 3", "there is no command generte. Did you mean generate?"),
+        ("[generate.adapt]\nseed = 3", "generate.adapt is not a flag of tttnn generate"),
+        ("generate = 3", "generate is a command, whose flags stand below [generate], got 3"),
+        ("learning_rate = 'abc'", "learning_rate must be a number, got 'abc'"),
+        ("num_neighbors = [1]", "num_neighbors must be a whole number, got [1]"),
+        ("curve = [0, 'a']", "curve must be a list of whole numbers like 0,5,20, got [0, 'a']"),
+        ("keep_memory = 1", "keep_memory must be true or false, got 1"),
+        ("[eval]\nworkers = 'two'", "eval.workers"),
+        ("query = 'pile-00'", "query is not a flag of a command"),
+    ],
+)
+def test_a_toml_file_with_a_fault_is_named(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(content, encoding="latin-1")
+    shown = CliRunner().invoke(cli.app, ["generate", "x", "y", "--config", str(file)], terminal_width=1000)
+    assert shown.exit_code == exit_codes.USAGE
+    assert f"{file}: {words}" in shown.output
 
 
 def test_import_verify_info_export_round_trip(

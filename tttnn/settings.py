@@ -1,19 +1,173 @@
-"""What every settings class can do: declare fields, check values, read them from text.
+"""What every settings class can do: declare fields, read values from outside, check them.
 
-Knows types, ranges and texts; does not know a single setting.
+One reader and one checker for flags, TOML files, JSON and the arguments of other programs. Knows types, ranges and
+texts; does not know a single setting.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
+_NONE = type(None)
 
-def setting(default: Any, about: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
-    """Declare a field with its default, the text `--help` shows, and the range it must lie in."""
-    return field(default=default, metadata={"help": about, "minimum": minimum, "maximum": maximum})
+
+def setting(
+    default: Any, about: str, *, minimum: float | None = None, maximum: float | None = None, group: str = ""
+) -> Any:
+    """Declare a field.
+
+    Args:
+        default: its value where none is given.
+        about: what the help shows of it.
+        minimum: smallest value it may have, itself or each of its entries.
+        maximum: largest value, likewise.
+        group: under which heading help shows it; empty: that of its class.
+    """
+    return field(default=default, metadata={"help": about, "minimum": minimum, "maximum": maximum, "group": group})
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return what a type is made of: ``int | None`` is int and None; a Literal is one kind."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _entry(kind: Any) -> Any:
+    """Return the type of a tuple's entries."""
+    return get_args(kind)[0]
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def read(hint: Any, value: Any, name: str = "value") -> Any:
+    """Return what a value from outside (a flag, TOML, JSON) means for a field of type `hint`.
+
+    A text is read as a number, as ``none`` where the type allows None, as ``true`` or ``false``, as one of a choice's
+    words, or as entries with commas between. What is no text stays as it is, but for a None where "none" is a choice:
+    other programs read that word so. Whether the value may stand in the field, `check` says.
+
+    Raises:
+        ConfigError: the text is none of these; the message begins with `name`.
+    """
+    kinds = _kinds(hint)
+    if value is None and _NONE not in kinds and any("none" in get_args(kind) for kind in kinds):
+        return "none"
+    if not isinstance(value, str):
+        return value
+    # Lists and texts come last: any text is one.
+    for kind in sorted(kinds, key=lambda kind: (kind is str, _is_tuple(kind), kind is not _NONE)):
+        try:
+            return _from_text(kind, value)
+        except ValueError:
+            continue
+    raise ConfigError(f"{name} must be {describe(hint)}, got {value!r}")
+
+
+def _from_text(kind: Any, text: str) -> Any:
+    if kind is str:
+        return text
+    word = text.strip()
+    if kind is _NONE and word.lower() == "none":
+        return None
+    if kind is bool and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if kind in (int, float):
+        return kind(word)
+    if get_origin(kind) is Literal and word in get_args(kind):
+        return word
+    if _is_tuple(kind):
+        return tuple(_from_text(_entry(kind), part.strip()) for part in word.split(",") if part.strip())
+    raise ValueError
+
+
+def text_of(value: Any) -> str:
+    """Return the text that `read` understands as a value."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(text_of, value)) if isinstance(value, tuple) else str(value)
+
+
+def check(
+    hint: Any, value: Any, name: str = "value", *, minimum: float | None = None, maximum: float | None = None
+) -> Any:
+    """Return a value as a field of type `hint` holds it: a list as a tuple, a number as a plain int or float.
+
+    Args:
+        hint: the field's type.
+        value: what `read` returned, or what a program gave.
+        name: the field's, with which a message begins.
+        minimum: smallest value it may have, itself or each of its entries.
+        maximum: largest value, likewise.
+
+    Raises:
+        ConfigError: the value is of another type, none of a choice's words, or out of range.
+    """
+    for kind in _kinds(hint):
+        try:
+            held = _as_kind(kind, value)
+        except (TypeError, OverflowError):
+            continue
+        for number in held if isinstance(held, tuple) else (held,):
+            if isinstance(number, float) and math.isinf(number):
+                raise ConfigError(f"{name} must be finite, got {value!r}")
+            # Written so that NaN fails too.
+            if isinstance(number, int | float) and not (
+                (minimum is None or number >= minimum) and (maximum is None or number <= maximum)
+            ):
+                low, high = _bound(minimum, "-inf"), _bound(maximum, "inf")
+                raise ConfigError(f"{name} must be between {low} and {high}, got {value!r}")
+        return held
+    raise ConfigError(f"{name} must be {describe(hint)}, got {value!r}")
+
+
+def _as_kind(kind: Any, value: Any) -> Any:
+    """Return a value as one kind holds it; a TypeError where it is of another."""
+    if _is_tuple(kind) and isinstance(value, tuple | list):
+        return tuple(_as_kind(_entry(kind), entry) for entry in value)
+    if kind is _NONE and value is None:
+        return None
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
+        return value
+    if kind in (int, float) and not isinstance(value, bool) and isinstance(value, {int: Integral, float: Real}[kind]):
+        return kind(value)
+    raise TypeError
+
+
+def _bound(limit: float | None, absent: str) -> str:
+    return absent if limit is None else str(limit) if isinstance(limit, int) else f"{limit:g}"
+
+
+def describe(hint: Any) -> str:
+    """Say in words what a field of a type may hold: a whole number or none."""
+    words = []
+    for kind in _kinds(hint):
+        if get_origin(kind) is Literal:
+            words.append(f"one of {', '.join(get_args(kind))}")
+        elif _is_tuple(kind):
+            words.append({int: "a list of whole numbers like 0,5,20", str: "a list of texts"}[_entry(kind)])
+        else:
+            named = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", _NONE: "none"}
+            words.append(named[kind])
+    return " or ".join(words)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a sentence with the name that was likely meant, to follow a message; empty where none is like it."""
+    close = difflib.get_close_matches(name, sorted(names), n=1)
+    return f". Did you mean {close[0]}?" if close else ""
 
 
 @dataclass(frozen=True)
@@ -23,79 +177,34 @@ class Config:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in fields(self):
-            if get_origin(hints[f.name]) is tuple and isinstance(getattr(self, f.name), list):
-                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))  # as JSON and TOML hand it over
-            self._check(f.name, getattr(self, f.name), hints[f.name], f.metadata)
-
-    @staticmethod
-    def _check(name: str, value: Any, hint: Any, limits: Any) -> None:
-        kinds = get_args(hint) or (hint,)
-        if get_origin(hint) is tuple and not isinstance(value, tuple):
-            raise ConfigError(f"{name} must be a tuple, got {value!r}")
-        if value is None:
-            if type(None) not in kinds:
-                raise ConfigError(f"{name} must be given, got None")
-            return
-        if all(isinstance(kind, str) for kind in kinds):
-            if value not in kinds:
-                raise ConfigError(f"{name} must be one of {', '.join(kinds)}, got {value!r}")
-            return
-        if bool in kinds or isinstance(value, bool):
-            if bool not in kinds or not isinstance(value, bool):
-                raise ConfigError(
-                    f"{name} must be {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}, got {value!r}"
-                )
-            return
-        if str in kinds:
-            if not all(isinstance(text, str) for text in (value if isinstance(value, tuple) else (value,))):
-                raise ConfigError(f"{name} must hold text, got {value!r}")
-            return
-        minimum, maximum = limits.get("minimum"), limits.get("maximum")
-        for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, int | float):
-                raise ConfigError(f"{name} must be a number, got {value!r}")
-            if int in kinds and float not in kinds and not isinstance(number, int):
-                raise ConfigError(f"{name} must be a whole number, got {value!r}")
-            # Written so that NaN fails too.
-            if (minimum is not None and not number >= minimum) or (maximum is not None and not number <= maximum):
-                low = "-inf" if minimum is None else f"{minimum:g}"
-                high = "inf" if maximum is None else f"{maximum:g}"
-                raise ConfigError(f"{name} must be between {low} and {high}, got {value!r}")
+            held = check(
+                hints[f.name],
+                getattr(self, f.name),
+                f.name,
+                minimum=f.metadata.get("minimum"),
+                maximum=f.metadata.get("maximum"),
+            )
+            object.__setattr__(self, f.name, held)
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with some settings changed; an unknown name is a ConfigError."""
         names = sorted(f.name for f in fields(self))
         for name in changes:
             if name not in names:
-                raise ConfigError(f"setting must be one of {', '.join(names)}, got {name!r}")
+                meant = nearest(name, names)
+                listed = f"{type(self).__name__}'s" if meant else ", ".join(names)
+                raise ConfigError(f"setting must be one of {listed}, got {name!r}{meant}")
         return replace(self, **changes)
+
+    def with_read(self, values: Mapping[str, Any]) -> Self:
+        """Return a copy with some settings changed by values from outside: texts, or what JSON and TOML hold.
+
+        Raises:
+            ConfigError: a name is unknown, or a value cannot be read or may not stand there.
+        """
+        hints = get_type_hints(type(self))
+        return self.with_(**{name: read(hints.get(name, str), value, name) for name, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for reports and manifests."""
         return asdict(self)
-
-
-def parsed(hint: Any, value: Any) -> Any:
-    """Return what a text from outside means as the value of a field of type `hint`; other values stay as they are.
-
-    A number is read as such, ``none`` where the type allows None, ``true`` and ``false`` where it is a bool, and what
-    stands between commas where it is a tuple. Whether a word is one of a choice's, the class checks.
-
-    Raises:
-        ValueError: the text is no such number or bool.
-    """
-    kinds = get_args(hint) or (hint,)
-    if value is None and "none" in kinds:
-        return "none"  # a choice of that name, which others read as None
-    if not isinstance(value, str) or all(isinstance(kind, str) for kind in kinds):
-        return value
-    if type(None) in kinds and value.lower() == "none":
-        return None
-    kind = next(kind for kind in kinds if kind is not type(None))
-    if get_origin(hint) is tuple:
-        return tuple(parsed(kind, part) for part in value.split(",") if part)
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise ValueError(f"{value!r} is neither true nor false")
-        return value.lower() == "true"
-    return kind(value) if kind in (int, float) else value

@@ -100,7 +100,7 @@ def replay(report: str, datastore: str, model: str, threads: int | None, cache_d
     quiet_transformers()
     held = json.loads(Path(report).read_text(encoding="utf-8"))
     held = held.get("report", held)
-    config = AdaptConfig(**held["settings"])
+    config = AdaptConfig().with_read(held["settings"])
     with Bars() as bars:
         trainer = load_trainer(model, Datastore.open(datastore), config, None, threads, cache_dir, bars)
         with trainer.replay(held) as adapted:

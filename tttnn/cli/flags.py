@@ -6,126 +6,68 @@ Knows click and the settings; does not know what a command does.
 from __future__ import annotations
 
 import dataclasses
-import tomllib
+import functools
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from ..config import PRESETS
-from ..settings import Config
+from ..errors import ConfigError
+from ..settings import Config, check, read, text_of
+from .config_file import load_config_file
 
 _Command = Callable[..., Any]
 
 
-class _OrNone(click.ParamType):  # type: ignore[type-arg]
-    """A number, or the word none."""
+class _Value(click.ParamType):  # type: ignore[type-arg]
+    """What a field of a settings class may hold, read and checked as the field is."""
 
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-        self.name = {int: "integer", float: "number"}[kind]
+    def __init__(self, field: dataclasses.Field[Any], hint: Any) -> None:
+        self._field, self._hint = field, hint
+        self.name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value is None or value == "none":
-            return "none"
+        limits = self._field.metadata
+        name = self._field.name
         try:
-            return self._kind(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is neither a {self.name} nor none", param, ctx)
+            found = read(self._hint, value, name)
+            return check(self._hint, found, name, minimum=limits["minimum"], maximum=limits["maximum"])
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
-class _Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Whole numbers with commas between."""
-
-    name = "integers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers like 0,5,20", param, ctx)
-
-
-class _Words(click.ParamType):  # type: ignore[type-arg]
-    """Texts with commas between."""
-
-    name = "texts"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return tuple(value) if isinstance(value, tuple | list) else tuple(filter(None, str(value).split(",")))
-
-
-def _flag_type(hint: Any) -> Any:
-    if get_origin(hint) is Literal:
-        return click.Choice(get_args(hint))
-    if get_origin(hint) is tuple:
-        return _Words() if str in get_args(hint) else _Numbers()
-    if hint is bool:
-        return click.BOOL
-    if hint is str:
-        return str
-    kinds = get_args(hint) or (hint,)
-    number = next(kind for kind in kinds if kind in (int, float))
-    return _OrNone(number) if type(None) in kinds else number
+class _Switch(_Value, click.types.BoolParamType):
+    """The same for a field that is true or false: click asks for its own class of those."""
 
 
 def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Callable[[_Command], _Command]:
-    """Give a command one flag per field of `cls`; it receives a function that applies the flags given to a base."""
+    """Give a command one flag per field of `cls`; it receives those that were given, as `keyword`."""
     names = {field.name: f"{prefix}{field.name}" for field in dataclasses.fields(cls)}
 
     def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)  # its flags too: click keeps them in the function's dictionary
         def wrapped(**arguments: Any) -> Any:
-            given = {field: arguments.pop(f"flag_{flag}") for field, flag in names.items()}
-            given = {field: None if v == "none" else v for field, v in given.items() if v is not None}
+            source = click.get_current_context().get_parameter_source
+            values = {field: arguments.pop(f"flag_{flag}") for field, flag in names.items()}
+            given = {f: v for f, v in values.items() if source(f"flag_{names[f]}") is not ParameterSource.DEFAULT}
             return command(**arguments, **{keyword: given})
 
-        wrapped.__doc__ = command.__doc__
-        wrapped.__name__ = command.__name__
-        wrapped.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
         hints = get_type_hints(cls)
         for field in reversed(dataclasses.fields(cls)):
-            default = "none" if field.default is None else field.default
-            if isinstance(default, tuple):
-                default = ",".join(map(str, default)) or "empty"
             flag = "--" + names[field.name].replace("_", "-")
-            if hints[field.name] is bool:
-                flag = f"{flag}/--no-{flag[2:]}"
+            switch = hints[field.name] is bool
             click.option(
-                flag,
+                f"{flag}/--no-{flag[2:]}" if switch else flag,
                 f"flag_{names[field.name]}",
-                type=_flag_type(hints[field.name]),
+                type=(_Switch if switch else _Value)(field, hints[field.name]),
                 default=None,
-                help=f"{field.metadata['help']}  [default: {default}]",
+                help=f"{field.metadata['help']}  [default: {text_of(field.default) or 'empty'}]",
             )(wrapped)
         return wrapped
 
     return decorate
-
-
-def _load_config_file(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
-    """Take defaults for flags from a TOML file: ``learning_rate = 1e-4``, at the top or under a command's name."""
-    if value is None:
-        return None
-    try:
-        table = tomllib.loads(Path(value).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{value}: {error}") from error
-    name = context.info_name or ""
-    flat = {key: v for key, v in table.items() if not isinstance(v, dict)} | table.get(name, {})
-    known = {parameter.name for parameter in context.command.params}
-    defaults: dict[str, Any] = {}
-    for key, setting in flat.items():
-        key = key.replace("-", "_")
-        place = f"flag_{key}" if f"flag_{key}" in known else key
-        if place in known:
-            defaults[place] = setting
-        elif key in table.get(name, {}):
-            raise click.BadParameter(f"{value}: {key} is not a flag of tttnn {name}")
-    context.default_map = defaults
-    return value
 
 
 config_file_flag = click.option(
@@ -134,7 +76,7 @@ config_file_flag = click.option(
     type=click.Path(exists=True, dir_okay=False),
     is_eager=True,
     expose_value=False,
-    callback=_load_config_file,
+    callback=load_config_file,
     help="TOML file with defaults for these flags.",
 )
 as_json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -34,7 +34,7 @@ from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.score import prefix_token
 from ..retrieval.selector import Selector
-from ..settings import Config, parsed
+from ..settings import Config, check, read
 from ..store.document import text_digest
 from ..training.trainer import TestTimeTrainer
 from ..version import __version__
@@ -121,9 +121,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if rolling not in get_args(Rolling):
             raise ConfigError(f"rolling must be one of {', '.join(get_args(Rolling))}, got {rolling!r}")
-        self._query_tokens: int | None = _read("query_tokens", int | None, query_tokens)
-        if self._query_tokens is not None and self._query_tokens < 1:
-            raise ConfigError(f"query_tokens must be at least 1, got {query_tokens}")
+        given = read(int | None, query_tokens, "query_tokens")
+        self._query_tokens: int | None = check(int | None, given, "query_tokens", minimum=1)
         if isinstance(pretrained, TestTimeTrainer):
             given = {"datastore": datastore, "k": k, "max_length": max_length, **settings}
             for name, value in given.items():
@@ -426,18 +425,12 @@ def _settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, Sele
             for prefix, base in bases.items()
             if key.startswith(prefix) and (not prefix or key.removeprefix(prefix) in {f.name for f in fields(base)})
         )
-        field = key.removeprefix(prefix)
-        hint = get_type_hints(type(bases[prefix])).get(field)
-        changes[prefix or "adapt_"][field] = _read(key, hint, value)
-    config = preset(name).with_(**changes["adapt_"])
-    return config, SelectionConfig().with_(**changes["select_"]), ScoreConfig().with_(**changes["score_"])
-
-
-def _read(name: str, hint: Any, value: Any) -> Any:
-    try:
-        return value if hint is None else parsed(hint, value)
-    except ValueError as error:
-        raise ConfigError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}") from error
+        changes[prefix or "adapt_"][key.removeprefix(prefix)] = value
+    return (
+        preset(name).with_read(changes["adapt_"]),
+        SelectionConfig().with_read(changes["select_"]),
+        ScoreConfig().with_read(changes["score_"]),
+    )
 
 
 def _opened(path: str, embedder: str | None, threads: int | None, cache_dir: str | None) -> Datastore:
