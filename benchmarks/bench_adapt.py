@@ -114,14 +114,14 @@ def test_share_of_matrix_product_rate(benchmark: Any, length: int, tokenizer: An
         started = time.perf_counter()
         square @ square
         rates.append(2 * 2048**3 / (time.perf_counter() - started))
-        trainer._arena.begin()
+        trainer.engine.arena.begin()
         started = time.perf_counter()
-        with trainer._training():
-            loss = trainer._forward(window)
+        with trainer.engine.training():
+            loss = trainer.engine.loss_of(window)
             loss.backward()
         taken = time.perf_counter() - started
         losses.append(loss.item())
-        trainer._arena.restore()
+        trainer.engine.arena.restore()
         return taken
 
     seconds = [forward_and_backward() for _ in range(2 if smoke else 8)]

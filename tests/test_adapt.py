@@ -130,15 +130,15 @@ def test_an_exception_at_any_stage_leaves_the_weights_whole(
     if stage == "search":
         monkeypatch.setattr(trainer.datastore, "search", boom)
     elif stage == "tokenize":
-        monkeypatch.setattr("tttnn.training.trainer.portion_of", boom)
+        monkeypatch.setattr("tttnn.training.neighbor_training.portion_of", boom)
     elif stage == "forward":
         trainer.model.transformer.h[1].register_forward_hook(boom)
     elif stage == "backward":
         trainer.model.transformer.ln_f.weight.register_hook(boom)
     elif stage == "step":
         calls = iter(range(10))
-        real = trainer._optimizer.step
-        monkeypatch.setattr(trainer._optimizer, "step", lambda rate: boom() if next(calls) == 2 else real(rate))
+        real = trainer.engine.optimizer.step
+        monkeypatch.setattr(trainer.engine.optimizer, "step", lambda rate: boom() if next(calls) == 2 else real(rate))
     elif stage == "observe":
 
         def observe(_: Any, k: int) -> None:
@@ -147,14 +147,14 @@ def test_an_exception_at_any_stage_leaves_the_weights_whole(
 
     elif stage == "restore":
         calls = iter(range(10))
-        real_restore = trainer._arena.restore
+        real_restore = trainer.engine.arena.restore
 
         def interrupted() -> None:
             if next(calls) == 0:
                 raise KeyboardInterrupt
             real_restore()
 
-        monkeypatch.setattr(trainer._arena, "restore", interrupted)
+        monkeypatch.setattr(trainer.engine.arena, "restore", interrupted)
     expected = KeyboardInterrupt if stage == "restore" else BoomError
     with pytest.raises(expected), trainer.adapt(QUERY, observe=observe):
         boom() if stage == "block" else None
@@ -348,7 +348,7 @@ def test_deadline_stops_before_the_step_that_would_overrun(trainer: Any, monkeyp
         now[0] += 0.01
         return now[0]
 
-    monkeypatch.setattr("tttnn.training.trainer.time.perf_counter", clock)
+    monkeypatch.setattr("time.perf_counter", clock)
     with trainer.adapt(QUERY, deadline_ms=1) as adapted:
         assert adapted.report.stopped_by == "deadline"
         assert adapted.report.steps == 0
@@ -367,10 +367,10 @@ def test_one_slow_step_does_not_end_training_for_good(trainer: Any, monkeypatch:
         now[0] += 0.001
         return now[0]
 
-    monkeypatch.setattr("tttnn.training.trainer.time.perf_counter", clock)
+    monkeypatch.setattr("time.perf_counter", clock)
     with trainer.adapt(QUERY, num_neighbors=1):
         pass
-    trainer._training_pace.saw(60.0, 46)
+    trainer.engine.training_pace.saw(60.0, 46)
     steps = []
     for _ in range(40):
         with trainer.adapt(QUERY, deadline_ms=1000) as adapted:
@@ -417,8 +417,8 @@ def test_one_token_neighbors_and_tails_are_skipped(trainer: Any) -> None:
 
 def test_schedule_divides_by_the_root_of_the_position(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    real = trainer._optimizer.step
-    monkeypatch.setattr(trainer._optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
+    real = trainer.engine.optimizer.step
+    monkeypatch.setattr(trainer.engine.optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
     trainer.config = trainer.config.with_(schedule="inverse_sqrt", learning_rate=1e-3, max_length=1024)
     with trainer.adapt(QUERY):
         pass
@@ -458,8 +458,8 @@ def test_distance_factors_are_shares_and_the_nearest_has_all(distances: list[flo
 
 def test_the_farther_the_smaller_the_rate(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    real = trainer._optimizer.step
-    monkeypatch.setattr(trainer._optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
+    real = trainer.engine.optimizer.step
+    monkeypatch.setattr(trainer.engine.optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
     trainer.config = trainer.config.with_(schedule="distance", max_neighbor_tokens=40)
     neighbors = [Neighbor(i, distance, TEXTS[i]) for i, distance in enumerate([0.5, 0.5, 1.0, 2.0])]
     with trainer.adapt(QUERY, neighbors=neighbors):

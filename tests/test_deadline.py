@@ -46,7 +46,7 @@ def test_a_deadline_is_overrun_by_less_than_one_step(trainer: tttnn.TestTimeTrai
     for deadline in [*DEADLINES, None]:
         roomy = deadline is None
         if deadline is None:  # room for a step on any machine
-            deadline = 4000 * (trainer._training_pace.predict(96) + trainer._guard_pace.predict(96))
+            deadline = 4000 * (trainer.engine.training_pace.predict(96) + trainer.engine.guard_pace.predict(96))
         started = time.perf_counter()
         with trainer.adapt(QUERY, neighbors=neighbors, deadline_ms=deadline) as adapted:
             taken = time.perf_counter() - started

@@ -35,7 +35,7 @@ class Bench:
         with self.trainer.adapt(QUERY) as adapted:
             self.adapted = state_of(self.model)
         assert adapted.report.guard.kept > 0, "nothing was kept: faults there would not be met"
-        self.trainer._states.clear()
+        self.trainer.engine.states.clear()
 
     def everything_else(self) -> list[Any]:
         flags = [(p.requires_grad, p.grad) for p in self.model.parameters()]
@@ -83,20 +83,20 @@ def test_memory_running_out(bench: Bench, stage: str, error: Exception, monkeypa
         hook = at_call(4, lambda *_: None, full)  # the guard's forward passes count too
         handle = bench.model.transformer.h[1].register_forward_hook(hook)
     elif stage == "backward":
-        handle = trainer._arena.parameters[-1].register_hook(at_call(1, lambda gradient: gradient, full))
+        handle = trainer.engine.arena.parameters[-1].register_hook(at_call(1, lambda gradient: gradient, full))
     elif stage == "step":
-        monkeypatch.setattr(trainer._optimizer, "step", at_call(1, trainer._optimizer.step, full))
+        monkeypatch.setattr(trainer.engine.optimizer, "step", at_call(1, trainer.engine.optimizer.step, full))
     elif stage == "guard":
         monkeypatch.setattr("tttnn.training.guard.Guard._scored", full)
     elif stage == "keep":
-        monkeypatch.setattr(trainer._arena, "keep", full)
+        monkeypatch.setattr(trainer.engine.arena, "keep", full)
     elif stage == "hold":
         # The last block that a query asks for is the one of the state it leaves behind.
-        monkeypatch.setattr(trainer._states, "make_room", lambda: monkeypatch.setattr("tttnn._core.Block", full))
+        monkeypatch.setattr(trainer.engine.states, "make_room", lambda: monkeypatch.setattr("tttnn._core.Block", full))
     else:
         with trainer.adapt(QUERY):
             pass
-        monkeypatch.setattr(trainer._arena, "load", full)
+        monkeypatch.setattr(trainer.engine.arena, "load", full)
     with pytest.raises(type(error), match="memory"), trainer.adapt(QUERY):
         pytest.fail("the fault was never met")
     if handle is not None:
@@ -114,7 +114,7 @@ def test_one_nan_in_a_gradient(bench: Bench) -> None:
         return gradient
 
     calls = iter(range(100))
-    handle = bench.trainer._arena.parameters[-1].register_hook(poisoned)
+    handle = bench.trainer.engine.arena.parameters[-1].register_hook(poisoned)
     with pytest.raises(tttnn.NonFiniteLossError, match=r"neighbor 1 \(document 1\)"), bench.trainer.adapt(QUERY):
         pytest.fail("the gradient was taken")
     handle.remove()
@@ -128,7 +128,7 @@ def test_ctrl_c_during_backward(bench: Bench) -> None:
         return gradient
 
     calls = iter(range(100))
-    handle = bench.trainer._arena.parameters[-1].register_hook(interrupted)
+    handle = bench.trainer.engine.arena.parameters[-1].register_hook(interrupted)
     with pytest.raises(KeyboardInterrupt), bench.trainer.adapt(QUERY):
         pytest.fail("the interrupt was lost")
     handle.remove()

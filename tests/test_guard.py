@@ -29,12 +29,12 @@ def trainer_for(tokenizer: Any, **settings: Any) -> tttnn.TestTimeTrainer:
 def scripted(trainer: tttnn.TestTimeTrainer, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Let the guard see these scores; training keeps its own losses."""
     values: Iterator[float] = iter(scores)
-    real = trainer._loss
+    real = trainer.engine.objective
 
     def loss(ids: torch.Tensor) -> torch.Tensor:
         return real(ids) if torch.is_grad_enabled() else torch.tensor(next(values), dtype=torch.float64)
 
-    monkeypatch.setattr(trainer, "_loss", loss)
+    monkeypatch.setattr(trainer.engine, "objective", loss)
 
 
 def states_of(trainer: tttnn.TestTimeTrainer) -> list[dict[str, torch.Tensor]]:
@@ -156,7 +156,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += 0.01
         return now[0]
 
-    monkeypatch.setattr("tttnn.training.trainer.time.perf_counter", clock)
+    monkeypatch.setattr("time.perf_counter", clock)
     return now
 
 
@@ -193,14 +193,14 @@ def test_a_state_unscored_at_the_deadline_is_not_used(tokenizer: Any, monkeypatc
     trainer = trainer_for(tokenizer)
     states = states_of(trainer)
     scripted(trainer, monkeypatch, [3.0, 2.0, 1.0])
-    real, calls = trainer._optimizer.step, iter(range(10))
+    real, calls = trainer.engine.optimizer.step, iter(range(10))
 
     def slow(rate: float) -> Any:
         if next(calls) == 2:
             now[0] += 60
         return real(rate)
 
-    monkeypatch.setattr(trainer._optimizer, "step", slow)
+    monkeypatch.setattr(trainer.engine.optimizer, "step", slow)
     trainer.config = trainer.config.with_(guard_every=2)
     with trainer.adapt(QUERY, deadline_ms=50_000) as adapted:
         report = adapted.report

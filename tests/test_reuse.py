@@ -52,7 +52,7 @@ def test_a_hit_gives_the_same_bits_and_trains_nothing(
     first, report = adapted(trainer)
     assert_same_state(trainer.model, before)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_loss", lambda _: pytest.fail("a hit trains nothing"))
+        patch.setattr(trainer.engine, "objective", lambda _: pytest.fail("a hit trains nothing"))
         second, again = adapted(trainer, "another query with the same neighbors")
     assert same(first, second)
     assert_same_state(trainer.model, before)
@@ -140,9 +140,9 @@ def test_what_is_not_exact_is_not_reused(tokenizer: Any) -> None:
     trainer = trainer_for(tokenizer)
     stop = iter([False, False, True])
     assert adapted(trainer, cancelled=lambda: next(stop))[1].stopped_by == "cancelled"
-    assert len(trainer._states) == 0
+    assert len(trainer.engine.states) == 0
     assert adapted(trainer, deadline_ms=1e-6)[1].steps == 0
-    assert len(trainer._states) == 0
+    assert len(trainer.engine.states) == 0
     seen: list[int] = []
     adapted(trainer)
     assert not adapted(trainer, observe=lambda _, k: seen.append(k))[1].reused
@@ -164,8 +164,8 @@ def test_the_state_unused_for_longest_makes_room(tokenizer: Any) -> None:
     adapted(trainer, neighbors=lists[1])
     assert adapted(trainer, neighbors=lists[0])[1].reused
     adapted(trainer, neighbors=lists[2])
-    assert len(trainer._states) == 2
-    assert trainer._states.nbytes == 2 * trainer._arena.trainable_nbytes
+    assert len(trainer.engine.states) == 2
+    assert trainer.engine.states.nbytes == 2 * trainer.engine.arena.trainable_nbytes
     assert adapted(trainer, neighbors=lists[0])[1].reused
     assert not adapted(trainer, neighbors=lists[1])[1].reused
     trainer.release()
@@ -174,7 +174,7 @@ def test_the_state_unused_for_longest_makes_room(tokenizer: Any) -> None:
 def test_release_frees_the_states(tokenizer: Any) -> None:
     trainer = trainer_for(tokenizer)
     adapted(trainer)
-    (state,) = trainer._states._states.values()
+    (state,) = trainer.engine.states._states.values()
     weights = weakref.ref(state.weights)
     del state
     trainer.release()

@@ -52,14 +52,15 @@ if TYPE_CHECKING:
     from .store.document import Document, text_digest
     from .store.text_store import TextStore
     from .store.writer import TextStoreWriter
+    from .training.adapted_model import AdaptedModel
     from .training.report import AdaptReport
-    from .training.trainer import AdaptedModel, TestTimeTrainer
+    from .training.trainer import TestTimeTrainer
     from .weights.arena import WeightArena
     from .weights.shared_weights import SharedWeights
 
 _LAZY = {
     "AdaptReport": "training.report",
-    "AdaptedModel": "training.trainer",
+    "AdaptedModel": "training.adapted_model",
     "Datastore": "datastore.datastore",
     "Document": "store.document",
     "Embedder": "embedding.embedder",

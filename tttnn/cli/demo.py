@@ -27,7 +27,8 @@ from ..evaluation.runner import evaluate
 from ..lm.score import token_ids
 from ..store.corpus import iter_corpus
 from ..store.document import Document, text_digest
-from ..training.trainer import AdaptedModel, TestTimeTrainer
+from ..training.adapted_model import AdaptedModel
+from ..training.trainer import TestTimeTrainer
 
 SAMPLE_BYTES = 3_000_000
 WINDOW_TOKENS = 512

@@ -22,8 +22,9 @@ from ..lm.score import prefix_token, token_ids
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.selector import Selector
 from ..store.document import Document, text_digest
+from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
-from ..training.trainer import AdaptedModel, TestTimeTrainer
+from ..training.trainer import TestTimeTrainer
 from .overlap import ngrams_of, shared
 from .protocols import Task
 from .records import Point, UsedNeighbor

@@ -17,7 +17,8 @@ import torch
 from ..config import AdaptConfig
 from ..errors import ConfigError
 from ..retrieval.neighbors import Neighbor
-from ..training.trainer import AdaptedModel, TestTimeTrainer
+from ..training.adapted_model import AdaptedModel
+from ..training.trainer import TestTimeTrainer
 from .lab import (
     GENERATED,
     SEPARATOR,

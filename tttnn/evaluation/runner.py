@@ -18,7 +18,8 @@ from .. import models
 from ..config import EvalConfig, Progress, SelectionConfig
 from ..errors import ConfigError
 from ..store.document import Document, text_digest
-from ..training.trainer import AdaptedModel, TestTimeTrainer
+from ..training.adapted_model import AdaptedModel
+from ..training.trainer import TestTimeTrainer
 from .lab import Case, Lab
 from .methods import methods_named
 from .protocols import split_task

@@ -1,0 +1,261 @@
+"""The transaction around one query: train an engine on its neighbors, hand out the adapted model, put it all back.
+
+Knows an engine, neighbors and clocks. Does not know how neighbors are found, HTTP, files, or metrics over sets of
+documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import resource
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from types import TracebackType
+
+import torch
+
+import tttnn._core as _core
+
+from ..config import AdaptConfig
+from ..errors import RestoreError
+from ..kernels.precision import resolved
+from ..lm.score import token_ids
+from ..retrieval.neighbors import Neighbor
+from .adapted_model import AdaptedModel, Observer
+from .engine import Engine
+from .guard import Guard
+from .neighbor_training import NeighborTraining
+from .report import AdaptReport, GuardReport
+from .reuse import TrainedState
+
+NOT_TRAINING = ("deadline_ms", "keep_memory", "num_neighbors", "reuse", "verify")
+"""Settings that do not change what is trained of given neighbors."""
+
+Finder = Callable[[AdaptReport], list[Neighbor]]
+"""Called once, inside the transaction: returns the neighbors to train on, and writes into the report how it went."""
+
+
+class Adaptation:
+    """One query's transaction; made by `TestTimeTrainer.adapt`, entered once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        query: str,
+        config: AdaptConfig,
+        find: Finder,
+        *,
+        observe: Observer | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        max_steps: int | None = None,
+        replayed_guard: GuardReport | None = None,
+    ) -> None:
+        """Begin the clock of a query; nothing else happens before `__enter__`.
+
+        Args:
+            engine: is trained and put back.
+            query: the text that neighbors are near to; a guard scores it.
+            config: how to train.
+            find: gives the neighbors.
+            observe: called with the model between neighbors.
+            cancelled: asked before each step; True ends training.
+            max_steps: at most this many.
+            replayed_guard: what the guard of an earlier adaptation decided; no guard then scores anew.
+        """
+        self._engine = engine
+        self._config = config
+        self._find = find
+        self._observe = observe
+        self._cancelled = cancelled
+        self._max_steps = max_steps
+        self._replayed_guard = replayed_guard
+        self._started = time.perf_counter()
+        self._deadline = math.inf
+        self.report = AdaptReport(
+            query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
+            query=query,
+            requested=config.num_neighbors,
+            settings=config.to_dict(),
+            seed=config.seed,
+            precision=resolved(config.precision, engine.device),
+            model=engine.fingerprint,
+            threads=torch.get_num_threads(),
+            versions=_versions(),
+        )
+        self._adapted = AdaptedModel(engine, query, self.report)
+
+    def __enter__(self) -> AdaptedModel:
+        try:
+            self._engine.open(self)
+            if self._config.deadline_ms is not None:
+                self._deadline = self._started + self._config.deadline_ms / 1000
+            neighbors = self._find(self.report)
+            self.report.found = len(neighbors)
+            self._engine.begin(self._config.seed)
+            self._train(neighbors)
+        except BaseException:
+            self._restore()
+            raise
+        return self._adapted
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    __exit__ = _core.retried(_leave)
+
+    def _restore(self) -> None:
+        raised: KeyboardInterrupt | RestoreError | None = None
+        while self._engine.is_open(self):
+            # Every step can be repeated: a Ctrl-C in the middle starts over, and is raised when all is done.
+            try:
+                started = time.perf_counter()
+                self._adapted.close()
+                try:
+                    self._engine.put_back()
+                except RestoreError as error:
+                    raised = error
+                self.report.seconds["restore"] = time.perf_counter() - started
+                try:
+                    if self._config.verify and self._engine.begun and raised is None:
+                        self._verify()
+                finally:
+                    self._engine.close()
+            except KeyboardInterrupt as error:
+                raised = error
+        if raised is not None:
+            raise raised
+
+    def _verify(self) -> None:
+        started = time.perf_counter()
+        self._engine.arena.verify()
+        self.report.seconds["verify"] = time.perf_counter() - started
+
+    def _train(self, neighbors: list[Neighbor]) -> None:
+        engine, config, report = self._engine, self._config, self.report
+        key = self._reuse_key(neighbors)
+        state = None if key is None else engine.states.get(key)
+        if state is not None and not (self._cancelled is not None and self._cancelled()):
+            self._use(state, neighbors)
+            return
+        if config.optimizer_state == "fresh":
+            engine.optimizer.reset()
+        report.seconds |= {"tokenize": 0.0, "train": 0.0}
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        guard = self._new_guard()
+        if guard is not None and not guard.start():
+            report.stopped_by = "deadline"
+        else:
+            report.stopped_by = NeighborTraining(
+                engine,
+                self._adapted,
+                config,
+                deadline=self._deadline,
+                observe=self._observe,
+                cancelled=self._cancelled,
+                max_steps=self._max_steps,
+                keep_after=None if self._replayed_guard is None else self._replayed_guard.kept,
+            ).run(neighbors, guard)
+        if report.stopped_by == "deadline" and report.steps == 0:
+            engine.training_pace.doubt()
+            engine.guard_pace.doubt()
+        if guard is not None:
+            guard.finish(len(report.neighbors), steps=report.steps)
+            report.seconds["guard"] = guard.seconds
+        elif report.guard is not None and report.guard.kept is not None:
+            engine.arena.use_kept()
+        report.page_faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        if key is not None and report.steps and report.stopped_by in ("neighbors", "max_tokens"):
+            self._hold(key)
+
+    def _new_guard(self) -> Guard | None:
+        """Return the query's guard; None where there is none to be, which the report then explains."""
+        engine, config, report = self._engine, self._config, self.report
+        if self._replayed_guard is not None:
+            # A report does not hold the query, and need not: it says which state was kept.
+            report.guard = self._replayed_guard
+        if config.guard == "none" or self._replayed_guard is not None:
+            return None
+        tokens = token_ids(engine.tokenizer, self._adapted.query)
+        if len(tokens) < config.guard_min_tokens:
+            report.guard = GuardReport(
+                reason=f"the query has {len(tokens)} tokens, fewer than guard_min_tokens ({config.guard_min_tokens})"
+            )
+            return None
+        tokens = tokens[-min(config.max_length, engine.max_window) :]
+        guard = Guard(
+            engine.arena,
+            lambda: engine.loss(tokens),
+            every=config.guard_every,
+            tokens=len(tokens),
+            pace=engine.guard_pace,
+            deadline=self._deadline,
+        )
+        report.guard = guard.report
+        return guard
+
+    def _reuse_key(self, neighbors: list[Neighbor]) -> Hashable:
+        """Return what decides the weights after training, to the last bit; None where no state may be reused."""
+        config = self._config
+        watched = self._observe is not None or self._max_steps is not None
+        if config.reuse == 0 or config.optimizer_state == "carried" or watched or not neighbors:
+            return None
+        settings = tuple((name, value) for name, value in config.to_dict().items() if name not in NOT_TRAINING)
+        distances = [neighbor.distance for neighbor in neighbors] if config.schedule == "distance" else []
+        query = self.report.query_digest if config.guard == "query" else None
+        texts = tuple((neighbor.digest, neighbor.span) for neighbor in neighbors)
+        return texts, tuple(distances), query, settings, torch.get_num_threads()
+
+    def _use(self, state: TrainedState, neighbors: list[Neighbor]) -> None:
+        """Take over the weights that training on the same neighbors gave before."""
+        report = self.report
+        started = time.perf_counter()
+        self._engine.arena.load(state.weights)
+        report.seconds["reuse"] = time.perf_counter() - started
+        report.reused = True
+        # The same texts may lie in other documents, at another distance from this query.
+        report.neighbors = [
+            replace(trained, id=now.id, distance=now.distance, source=now.source, losses=list(trained.losses))
+            for trained, now in zip(state.neighbors, neighbors, strict=False)
+        ]
+        report.steps, report.tokens, report.bytes_moved = state.steps, state.tokens, state.bytes_moved
+        report.stopped_by = state.stopped_by
+        report.guard = None if state.guard is None else replace(state.guard)
+
+    def _hold(self, key: Hashable) -> None:
+        """Hold the weights for the next query with these neighbors, unless the deadline leaves no time for the copy."""
+        engine, report = self._engine, self.report
+        nbytes = engine.arena.trainable_nbytes
+        started = time.perf_counter()
+        if started + engine.copying_pace.predict(nbytes) >= self._deadline:
+            return
+        engine.states.make_room()
+        state = TrainedState(
+            engine.arena.snapshot(),
+            list(report.neighbors),
+            report.steps,
+            report.tokens,
+            report.bytes_moved,
+            report.stopped_by,
+            report.guard,
+        )
+        engine.states.put(key, state)
+        report.seconds["reuse"] = time.perf_counter() - started
+        engine.copying_pace.saw(report.seconds["reuse"], nbytes)
+
+
+def _versions() -> dict[str, str]:
+    import transformers
+
+    from ..version import __version__
+
+    return {
+        "tttnn": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

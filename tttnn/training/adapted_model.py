@@ -1,0 +1,77 @@
+"""The model as a `with` block hands it out: score, continue, save.
+
+Knows an engine and a report. Does not know how the model came to be adapted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import AdaptError
+from ..lm.score import Score
+from .engine import Engine
+from .report import AdaptReport, GenerationReport
+
+
+class AdaptedModel:
+    """The model while it is adapted to one query. Usable only inside its `with` block."""
+
+    def __init__(self, engine: Engine, query: str, report: AdaptReport) -> None:
+        self.query = query
+        self.report = report
+        self._engine = engine
+        self._open = True
+
+    @property
+    def model(self) -> Any:
+        """The adapted model itself."""
+        self._check_open()
+        return self._engine.model
+
+    def score(self, text: str, *, context: str = "") -> Score:
+        """Score a text under the adapted weights; see `Scorer.score`."""
+        self._check_open()
+        started = time.perf_counter()
+        try:
+            return self._engine.scorer.score(text, context=context)
+        finally:
+            seconds = self.report.seconds
+            seconds["score"] = seconds.get("score", 0.0) + time.perf_counter() - started
+
+    def bits_per_byte(self, text: str, *, context: str = "") -> float:
+        """Return the bits per UTF-8 byte of a text under the adapted weights; NaN for an empty text."""
+        return self.score(text, context=context).bits_per_byte
+
+    def generate(self, prompt: str | None = None, *, max_new_tokens: int = 64, **options: Any) -> str:
+        """Continue a prompt under the adapted weights; see `TestTimeTrainer.continued`. None: the query."""
+        self._check_open()
+        if options.get("seed") is None:
+            options["seed"] = self.report.seed
+        made = self._engine.continued(
+            self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
+        )
+        self.report.generations.append(GenerationReport.of(made))
+        return made.text
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the adapted weights and the tokenizer as a directory that transformers loads.
+
+        Low-rank matrices are merged into the weights: the directory holds a plain model.
+        """
+        self._check_open()
+        self._engine.save_pretrained(path)
+
+    def close(self) -> None:
+        """Refuse every use from here on: its block has ended."""
+        self._open = False
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise AdaptError("adapted model must be used inside its `with trainer.adapt(...)` block; it has ended")
+
+
+Observer = Callable[[AdaptedModel, int], None]
+"""Called as ``observe(adapted, k)`` before training (k = 0) and after each neighbor (k = 1, 2, ...)."""
