@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import MissingExtraError, UnknownModelError
+from .errors import MissingExtraError, TttnnError, UnknownModelError
+from .model_folder import damage_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,32 @@ def name_of(place: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def loading(name: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what transformers raises for a model it cannot find into an UnknownModelError that names it."""
+def loading(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> Iterator[None]:
+    """Turn whatever is raised while a model is loaded into an UnknownModelError: one sentence that names it.
+
+    Our own errors and a lack of memory stay as they are.
+
+    Args:
+        name: The model, as the caller named it.
+        folder: Where its files are, to look there for what is wrong; None: `name`, where that is a directory.
+    """
     try:
         yield
-    except (OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UnknownModelError(
-            f"model {os.fspath(name)!r} could not be loaded: {reason} "
-            f"Demo names are {', '.join(DEMO_MODELS)}; anything else must be a model directory or a hub id in reach."
-        ) from error
+    except (TttnnError, MemoryError):
+        raise
+    except Exception as error:  # transformers, safetensors, tokenizers and quantisers each raise classes of their own
+        place = Path(folder if folder is not None else name)
+        at_hand = place.is_dir()
+        reason = damage_of(place) if at_hand else None
+        if reason is None:
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        message = f"model {os.fspath(name)!r} could not be loaded: {reason}"
+        if not at_hand:
+            message += (
+                f" Demo names are {', '.join(DEMO_MODELS)}; anything else must be a model directory or a hub id in "
+                "reach."
+            )
+        raise UnknownModelError(message) from error
 
 
 def _folder(name: str, model: DemoModel) -> str:

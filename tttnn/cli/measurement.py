@@ -181,8 +181,8 @@ def audit(
     name = model or held.settings["model"]["name"]
     with Bars() as bars:
         place = models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
-        with models.loading(name):
-            tokenizer = AutoTokenizer.from_pretrained(place)
+        with models.loading(name, place):
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         with Datastore.open(datastore) as opened:
             report = audit_results(
                 held,

@@ -121,8 +121,8 @@ class Embedder:
             files = read_encoder_files(directory)
             if not Path(files.folder, "config.json").is_file():
                 raise UnknownModelError(f"model must be a directory with config.json, got {files.folder!r}")
-            tokenizer = AutoTokenizer.from_pretrained(files.folder)
-            model = AutoModel.from_pretrained(files.folder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
+            model = AutoModel.from_pretrained(files.folder, dtype=torch.float32, trust_remote_code=False)
         embedder = cls.__new__(cls)
         embedder._set_up(model, tokenizer, config or EmbedConfig(), str(name), device, threads, files)
         return embedder

@@ -108,9 +108,9 @@ class TestTimeTrainer:
         if threads is not None:
             torch.set_num_threads(threads)
         place = models.resolve(name, cache_dir=cache_dir)
-        with models.loading(name):
-            tokenizer = AutoTokenizer.from_pretrained(place)
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype)
+        with models.loading(name, place):
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, trust_remote_code=False)
         return cls(model.to(device), tokenizer, datastore, config, score=score, shared_weights=shared_weights)
 
     @property
