@@ -7,12 +7,11 @@ weights lie and says which it has trained; nothing here computes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from operator import attrgetter, is_, is_not, setitem
-from typing import Any, Literal
+from operator import attrgetter, is_not
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ import tttnn._core as _core
 
 from ..errors import AdaptError, RestoreError
 from .blocks import RoundedWeights, WeightBlock, run_at_once
+from .inspection import Inspection, Slots, require_same_bytes
 from .layout import Captured, aligned, lay_out, refuse_unfit
 from .shared_weights import SharedTensor, SharedWeights
 
@@ -122,20 +122,8 @@ class WeightArena:
         self._saved: tuple[list[bool], list[Tensor | None]] | None = None
         self._closing: tuple[list[int], str | None] | None = None
 
-        self._slots = [
-            (slots, name, f"{path}.{name}" if path else name, tensor)
-            for path, module in model.named_modules()
-            for slots in (module._parameters, module._buffers)
-            for name, tensor in slots.items()
-            if tensor is not None
-        ]
-        # Columns of the slots, so that one C-level pass can read or write them all.
-        self._slot_dicts = [slots for slots, _, _, _ in self._slots]
-        self._slot_names = [name for _, name, _, _ in self._slots]
-        self._slot_tensors = [tensor for _, _, _, tensor in self._slots]
-        self._children: list[dict[str, nn.Module | None]] = [module._modules for module in model.modules()]
-        self._child_lists = list(map(tuple, map(dict.values, self._children)))
-        self._items = lay_out(self._slots, trainable)
+        self._slots = Slots(model)
+        self._items = lay_out(self._slots.entries, trainable)
         self._trainable = [item for item in self._items if item.kind == "trainable"]
         self._parameters = [item.tensor for item in self._items if isinstance(item.tensor, nn.Parameter)]
         self._trained_flags = [i.kind == "trainable" for i in self._items if isinstance(i.tensor, nn.Parameter)]
@@ -153,12 +141,11 @@ class WeightArena:
             shared.require_layout(self._describe())
         self._pristine = WeightBlock(end, device, shared)
         if shared is not None:
-            _require_same_bytes(self._items, self._pristine.fingerprints(self._items))
+            require_same_bytes(self._items, self._pristine.fingerprints(self._items))
         self._working = WeightBlock(aligned(working_end), device)
         trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
         self._other = WeightBlock(aligned(trainable_end), device) if keeps_best else None
 
-        self._tensors = [item.tensor for item in self._items]
         # Of each trainable tensor: its pristine, working and other view. `_at` says which of them are the weights now.
         self._views = [[self._pristine.view(item), self._working.view(item)] for item in self._trainable]
         if self._other is not None:
@@ -173,13 +160,8 @@ class WeightArena:
         blocks = (self._pristine, self._working, self._other, *(self._rounded.blocks if self._rounded else ()))
         self.nbytes = sum(block.nbytes for block in blocks if block is not None)
         """Bytes of all blocks."""
-        # What every tensor must look like until the arena itself changes it.
-        self._pointers = list(map(Tensor.data_ptr, self._homes))
-        self._versions = self._read_versions()
-        self._dtypes = [item.dtype for item in self._items]
-        self._shapes = [item.shape for item in self._items]
-        self._strides = [item.stride for item in self._items]
-        self._fingerprints = self._pristine.fingerprints(self._items)
+        self._tensors = [item.tensor for item in self._items]
+        self._inspection = Inspection(self._slots, self._items, self._homes, self._pristine)
 
     def _move_in(self, *, fill: bool) -> list[Tensor]:
         """Copy every tensor into the pristine block, unless it is there, and point it at its home; return the homes."""
@@ -196,9 +178,6 @@ class WeightArena:
             # One at a time, so that the memory it leaves is free before the next is copied.
             item.tensor.data = home
         return homes
-
-    def _read_versions(self) -> list[int]:
-        return list(map(attrgetter("_version"), self._tensors))
 
     @property
     def names(self) -> list[str]:
@@ -264,11 +243,10 @@ class WeightArena:
             AdaptError: A query is open already, or the arena was released.
             RestoreError: The model was changed since the last query; the message names the tensor.
         """
-        if self._released:
-            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        self._require_held()
         if self._active:
             raise AdaptError("one query at a time: begin() was called while another query is open. Call restore().")
-        self.check()
+        self._inspection.check(at_home=True)
         saved = (
             list(map(attrgetter("requires_grad"), self._parameters)),
             list(map(attrgetter("grad"), self._parameters)),
@@ -390,12 +368,13 @@ class WeightArena:
             return
         self._training = False
         if self._closing is None:
-            versions = self._read_versions()
+            versions = self._inspection.versions()
             # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
-            self._closing = versions, self._written_pristine(versions) if versions != self._versions else None
-        self._versions, written = self._closing  # restoring writes none: re-pointing and the core's copies do not count
+            self._closing = versions, self._written_pristine(versions)
+        versions, written = self._closing
+        self._inspection.expect(versions)  # restoring writes none: re-pointing and the core's copies do not count
         run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
-        run_at_once(map(setitem, self._slot_dicts, self._slot_names, self._slot_tensors))
+        self._slots.put_back()
         run_at_once(map(setattr, self._tensors, repeat("data"), self._homes))
         if self._copied:
             self._working.copy_from(self._pristine, self._copied)
@@ -416,11 +395,8 @@ class WeightArena:
 
     def _written_pristine(self, versions: list[int]) -> str | None:
         """Name a tensor whose pristine bytes were written through torch during the query."""
-        for item, home, before, now in zip(self._items, self._homes, self._versions, versions, strict=True):
-            at_home = item.tensor.data_ptr() == home.data_ptr()
-            if now != before and at_home and item not in self._copied and item.nbytes > 0:
-                return item.names[0]
-        return None
+        written = self._inspection.written_at_home(versions)
+        return next((item.names[0] for item in written if item not in self._copied), None)
 
     def check(self) -> None:
         """Compare every captured tensor with what the arena left: identity, address, version, shape and dtype.
@@ -430,36 +406,8 @@ class WeightArena:
         Raises:
             RestoreError: Something differs; the message names the parameter or buffer.
         """
-        if self._released:
-            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
-        self._compare("dtype", attrgetter("dtype"), self._dtypes)
-        self._compare("shape", attrgetter("shape"), self._shapes)
-        self._compare("strides", Tensor.stride, self._strides)
-        if not self._active:
-            self._compare("address", Tensor.data_ptr, self._pointers)
-            self._compare("version", attrgetter("_version"), self._versions)
-        if not all(map(is_, map(dict.get, self._slot_dicts, self._slot_names), self._slot_tensors)):
-            for owner, name, path, tensor in self._slots:
-                if owner.get(name) is not tensor:
-                    found = "is gone" if owner.get(name) is None else "is another tensor now"
-                    raise self._moved(path, found + " (replaced or re-tied)")
-        if list(map(tuple, map(dict.values, self._children))) != self._child_lists:
-            raise self._moved(type(self._model).__name__, "has other submodules now")
-
-    def _compare(self, what: str, look: Callable[[Tensor], Any], expected: list[Any]) -> None:
-        found = list(map(look, self._tensors))
-        if found == expected:
-            return
-        for item, now, before in zip(self._items, found, expected, strict=True):
-            if now != before:
-                raise self._moved(item.names[0], f"has {what} {now}, expected {before}")
-
-    @staticmethod
-    def _moved(name: str, found: str) -> RestoreError:
-        return RestoreError(
-            f"{name} must stay as the arena left it, but it {found}: the model was loaded into, moved, converted or "
-            "re-tied between queries. Call release() first, then make a new WeightArena."
-        )
+        self._require_held()
+        self._inspection.check(at_home=not self._active)
 
     def verify(self) -> None:
         """Prove the pristine block unchanged since capture, and between queries the working block equal to it.
@@ -467,22 +415,10 @@ class WeightArena:
         Raises:
             RestoreError: A tensor's bytes differ; the message names it.
         """
-        if self._released:
-            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
-        self._require_same("pristine", self._pristine.fingerprints(self._items), self._items, self._fingerprints)
-        if not self._active and self._copied:
-            expected = [f for item, f in zip(self._items, self._fingerprints, strict=True) if item in self._copied]
-            items = [item for item in self._items if item in self._copied]
-            self._require_same("restored", self._working.fingerprints(items), items, expected)
-
-    @staticmethod
-    def _require_same(what: str, found: list[int], items: list[Captured], expected: list[int]) -> None:
-        for item, now, before in zip(items, found, expected, strict=True):
-            if now != before:
-                raise RestoreError(
-                    f"{item.names[0]}: {what} weights must keep fingerprint {before:016x}, found {now:016x}: something "
-                    "wrote them behind torch's back. Load the model again and make a new WeightArena."
-                )
+        self._require_held()
+        self._inspection.require_pristine()
+        if not self._active:
+            self._inspection.require_restored(self._working, self._copied)
 
     def digest(self, name_of: Callable[[str], str | None] | None = None) -> str:
         """Return a digest of names, shapes, dtypes and bytes of the pristine weights, 64 hexadecimal digits.
@@ -492,14 +428,7 @@ class WeightArena:
         Args:
             name_of: The name under which a tensor counts; None leaves it out. By default its own.
         """
-        result = hashlib.sha256()
-        order = {path: position for position, (_, _, path, _) in enumerate(self._slots)}
-        items = sorted(self._items, key=lambda item: (not isinstance(item.tensor, nn.Parameter), order[item.names[0]]))
-        for item, fingerprint in zip(items, self._pristine.fingerprints(items), strict=True):
-            name = item.names[0] if name_of is None else name_of(item.names[0])
-            if name is not None:
-                result.update(f"{name} {item.dtype} {tuple(item.shape)} {fingerprint:016x}\n".encode())
-        return result.hexdigest()
+        return self._inspection.digest(name_of)
 
     def share(self) -> SharedWeights:
         """Return a copy of the pristine weights that other processes can use in place of one of their own.
@@ -510,8 +439,7 @@ class WeightArena:
             AdaptError: The arena was released, or its weights are not on the CPU.
             OSError: The system has no such memory (only Linux does), or not enough.
         """
-        if self._released:
-            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+        self._require_held()
         block = self._pristine.host
         if block is None:
             raise AdaptError(f"weights must be on cpu to be shared between processes, got {self.device}.")
@@ -562,6 +490,10 @@ class WeightArena:
             if item.nbytes > 0 and item.tensor.data_ptr() == views[position].data_ptr()
         ]
 
+    def _require_held(self) -> None:
+        if self._released:
+            raise AdaptError("the arena must hold a model, but it was released. Make a new WeightArena.")
+
     def _require_open(self, what: str) -> None:
         if not self._active:
             raise AdaptError(f"{what}() must be called inside a query. Call begin() first.")
@@ -581,20 +513,3 @@ class WeightArena:
         self._homes = []
         self._views = []
         self._rounded = None
-
-
-def _require_same_bytes(items: Sequence[Captured], shared: Sequence[int]) -> None:
-    """Raise AdaptError where a tensor of the model does not have the shared one's fingerprint."""
-    for item, expected in zip(items, shared, strict=True):
-        tensor = item.tensor.detach()
-        if tensor.numel() == 0:
-            continue
-        if tensor.stride() != item.stride:
-            tensor = torch.empty_strided(item.shape, item.stride, dtype=item.dtype).copy_(tensor)
-        flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
-        found = _core.fingerprint(flat.numpy(), torch.get_num_threads())
-        if found != expected:
-            raise AdaptError(
-                f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {found:016x}. Load "
-                "the same model in every process."
-            )
