@@ -17,6 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tttnn import _core
 from tttnn.config import StoreConfig
 from tttnn.store import writer as writer_module
 from tttnn.store.corpus import iter_jsonl
@@ -227,8 +228,75 @@ def test_lone_surrogates_are_refused_by_document(tmp_path: Path) -> None:
             writer.append("abc\ud800")
         with pytest.raises(ValueError, match=r"document 1 .*lone surrogate"):
             writer.append("abc", {"pile_set_name": "\udfff"})
-        writer.append("next", {"title": "\ud800"})
-    assert list(TextStore.open(tmp_path / "a")) == [Document("fine"), Document("next", {"title": "\ud800"})]
+        with pytest.raises(ValueError, match=r"document 1 .*field 'a\[1\].title' has a lone surrogate, U\+D800"):
+            writer.append("abc", {"a": [0, {"title": "\ud800"}]})
+        with pytest.raises(ValueError, match=r"document 1 .*name of a field has a lone surrogate"):
+            writer.append("abc", {"\udc00": 1})
+        writer.append("next", {"title": "a pair \U0001f600"})
+    expected = [Document("fine"), Document("next", {"title": "a pair \U0001f600"})]
+    assert list(TextStore.open(tmp_path / "a")) == expected
+
+
+def nested(levels: int) -> dict[str, object]:
+    """Metadata of so many objects and lists inside each other."""
+    value: object = 1
+    for level in range(levels - 1):
+        value = [value] if level % 2 else {"k": value}
+    return {"n": value}
+
+
+@pytest.mark.parametrize(
+    ("meta", "rule"),
+    [
+        ({"score": float("nan")}, "field 'score' must be finite, got nan"),
+        ({"a": {"b": [1.0, -float("inf")]}}, r"field 'a.b\[1\]' must be finite, got -inf"),
+        (nested(65), "nested at most 64 deep"),
+        (nested(5000), "nested at most 64 deep"),
+        ({"pile_set_name": "s" * 300_000}, "at most 262144 bytes, got 300000"),
+        ({"long": "x" * (17 << 20)}, "at most 16777216 bytes of metadata"),
+    ],
+    ids=["nan", "inf", "65", "5000", "source", "size"],
+)
+def test_metadata_are_checked_at_the_door(tmp_path: Path, meta: dict[str, object], rule: str) -> None:
+    with TextStoreWriter(tmp_path / "a") as writer:
+        with pytest.raises(ValueError, match=f"metadata of document 0 must be what JSON can hold: .*{rule}"):
+            writer.append("text", meta)
+        writer.append("text", nested(64))
+    with TextStore.open(tmp_path / "a") as store:
+        assert [document.meta for document in store] == [nested(64)]
+
+
+def test_what_older_versions_let_in_comes_out_as_strict_json(tmp_path: Path) -> None:
+    """Their stores hold NaN, surrogates and any depth: such are read as text, exported, and written again."""
+    deep = b'{"deep": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    metas = [
+        b'{"n": NaN, "i": [-Infinity]}',
+        b'{"s": "x\\ud83d", "e": "\\ud83d\\ude00"}',
+        deep,
+        b'{"k": ' * 99 + b"1" + b"}" * 99,
+    ]
+    raw = _core.StoreWriter(
+        str(tmp_path / "old"),
+        level=1,
+        dictionary_bytes=0,
+        threads=1,
+        resume=False,
+        commit_bytes=1 << 20,
+        dictionary=b"",
+    )
+    for meta in metas:
+        raw.append("text", meta, "")
+    raw.finish()
+    with TextStore.open(tmp_path / "old") as store:
+        found = [document.meta for document in store]
+        assert found[0] == {"n": "NaN", "i": ["-Infinity"]}
+        assert found[1] == {"s": "x\N{REPLACEMENT CHARACTER}", "e": "\U0001f600"}
+        assert store[2].meta == found[2]
+        export_jsonl(store, tmp_path / "lines.jsonl")
+    lines = (tmp_path / "lines.jsonl").read_bytes().decode().splitlines()
+    assert [json.loads(line, parse_constant=pytest.fail)["meta"] for line in lines] == found
+    assert list(iter_jsonl(tmp_path / "lines.jsonl")) == [Document("text", meta) for meta in found]
+    write_store(tmp_path / "new", iter_jsonl(tmp_path / "lines.jsonl"))
 
 
 def test_writer_refuses_what_is_not_a_text(tmp_path: Path) -> None:

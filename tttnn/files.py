@@ -1,10 +1,16 @@
-"""Files that appear whole or not at all, and manifests that carry their own digest. Knows nothing of their content."""
+"""Files that appear whole or not at all, strict JSON, and manifests that carry their own digest.
+
+Knows nothing of their content.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +18,7 @@ from .errors import IndexCorruptError
 
 _PIECE = 1 << 22
 _REMEDY = "Restore the file or rebuild the datastore."
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sync_directory(path: Path) -> None:
@@ -70,6 +77,54 @@ def digest_of(value: Any) -> str:
     """Return a hex digest of plain values (canonical JSON, blake2b, 16 bytes)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def strict_json(value: Any, *, ascii_only: bool = False, default: Callable[[Any], Any] | None = None) -> str:
+    """Return one line of JSON that every parser reads and UTF-8 can hold.
+
+    What JSON does not have is written as text: numbers that are not finite as "NaN", "Infinity" and "-Infinity", a lone
+    surrogate as U+FFFD, what lies more than a hundred levels deep as "(nested too deeply)".
+
+    Args:
+        value: Plain values.
+        ascii_only: Escape every other character.
+        default: Called with a value of another type; returns a plain one.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, default=default)
+        text.encode()
+        if ascii_only and "\\ud" in text:  # one half of a pair, or a whole one
+            value = json.loads(text)
+            json.dumps(value, ensure_ascii=False).encode()
+        return text
+    except (ValueError, RecursionError):
+        return json.dumps(mended(value, default=default), ensure_ascii=ascii_only, allow_nan=False)
+
+
+def mended(value: Any, *, levels: int = 100, default: Callable[[Any], Any] | None = None) -> Any:
+    """Return a value with text in the place of what strict JSON does not have, as `strict_json` writes it.
+
+    Args:
+        value: Plain values.
+        levels: Objects and lists inside each other that are kept.
+        default: As of `strict_json`.
+    """
+    if isinstance(value, str):
+        return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if levels == 0:
+        return "(nested too deeply)"
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, bool | int) else mended(key): mended(inner, levels=levels - 1, default=default)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [mended(inner, levels=levels - 1, default=default) for inner in value]
+    return value if default is None else mended(default(value), levels=levels - 1, default=default)
 
 
 def write_manifest(path: Path, fields: dict[str, Any]) -> None:

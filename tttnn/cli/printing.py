@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..files import strict_json
 from .bars import Bars
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    click.echo(strict_json(value, default=str))
 
 
 def print_pairs(value: dict[str, Any], indent: str = "") -> None:
@@ -56,7 +56,7 @@ def tell_rejected(rejected: Sequence[tuple[int | str, str]], file: str | None, b
     if len(rejected) > 20:
         bars.tell(f"... and {len(rejected) - 20} more; --rejects FILE lists them all")
     if file is not None:
-        rows = [json.dumps({"where": where, "reason": reason}) + "\n" for where, reason in rejected]
+        rows = [strict_json({"where": where, "reason": reason}, ascii_only=True) + "\n" for where, reason in rejected]
         Path(file).write_text("".join(rows), encoding="utf-8")
 
 

@@ -1,16 +1,29 @@
-"""A document: one text with its metadata, and the digest that names a text.
+"""A document: one text with its metadata, what it may hold, and the digest that names a text.
 
-Knows texts and metadata. Does not know files.
+Knows texts, metadata and the limits of the store's format. Does not know files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 SOURCE_FIELD = "pile_set_name"
 """The metadata field that names a document's source, as in the Pile."""
+
+DEEPEST = 64
+"""Levels of objects and lists in metadata; parsers of JSON elsewhere give up at a hundred or so."""
+
+# csrc/FORMAT.md; csrc/core/store_format.h.
+_MOST_TEXT_BYTES = 1 << 30
+_MOST_META_BYTES = 16 << 20
+_MOST_SOURCE_BYTES = 256 << 10
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +48,95 @@ class Document:
 def text_digest(text: str) -> str:
     """Return 32 hex digits that identify a text: BLAKE2b, 16 bytes, of its UTF-8."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def packed_meta(meta: dict[str, Any] | None) -> bytes:
+    """Return metadata as the store keeps them: JSON in ASCII that every parser reads; none as no bytes.
+
+    Raises:
+        TypeError: They hold a value that JSON does not have.
+        ValueError: A number is not finite, a text has a lone surrogate, they are nested more than `DEEPEST` deep, or
+            they are larger than the format allows. The message has the place of the value and the reason.
+    """
+    if not meta:
+        return b""
+    if any(isinstance(value, dict | list | tuple) for value in meta.values()):
+        _check_depth(meta)
+    try:
+        packed = json.dumps(meta, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise ValueError(_fault_in(meta, "") or str(error)) from None
+    # A surrogate is escaped like any character; pairs of them are those of characters beyond U+FFFF.
+    if b"\\ud" in packed and (fault := _fault_in(meta, "")) is not None:
+        raise ValueError(fault)
+    if len(packed) > _MOST_META_BYTES:
+        raise ValueError(f"must have at most {_MOST_META_BYTES} bytes of metadata, got {len(packed)}")
+    source = meta.get(SOURCE_FIELD)
+    if isinstance(source, str) and len(source.encode()) > _MOST_SOURCE_BYTES:
+        raise ValueError(
+            f"field {SOURCE_FIELD!r} must have at most {_MOST_SOURCE_BYTES} bytes, got {len(source.encode())}"
+        )
+    return packed
+
+
+def fault_of(document: Document) -> str | None:
+    """Say why a store cannot keep a document; None where it can."""
+    fault = text_fault(document.text)
+    if fault is not None:
+        return f"its text: {fault}"
+    try:
+        packed_meta(document.meta)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def text_fault(text: str) -> str | None:
+    """Say why UTF-8 or the store cannot hold a text; None where they can."""
+    if text.isascii():
+        size = len(text)
+    else:
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as error:
+            return f"character {error.start} is a lone surrogate, U+{ord(text[error.start]):04X}"
+    return f"must have at most {_MOST_TEXT_BYTES} bytes, got {size}" if size > _MOST_TEXT_BYTES else None
+
+
+def _check_depth(meta: dict[str, Any]) -> None:
+    """Refuse metadata that are nested too deeply, level by level: what is too deep for a parser is for recursion."""
+    level: list[Any] = [meta]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for value in level
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list | tuple)
+        ]
+        if not level:
+            return
+    raise ValueError(f"metadata must be nested at most {DEEPEST} deep")
+
+
+def _fault_in(value: Any, place: str) -> str | None:
+    """Say what in a value strict JSON cannot hold, and where; None where nothing is found."""
+    if isinstance(value, str):
+        found = _SURROGATE.search(value)
+        return None if found is None else f"field {place!r} has a lone surrogate, U+{ord(found[0]):04X}"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"field {place!r} must be finite, got {value}"
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if isinstance(key, float) and not math.isfinite(key):
+                return f"a field of {place or 'the metadata'!r} must have a finite name, got {key}"
+            if isinstance(key, str) and (found := _SURROGATE.search(key)) is not None:
+                return f"the name of a field has a lone surrogate, U+{ord(found[0]):04X}"
+            fault = _fault_in(inner, f"{place}.{key}" if place else str(key))
+            if fault is not None:
+                return fault
+    if isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            fault = _fault_in(inner, f"{place}[{position}]")
+            if fault is not None:
+                return fault
+    return None

@@ -5,12 +5,12 @@ Knows documents. Does not know how they are stored.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..config import Progress
+from ..files import strict_json
 from .text_store import TextStore
 
 
@@ -47,6 +47,6 @@ def export_jsonl(
 
 def _write_lines(store: TextStore, write: Callable[[bytes], object], progress: Progress | None) -> None:
     for done, document in enumerate(store, 1):
-        write(json.dumps({"text": document.text, "meta": document.meta}, ensure_ascii=False).encode() + b"\n")
+        write(strict_json({"text": document.text, "meta": document.meta}).encode() + b"\n")
         if progress is not None and (done % 1000 == 0 or done == len(store)):
             progress("export", done, len(store))

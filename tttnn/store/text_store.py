@@ -19,12 +19,15 @@ import tttnn._core as _core
 
 from ..config import Progress
 from ..errors import StoreCorruptError
-from .document import Document
+from ..files import mended
+from .document import DEEPEST, Document
 
 StoreIO = Literal["mmap", "pread"]
 
 # Documents read at once when a whole store is walked: whole groups of the file, so that metadata are decoded once.
 _WALK_DOCUMENTS = 256
+# Older versions kept numbers that are not finite, lone surrogates and any depth: they are read as text that JSON has.
+_DECODER = json.JSONDecoder(parse_constant=str)
 
 
 class TextStore(Sequence[Document]):
@@ -221,9 +224,13 @@ class TextStore(Sequence[Document]):
         if not raw:
             return {}
         try:
-            meta = json.loads(raw)
+            meta = _DECODER.decode(raw.decode())
         except ValueError:
             meta = None
+        except RecursionError:
+            meta = {"unreadable": "nested too deeply"}
+        if b"\\ud" in raw or raw.count(b"[") + raw.count(b"{") > DEEPEST:
+            meta = mended(meta, levels=DEEPEST)
         if not isinstance(meta, dict):
             raise StoreCorruptError(
                 f"{self._path}: metadata of document {document} are not a JSON object. Restore the file or rebuild it."

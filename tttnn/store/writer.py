@@ -5,7 +5,6 @@ Knows dictionaries and the core's writer. Does not read stores.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Self
 import tttnn._core as _core
 
 from ..config import Progress, StoreConfig
-from .document import SOURCE_FIELD, Document
+from .document import SOURCE_FIELD, Document, packed_meta, text_fault
 
 # A crash costs at most this much of compressed text.
 _COMMIT_BYTES = 64 << 20
@@ -93,31 +92,29 @@ class TextStoreWriter:
         """Append one document.
 
         Args:
-            text: Any text that UTF-8 can hold, so none with a lone surrogate.
-            meta: What JSON can hold; ``pile_set_name`` becomes the document's source.
+            text: Any text that UTF-8 can hold, so none with a lone surrogate; at most 2^30 bytes.
+            meta: What JSON can hold: finite numbers, texts without lone surrogates, nested at most 64 deep.
+                ``pile_set_name`` becomes the document's source.
 
         Returns:
             The document's id: 0 for the first.
 
         Raises:
-            TypeError: The metadata hold what JSON cannot.
-            ValueError: The text or its source has a lone surrogate, or a resumed source gives other documents.
+            TypeError: The text is none, or the metadata hold what JSON cannot.
+            ValueError: The text or the metadata are not as described, or a resumed corpus gives other documents.
         """
         writer = self._open_writer()
         if not isinstance(text, str):
             raise TypeError(f"text of document {writer.documents} must be str, got {type(text).__name__}")
         try:
-            packed = b"" if not meta else json.dumps(meta, separators=(",", ":")).encode()
+            packed = packed_meta(meta)
         except (TypeError, ValueError) as error:
             raise type(error)(f"metadata of document {writer.documents} must be what JSON can hold: {error}") from None
         source = meta.get(SOURCE_FIELD) if meta else None
         try:
             return writer.append(text, packed, source if isinstance(source, str) else "")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"document {writer.documents} cannot be written as UTF-8: character {error.start} is a lone surrogate, "
-                f"U+{ord(error.object[error.start]):04X}"
-            ) from None
+        except UnicodeEncodeError:
+            raise ValueError(f"document {writer.documents} cannot be written as UTF-8: {text_fault(text)}") from None
 
     def finish(self) -> StoreSummary:
         """Write the tables, sync, and rename the file into its place."""
