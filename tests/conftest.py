@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers.utils import logging as transformers_logging
 
 import tttnn
-from tttnn.retrieval.neighbors import Neighbor
+from tttnn.retrieval.neighbors import Neighbor, SearchResult
+from tttnn.retrieval.retriever import RetrieverInfo
+from tttnn.store.document import Document
 
 transformers_logging.disable_progress_bar()
 
@@ -84,17 +86,28 @@ def model() -> Any:
 
 
 class FakeRetriever:
-    """Returns the first k of a fixed list of neighbors."""
-
-    id = "fake"
+    """Returns the first k of a fixed list of neighbors; `queries` are those it was asked, with their k."""
 
     def __init__(self, texts: list[str]) -> None:
-        self.neighbors = [Neighbor(i, 0.1 * i, text, {"pile_set_name": "Fake"}) for i, text in enumerate(texts)]
+        self.documents = [Document(text, {"pile_set_name": "Fake"}) for text in texts]
+        self.neighbors = [Neighbor(i, 0.1 * i, d.text, d.meta) for i, d in enumerate(self.documents)]
         self.queries: list[tuple[str, int]] = []
 
-    def search(self, query: str, k: int) -> list[Neighbor]:
+    def search(
+        self,
+        query: str,
+        k: int,
+        *,
+        exclude_digests: Collection[str] = (),
+        where: Any = None,
+        with_vectors: bool = False,
+    ) -> SearchResult:
         self.queries.append((query, k))
-        return self.neighbors[:k]
+        kept = [neighbor for neighbor in self.neighbors if neighbor.digest not in set(exclude_digests)]
+        return SearchResult(tuple(kept[:k]), requested=k, excluded=len(self.neighbors) - len(kept))
+
+    def describe(self) -> RetrieverInfo:
+        return RetrieverInfo("fake")
 
 
 @pytest.fixture

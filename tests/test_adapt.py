@@ -21,7 +21,8 @@ from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, ti
 from tttnn.lm.neighbor_tokens import portion_of
 from tttnn.lm.score import Scorer
 from tttnn.retrieval.neighbors import Neighbor
-from tttnn.store.document import Document, text_digest
+from tttnn.retrieval.retriever import RetrieverInfo
+from tttnn.store.document import text_digest
 from tttnn.training.schedule import rate_factors
 from tttnn.training.step_time import Pace
 
@@ -549,7 +550,8 @@ def test_a_tokenizer_without_offsets_leaves_the_trained_bytes_open(tokenizer: An
 
 def test_report_counts_faults_steps_and_seconds(trainer: Any) -> None:
     class Named(FakeRetriever):
-        embedder_name = "minilm-l6"
+        def describe(self) -> RetrieverInfo:
+            return RetrieverInfo("fake", "minilm-l6")
 
     trainer.datastore = Named(TEXTS)
     trainer.config = trainer.config.with_(verify=True, seed=4)
@@ -567,7 +569,6 @@ def test_report_counts_faults_steps_and_seconds(trainer: Any) -> None:
 
 
 def test_the_query_is_in_a_report_only_on_request(trainer: Any) -> None:
-    trainer.datastore.store = [Document(text) for text in TEXTS]
     with trainer.adapt(QUERY) as adapted:
         continuation = adapted.generate(max_new_tokens=4)
         report = adapted.report
@@ -595,7 +596,6 @@ def test_the_kill_switch_notices_a_write_behind_torchs_back(tokenizer: Any, retr
 
 
 def test_replay_gives_the_same_bits_without_a_clock(trainer: Any) -> None:
-    trainer.datastore.store = [Document(text) for text in TEXTS]
     seen = []
     with trainer.adapt(
         QUERY, deadline_ms=1e7, cancelled=lambda: len(seen) == 3, observe=lambda *a: seen.append(a)

@@ -40,9 +40,6 @@ SINGLE = ("errors", "version", "settings", "config", "files", "model_folder", "m
 ALSO = {
     "evaluation/workers": {"weights"},  # the pristine weights that worker processes share
     "report/harm": {"store", "datastore"},  # the texts of documents that were harmed
-    "retrieval/selector": {"datastore"},
-    "evaluation/lab": {"datastore"},
-    "evaluation/harness": {"datastore", "embedding"},
 }
 
 FILES = sorted((ROOT / "tttnn").rglob("*.py"))

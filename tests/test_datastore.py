@@ -7,10 +7,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from tttnn.errors import (
     StoreError,
     TttnnError,
 )
+from tttnn.retrieval.neighbors import Neighbor, SearchResult
 from tttnn.store.document import Document, text_digest
 
 WORDS = [
@@ -154,9 +157,65 @@ def test_source_filter(datastore: tttnn.Datastore) -> None:
     assert len(found) == 30
     assert {n.source for n in found} == {"odd"}
     assert len(datastore.search("river stone", 40, source=["odd", "even"])) == 40
-    assert datastore.search("river stone", 5, source="nowhere") == []
+    assert datastore.search("river stone", 40, where={"source": ["odd"]}) == found
     mixed = [n.id for n in datastore.search("river stone", 60) if n.source == "odd"]
     assert [n.id for n in found] == mixed
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"source": "nowhere"}, ValueError, "source must be one of even, odd, got 'nowhere'"),
+        ({"source": ["odd", "evn"]}, ValueError, "source must be one of even and 1 more, got 'evn'"),
+        ({"where": {"source": ["Odd"]}}, ValueError, "got 'Odd'"),
+        ({"where": {"language": "python"}}, ValueError, "where must filter by source, got 'language'"),
+        ({"where": ["odd"]}, TypeError, "where must be a mapping like .*, got list"),
+        ({"where": {"source": 3}}, TypeError, "source must be a name or a list of names, got 3"),
+        ({"source": []}, ValueError, "source must name at least one, got none"),
+        ({"source": "odd", "where": {"source": "odd"}}, ValueError, "source must not be given beside where"),
+    ],
+)
+def test_a_filter_that_means_nothing_is_refused(
+    datastore: tttnn.Datastore, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        datastore.search("river stone", 5, **options)
+
+
+def test_an_answer_is_a_frozen_sequence_of_its_own(datastore: tttnn.Datastore) -> None:
+    found = datastore.search("river stone", 4, explain=True)
+    first, *_ = found
+    assert found[0] is first
+    assert found[1:3] == list(found)[1:3]
+    for same in (list(found), tuple(found), datastore.search("river stone", 4)):
+        assert found == same
+    assert found != found[:3]
+    with pytest.raises(FrozenInstanceError):
+        found.requested = 9
+    fewer = found.replace(neighbors=found.neighbors[:2], requested=2)
+    assert (len(fewer), len(found), fewer.seconds) == (2, 4, found.seconds)
+    assert pickle.loads(pickle.dumps(found)) == found
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert [row["id"] for row in plain["neighbors"]] == [n.id for n in found]
+    assert plain["neighbors"][0]["text"] == first.text
+    assert plain["explanation"]["segments"] == len(datastore.manifest["segments"])
+
+
+def test_what_a_notebook_shows_is_short_and_escaped() -> None:
+    text = "<script>alert('neighbor')</script>" * 40
+    neighbor = Neighbor(3, 0.123456, text, source="<b>")
+    found = SearchResult((neighbor,) * 12, {"embed": 0.0015}, requested=20)
+    assert repr(neighbor) == f"Neighbor(id=3, distance=0.1235, source='<b>', text={text[:60]!r}... (1,360 characters))"
+    assert repr(Neighbor(0, 1.0, "short")) == "Neighbor(id=0, distance=1.0000, text='short')"
+    assert len(repr(found)) < 2000
+    assert repr(found).startswith("SearchResult(12 of 20 neighbors: [")
+    assert "... 2 more," in repr(found)
+    assert repr(SearchResult()) == "SearchResult(0 of 0 neighbors: [])"
+    page = found._repr_html_()
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 13
+    assert "12 of 20 neighbors, 1.5 ms" in page
 
 
 def test_excluded_digests_make_room(datastore: tttnn.Datastore) -> None:

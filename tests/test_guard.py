@@ -11,7 +11,6 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
-from tttnn.store.document import Document
 
 QUERY = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else items\n# Bits per byte"
 
@@ -19,11 +18,7 @@ QUERY = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else 
 def trainer_for(tokenizer: Any, **settings: Any) -> tttnn.TestTimeTrainer:
     config = {"num_neighbors": 5, "max_length": 64, "max_neighbor_tokens": 40, "learning_rate": 1e-3, "guard": "query"}
     config["precision"] = "float32"
-    trainer = tttnn.TestTimeTrainer(
-        tiny_gpt2(), tokenizer, FakeRetriever(TEXTS), tttnn.AdaptConfig(**(config | settings))
-    )
-    trainer.datastore.store = [Document(text) for text in TEXTS]
-    return trainer
+    return tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, FakeRetriever(TEXTS), tttnn.AdaptConfig(**(config | settings)))
 
 
 def scripted(trainer: tttnn.TestTimeTrainer, monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:

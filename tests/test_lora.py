@@ -11,7 +11,6 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.lm.score import Scorer
-from tttnn.store.document import Document
 from tttnn.weights.lora import LowRankLayers
 from tttnn.weights.trainable import trained_elements, trained_names
 
@@ -198,7 +197,6 @@ def test_a_replay_of_low_rank_training_gives_the_same_losses(tokenizer: Any) -> 
     for round in range(2):
         torch.manual_seed(round)
         trainer = trainer_for(tiny_llama(), tokenizer, trainable="lora", seed=5)
-        trainer.datastore.store = [Document(text) for text in TEXTS]
         if reports:
             with trainer.replay(reports[0].to_dict()) as again:
                 assert again.report.losses == reports[0].losses

@@ -12,7 +12,6 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tttnn.retrieval.neighbors import Neighbor
-from tttnn.store.document import Document
 from tttnn.training.report import AdaptReport
 
 QUERY = "def quicksort("
@@ -21,14 +20,12 @@ LONG = "def quicksort(items):\n    return sorted(items) if len(items) > 1 else i
 
 def trainer_for(tokenizer: Any, **settings: Any) -> tttnn.TestTimeTrainer:
     config = {"num_neighbors": 5, "max_neighbor_tokens": 40, "learning_rate": 1e-3, "reuse": 2}
-    trainer = tttnn.TestTimeTrainer(
+    return tttnn.TestTimeTrainer(
         tiny_gpt2(),
         tokenizer,
         FakeRetriever(TEXTS),
         tttnn.AdaptConfig(**({"precision": "float32"} | config | settings)),
     )
-    trainer.datastore.store = [Document(text) for text in TEXTS]
-    return trainer
 
 
 def adapted(trainer: Any, query: str = QUERY, **options: Any) -> tuple[dict[str, torch.Tensor], AdaptReport]:

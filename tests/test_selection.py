@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,9 @@ def test_nearest_is_the_datastores_own_order(datastore: tttnn.Datastore) -> None
     found = Selector(datastore).search("the moon", 6)
     assert [n.id for n in found] == [n.id for n in datastore.search("the moon", 6)]
     assert found.left_out == {"near_duplicates": 0, "too_far": 0, "not_chosen": 0}
-    assert Selector(datastore).id == datastore.id
+    chosen = Selector(datastore, SelectionConfig(max_distance=1.0))
+    assert chosen.describe() == replace(datastore.describe(), selection=SelectionConfig(max_distance=1.0))
+    assert chosen.documents[3] == datastore.store[3]
 
 
 def test_near_duplicates_and_far_documents_are_left_out_and_counted(datastore: tttnn.Datastore) -> None:
@@ -87,7 +90,7 @@ def test_near_duplicates_and_far_documents_are_left_out_and_counted(datastore: t
 
 
 def test_sift_chooses_among_the_candidates(datastore: tttnn.Datastore) -> None:
-    found = Selector(datastore, SelectionConfig(method="sift")).search("the moon", 5)
+    found = Selector(datastore, SelectionConfig(method="sift")).search("the moon", 5, with_vectors=True)
     assert len(found) == 5
     assert found[0].text == "the moon"
     candidates = datastore.search("the moon", len(TEXTS), with_vectors=True)

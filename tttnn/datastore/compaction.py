@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..config import IndexConfig, Progress, StoreConfig
 from ..errors import DatastoreLockedError
 from ..files import write_file
+from ..retrieval.where import check_sources
 from ..store.document import text_digest
 from ..store.writer import TextStoreWriter, train_dictionary
 from .builder import VECTORS, describe_segment
@@ -88,12 +89,7 @@ def delete_documents(
         wrong = [i for i in ids if not 0 <= i < manifest["next_id"]]
         if wrong:
             raise IndexError(f"document id must be between 0 and {manifest['next_id'] - 1}, got {wrong[0]}")
-        known = sorted({name for segment in segments for name in segment.store.sources})
-        for name in sources:
-            if name not in known:
-                raise ValueError(
-                    f"source must be one of {', '.join(known) or 'none: no document has one'}, got {name!r}"
-                )
+        check_sources(sources, {name for segment in segments for name in segment.store.sources})
         wanted = np.unique(np.fromiter(ids, np.int64, len(ids)))
         changed: list[dict[str, Any]] = []
         total = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreC
 from ..embedding.embedder import Embedder, EmbedReport
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
+from ..retrieval.retriever import RetrieverInfo
+from ..retrieval.where import Where, check_sources, names_of
 from ..store.document import Document
 from .build_report import BuildReport
 from .builder import Builder, Corpus
@@ -164,10 +166,23 @@ class Datastore:
         path = Path(path)
         manifest, segments = _open(path)
         datastore = cls(path, manifest, segments)
-        if embedder is not None:
-            datastore._check(embedder)
-            datastore._embedder = embedder
-        return datastore
+        return datastore if embedder is None else datastore.attach(embedder)
+
+    def attach(self, embedder: Embedder) -> Datastore:
+        """Search with this embedder from now on.
+
+        Args:
+            embedder: The one it was built with. For imported vectors any of their dimension is taken.
+
+        Returns:
+            This object.
+
+        Raises:
+            DatastoreMismatchError: It is another one.
+        """
+        self._check(embedder)
+        self._embedder = embedder
+        return self
 
     def _check(self, embedder: Embedder) -> None:
         expected, found = self.manifest["embedder"]["identity"], embedder.identity
@@ -220,9 +235,8 @@ class Datastore:
         """
         if self._embedder is None:
             self._refuse_foreign("query vectors")
-            embedder = Embedder.load(self.embedder_name, self.embed_config)
-            self._check(embedder)
-            self._embedder = embedder
+            self.attach(Embedder.load(self.embedder_name, self.embed_config))
+        assert self._embedder is not None
         return self._embedder
 
     @property
@@ -232,6 +246,16 @@ class Datastore:
         if len(segments) == 1 and not segments[0].has_gaps and segments[0].base == 0:
             return segments[0].store
         return self._documents
+
+    @property
+    def documents(self) -> Sequence[Document]:
+        """All documents, by id: another name of `store`."""
+        return self.store
+
+    def describe(self) -> RetrieverInfo:
+        """Return its id and the name of its embedder, for reports."""
+        name = self._embedder.name if self.foreign and self._embedder is not None else self.embedder_name
+        return RetrieverInfo(self.id, name, gives_vectors=True)
 
     @property
     def _documents(self) -> Documents:
@@ -336,9 +360,10 @@ class Datastore:
         query: str,
         k: int,
         *,
-        ef: int | None = None,
-        source: str | Collection[str] | None = None,
         exclude_digests: Collection[str] = (),
+        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        source: str | Collection[str] | None = None,
+        ef: int | None = None,
         with_vectors: bool = False,
         explain: bool = False,
     ) -> SearchResult:
@@ -347,21 +372,23 @@ class Datastore:
         Args:
             query: The text; the embedder reads its first `max_length` tokens.
             k: Documents wanted, at least 1. Where the datastore has fewer, all of them come.
-            ef: Width of the graph search; None for the index's own.
-            source: Only documents of this source, or of one of these.
             exclude_digests: Texts that are left out (`tttnn.text_digest`); others come in their place.
+            where: Which documents may be answers, as in ``{"source": ["Github"]}``.
+            source: Short for ``where={"source": source}``.
+            ef: Width of the graph search; None for the index's own.
             with_vectors: Give the result `query_vector` and `vectors`.
             explain: Give the result `explanation`; its recall costs an exact search.
 
         Raises:
-            ValueError: The query is empty, or k is less than 1.
+            ValueError: The query is empty, k is less than 1, or no document has a source that was named.
         """
         return self.search_many(
             [query],
             k,
-            ef=ef,
-            source=source,
             exclude_digests=exclude_digests,
+            where=where,
+            source=source,
+            ef=ef,
             with_vectors=with_vectors,
             explain=explain,
         )[0]
@@ -371,9 +398,10 @@ class Datastore:
         queries: Sequence[str],
         k: int,
         *,
-        ef: int | None = None,
-        source: str | Collection[str] | None = None,
         exclude_digests: Collection[str] = (),
+        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        source: str | Collection[str] | None = None,
+        ef: int | None = None,
         with_vectors: bool = False,
         explain: bool = False,
     ) -> list[SearchResult]:
@@ -383,6 +411,12 @@ class Datastore:
                 raise ValueError(f"query must hold some text, got {query!r}")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
+        if source is not None and where is not None:
+            raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
+        searcher = self._searcher
+        sources = (Where.read(where) if source is None else Where(names_of("source", source))).sources
+        if sources is not None:
+            check_sources(sources, searcher.sources)
         reports = [EmbedReport() for _ in queries]
         started = time.perf_counter()
         embedder = self.embedder
@@ -392,10 +426,8 @@ class Datastore:
             + [embedder.embed([query], report=report) for query, report in zip(queries, reports, strict=True)]
         )
         embedded = time.perf_counter()
-        names = None if source is None else {source} if isinstance(source, str) else set(source)
         excluded = set(exclude_digests)
-        searcher = self._searcher
-        explanations = [searcher.explained(names) if explain else None for _ in queries]
+        explanations = [searcher.explained(sources) if explain else None for _ in queries]
         # Explained queries are searched one by one, so that each knows its own work.
         groups = [slice(i, i + 1) for i in range(len(queries))] if explain else [slice(0, len(queries))]
         lists = [
@@ -405,7 +437,7 @@ class Datastore:
                 vectors[group],
                 k + len(excluded),
                 ef=ef,
-                sources=names,
+                sources=sources,
                 explain=explanations[i] if explain else None,
             )
         ]
@@ -421,30 +453,32 @@ class Datastore:
                 # More than one document has an excluded text.
                 wanted *= 2
                 found = searcher.nearest(
-                    vectors[number : number + 1], wanted, ef=ef, sources=names, explain=explanation
+                    vectors[number : number + 1], wanted, ef=ef, sources=sources, explain=explanation
                 )[0]
                 neighbors = searcher.read(found)
             kept = [i for i, n in enumerate(neighbors) if n.digest not in excluded][:k]
+            left_out = sum(n.digest in excluded for n in neighbors)
             seconds = {
                 "embed": (embedded - started) / share,
                 "search": (searched - embedded) / share,
                 "read": time.perf_counter() - reading,
             }
-            result = SearchResult(
-                [neighbors[i] for i in kept],
-                seconds=seconds,
-                requested=k,
-                query_tokens=report.tokens,
-                query_truncated=report.truncated > 0,
-            )
-            if with_vectors:
-                result.query_vector = vectors[number]
-                result.vectors = searcher.vectors_of([found[i] for i in kept])
             if explanation is not None:
-                explanation.excluded = sum(n.digest in excluded for n in neighbors)
-                explanation.recall = searcher.recall(vectors[number], found, sources=names)
-                result.explanation = explanation
-            results.append(result)
+                explanation.excluded = left_out
+                explanation.recall = searcher.recall(vectors[number], found, sources=sources)
+            results.append(
+                SearchResult(
+                    tuple(neighbors[i] for i in kept),
+                    seconds,
+                    requested=k,
+                    query_tokens=report.tokens,
+                    query_truncated=report.truncated > 0,
+                    excluded=left_out,
+                    query_vector=vectors[number] if with_vectors else None,
+                    vectors=searcher.vectors_of([found[i] for i in kept]) if with_vectors else None,
+                    explanation=explanation,
+                )
+            )
         return results
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:

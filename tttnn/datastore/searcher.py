@@ -6,6 +6,7 @@ Knows segments and vectors; does not know how a text becomes a vector.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,11 @@ class Searcher:
         self.dim = dim
         self._joins = unit != "document"
         self._vectors = sum(len(segment.index) for segment in segments)
+
+    @cached_property
+    def sources(self) -> frozenset[str]:
+        """The sources of all documents that are not deleted."""
+        return frozenset(name for segment in self.segments for name in segment.sources)
 
     def nearest(
         self,

@@ -28,11 +28,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..config import AdaptConfig, ScoreConfig, SelectionConfig, preset
-from ..datastore.datastore import Datastore
-from ..embedding.embedder import Embedder
 from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.score import prefix_token
+from ..recipe import open_datastore
+from ..retrieval.retriever import described
 from ..retrieval.selector import Selector
 from ..settings import Config, check, read
 from ..store.document import text_digest
@@ -141,7 +141,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 )
             retriever = None
             if datastore is not None:
-                retriever = Selector(_opened(datastore, embedder, threads, cache_dir), selection)
+                opened = open_datastore(datastore, embedder=embedder, threads=threads, cache_dir=cache_dir)
+                retriever = Selector(opened, selection)
             self.trainer = TestTimeTrainer.load(
                 pretrained,
                 retriever,
@@ -212,7 +213,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         ``tttnn`` holds the settings, the protocol in words, and counts over all requests so far.
         """
         trainer = self.trainer
-        selection = getattr(trainer.datastore, "config", None)
+        searched = described(trainer.datastore)
         rolling = {
             "full": "full: the query is the whole text that is scored",
             "split": "split: the query is the first half, scored under the base model; the rest under the adapted one",
@@ -224,9 +225,9 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
             "tttnn": {
                 "version": __version__,
                 "model": trainer.fingerprint,
-                "datastore": getattr(trainer.datastore, "id", None),
+                "datastore": searched.id,
                 "adapt": trainer.config.to_dict(),
-                "selection": selection.to_dict() if isinstance(selection, SelectionConfig) else None,
+                "selection": searched.selection.to_dict() if searched.selection is not None else None,
                 "score": trainer.scorer.config.to_dict(),
                 "query": f"{length}the context, which is not scored",
                 "loglikelihood_rolling": rolling[self._rolling],
@@ -431,12 +432,6 @@ def _settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, Sele
         SelectionConfig().with_read(changes["select_"]),
         ScoreConfig().with_read(changes["score_"]),
     )
-
-
-def _opened(path: str, embedder: str | None, threads: int | None, cache_dir: str | None) -> Datastore:
-    with Datastore.open(path) as described:
-        name, config = described.embedder_name, described.embed_config
-    return Datastore.open(path, Embedder.load(embedder or name, config, threads=threads, cache_dir=cache_dir))
 
 
 def _present(device: str | None) -> str:

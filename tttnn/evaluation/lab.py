@@ -14,13 +14,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ..config import AdaptConfig, EvalConfig, SelectionConfig
-from ..datastore.datastore import Datastore
+from ..config import AdaptConfig, EvalConfig
 from ..errors import ConfigError
 from ..lm.neighbor_tokens import portion_of
 from ..lm.score import prefix_token, token_ids
 from ..retrieval.neighbors import Neighbor
-from ..retrieval.selector import Selector
+from ..retrieval.selector import Selector, selected_otherwise
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
@@ -258,17 +257,13 @@ class Case:
         own = len(excluded)
         while True:
             started = time.perf_counter()
-            if isinstance(retriever, Selector | Datastore):
-                # Left out before a selection is made: an excluded text would make what is like it look superfluous.
-                found: list[Neighbor] = retriever.search(self.task.query, k, exclude_digests=excluded)
-            else:
-                found = retriever.search(self.task.query, k + len(excluded))
-            seconds = dict(getattr(found, "seconds", None) or {"retrieve": time.perf_counter() - started})
-            kept = [neighbor for neighbor in found if neighbor.digest not in excluded][:k]
+            # Left out before a selection is made: an excluded text would make what is like it look superfluous.
+            found = retriever.search(self.task.query, k, exclude_digests=excluded)
+            seconds = found.seconds or {"retrieve": time.perf_counter() - started}
             # The seconds are those of one search: leaving out is no part of a method.
-            leaking = {neighbor.digest for neighbor in kept if self._holds_scored_text(neighbor)}
+            leaking = {neighbor.digest for neighbor in found if self._holds_scored_text(neighbor)}
             if not leaking:
-                return Found(kept, seconds, len(excluded) - own)
+                return Found(list(found), dict(seconds), len(excluded) - own)
             excluded |= leaking
 
     def _holds_scored_text(self, neighbor: Neighbor) -> bool:
@@ -390,11 +385,8 @@ def sift_selector(trainer: TestTimeTrainer) -> Selector:
     """Return the trainer's datastore with SIFT in front of it.
 
     Raises:
-        ConfigError: the datastore is none that gives vectors.
+        ConfigError: there is none, or it gives no vectors.
     """
-    held = trainer.datastore
-    if isinstance(held, Selector):
-        return Selector(held.datastore, held.config.with_(method="sift"))
-    if isinstance(held, Datastore):
-        return Selector(held, SelectionConfig(method="sift"))
-    raise ConfigError(f"ttt-nn-sift must have a Datastore, whose vectors it compares, got {type(held).__name__}")
+    if trainer.datastore is None:
+        raise ConfigError("ttt-nn-sift must have a datastore, whose vectors it compares, got None")
+    return selected_otherwise(trainer.datastore, "sift")

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from .. import models
-from ..config import EvalConfig, Progress, SelectionConfig
+from ..config import EvalConfig, Progress
 from ..errors import ConfigError
+from ..retrieval.retriever import described
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
@@ -103,7 +104,7 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     trainer = lab.trainer
     evaluation = lab.config.to_dict() | {"curve": lab.curve}
     del evaluation["limit"]
-    selection = getattr(trainer.datastore, "config", None)
+    searched = described(trainer.datastore)
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
@@ -113,8 +114,8 @@ def results_settings(lab: Lab) -> dict[str, Any]:
             "name": models.name_of(getattr(trainer.model.config, "_name_or_path", "")),
             "fingerprint": trainer.fingerprint,
         },
-        "datastore": getattr(trainer.datastore, "id", None),
-        "selection": selection.to_dict() if isinstance(selection, SelectionConfig) else None,
+        "datastore": searched.id,
+        "selection": searched.selection.to_dict() if searched.selection is not None else None,
         "exclude_own_text": lab.exclude_own_text,
         "threads": torch.get_num_threads(),
         "versions": {

@@ -5,13 +5,67 @@ Knows queries and answers; does not know how they are found.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
-from .neighbors import Neighbor
+from ..config import SelectionConfig
+from ..store.document import Document
+from .neighbors import SearchResult
+from .where import Where
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieverInfo:
+    """What answers depend on, for reports and the heads of result files."""
+
+    id: str | None = None
+    """Of the documents; changes whenever they do. None where there are no documents, or none is known."""
+    embedder: str | None = None
+    """The name of what makes the vectors of queries."""
+    selection: SelectionConfig | None = None
+    """How neighbors are chosen among the nearest; None where the nearest are taken."""
+    gives_vectors: bool = False
+    """Whether `with_vectors` gives vectors, which a selection compares."""
+
+
+class DocumentsById(Protocol):
+    """Documents, read by id."""
+
+    def __getitem__(self, index: int, /) -> Document:
+        """Return one document; an IndexError where there is none of this id."""
 
 
 class Retriever(Protocol):
-    """Anything that finds neighbors: a datastore, a cluster, a fake."""
+    """Anything that finds neighbors: a datastore, a selection before it, a cluster, a fake."""
 
-    def search(self, query: str, k: int) -> list[Neighbor]:
-        """Return at most `k` documents, nearest first."""
+    @property
+    def documents(self) -> DocumentsById:
+        """The documents that answers are taken from, by `Neighbor.id`."""
+
+    def search(
+        self,
+        query: str,
+        k: int,
+        *,
+        exclude_digests: Collection[str] = (),
+        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        with_vectors: bool = False,
+    ) -> SearchResult:
+        """Return at most `k` documents, nearest first.
+
+        Args:
+            query: The text.
+            k: Documents wanted, at least 1.
+            exclude_digests: Texts that are left out (`Neighbor.digest`); others come in their place.
+            where: Which documents may be answers, as in ``{"source": ["Github"]}``.
+            with_vectors: Give the result `query_vector` and `vectors`, where `describe` says that there are any.
+        """
+
+    def describe(self) -> RetrieverInfo:
+        """Return what answers depend on."""
+
+
+def described(retriever: Retriever | None) -> RetrieverInfo:
+    """Return what a retriever says of itself; of none, nothing."""
+    return RetrieverInfo() if retriever is None else retriever.describe()

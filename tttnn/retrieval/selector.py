@@ -7,13 +7,20 @@ Knows distances and vectors; does not know what training does with the documents
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import SelectionConfig
-from ..datastore.datastore import Datastore
+from ..errors import ConfigError
 from .neighbors import SearchResult
+from .retriever import DocumentsById, Retriever, RetrieverInfo
+from .where import Where
+
+SelectionMethod = Literal["nearest", "sift", "hull"]
 
 
 def sift(
@@ -137,21 +144,43 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class Selector:
-    """A datastore's search with a choice among what it finds. A trainer takes it in the place of the datastore.
+    """A retriever's search with a choice among what it finds. A trainer takes it in the place of the retriever.
 
     >>> trainer = TestTimeTrainer(model, tokenizer, Selector(datastore, config))    # doctest: +SKIP
     """
 
-    def __init__(self, datastore: Datastore, config: SelectionConfig | None = None) -> None:
+    def __init__(self, datastore: Retriever, config: SelectionConfig | None = None) -> None:
+        """Put a choice before a datastore or another retriever.
+
+        Raises:
+            ConfigError: The method compares vectors, and the retriever gives none.
+        """
         self.datastore = datastore
         self.config = config or SelectionConfig()
+        if self.config.method != "nearest" and not datastore.describe().gives_vectors:
+            raise ConfigError(
+                f"method {self.config.method} must have a retriever whose vectors it compares, "
+                f"got {type(datastore).__name__}, which gives none"
+            )
 
     @property
-    def id(self) -> str:
-        """The datastore's id."""
-        return self.datastore.id
+    def documents(self) -> DocumentsById:
+        """Those of the retriever behind."""
+        return self.datastore.documents
 
-    def search(self, query: str, k: int, **options: object) -> SearchResult:
+    def describe(self) -> RetrieverInfo:
+        """Return what the retriever behind says of itself, and the choice."""
+        return replace(self.datastore.describe(), selection=self.config)
+
+    def search(
+        self,
+        query: str,
+        k: int,
+        *,
+        exclude_digests: Collection[str] = (),
+        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        with_vectors: bool = False,
+    ) -> SearchResult:
         """Find at most k documents: the nearest first, with SIFT the most informative, with hull the heaviest.
 
         The result's `left_out` counts documents by reason, and its `seconds` has the stage "select".
@@ -159,12 +188,17 @@ class Selector:
         Args:
             query: The text.
             k: Documents wanted, at least 1.
-            options: As of `Datastore.search`.
+            exclude_digests: Texts that are left out before the choice.
+            where: Which documents may be answers.
+            with_vectors: Give the result `query_vector` and `vectors`.
         """
         config = self.config
-        wanted = k if config.method == "nearest" else max(k, config.candidates)
+        compares = config.method != "nearest"
+        wanted = max(k, config.candidates) if compares else k
         while True:
-            found = self.datastore.search(query, wanted, with_vectors=True, **options)  # type: ignore[arg-type]
+            found = self.datastore.search(
+                query, wanted, exclude_digests=exclude_digests, where=where, with_vectors=with_vectors or compares
+            )
             started = time.perf_counter()
             near = [config.duplicate_radius is not None and n.distance < config.duplicate_radius for n in found]
             far = [config.max_distance is not None and n.distance > config.max_distance for n in found]
@@ -173,26 +207,32 @@ class Selector:
             if len(kept) >= k or len(found) < wanted or any(far):
                 break
             wanted *= 2
-        if config.method == "sift":
-            assert found.vectors is not None
-            assert found.query_vector is not None
-            order, _ = sift(found.query_vector, found.vectors[kept], k, noise=config.sift_lambda)
-        elif config.method == "hull":
-            assert found.vectors is not None
-            assert found.query_vector is not None
-            order, _, _ = hull(found.query_vector, found.vectors[kept], k)
-        else:
-            order = list(range(min(k, len(kept))))
-        chosen = [kept[i] for i in order]
-        result = SearchResult(
-            [found[i] for i in chosen],
+        chosen = [kept[i] for i in self._order(found, kept, k)]
+        return found.replace(
+            neighbors=tuple(found[i] for i in chosen),
             seconds=found.seconds | {"select": time.perf_counter() - started},
             requested=k,
-            query_tokens=found.query_tokens,
-            query_truncated=found.query_truncated,
+            left_out={"near_duplicates": sum(near), "too_far": sum(far), "not_chosen": len(kept) - len(chosen)},
+            query_vector=found.query_vector if with_vectors else None,
+            vectors=found.vectors[chosen] if with_vectors and found.vectors is not None else None,
         )
-        result.query_vector = found.query_vector
-        result.vectors = found.vectors[chosen] if found.vectors is not None else None
-        result.explanation = found.explanation
-        result.left_out = {"near_duplicates": sum(near), "too_far": sum(far), "not_chosen": len(kept) - len(chosen)}
-        return result
+
+    def _order(self, found: SearchResult, kept: list[int], k: int) -> list[int]:
+        """Return the places in `kept` of those that are chosen, in the order of use."""
+        if self.config.method == "nearest":
+            return list(range(min(k, len(kept))))
+        assert found.vectors is not None
+        assert found.query_vector is not None
+        if self.config.method == "sift":
+            return sift(found.query_vector, found.vectors[kept], k, noise=self.config.sift_lambda)[0]
+        return hull(found.query_vector, found.vectors[kept], k)[0]
+
+
+def selected_otherwise(retriever: Retriever, method: SelectionMethod) -> Selector:
+    """Return a retriever's documents chosen by another method, with the other settings of its own selection.
+
+    Raises:
+        ConfigError: The method compares vectors, and the retriever gives none.
+    """
+    behind = retriever.datastore if isinstance(retriever, Selector) else retriever
+    return Selector(behind, (retriever.describe().selection or SelectionConfig()).with_(method=method))

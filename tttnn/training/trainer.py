@@ -19,7 +19,7 @@ from ..errors import AdaptError, ConfigError
 from ..lm.generate import Generation, OnToken
 from ..lm.score import Scorer
 from ..retrieval.neighbors import Neighbor
-from ..retrieval.retriever import Retriever
+from ..retrieval.retriever import Retriever, described
 from ..weights.shared_weights import SharedWeights
 from .adaptation import NOT_TRAINING, Adaptation
 from .adapted_model import Observer
@@ -186,8 +186,8 @@ class TestTimeTrainer:
             return adaptation
         find = partial(self._search, query, config.num_neighbors, excluded)
         adaptation = Adaptation(self.engine, query, config, find, observe=observe, cancelled=cancelled)
-        adaptation.report.datastore = getattr(self.datastore, "id", None)
-        adaptation.report.embedder = _embedder_name(self.datastore)
+        searched = described(self.datastore)
+        adaptation.report.datastore, adaptation.report.embedder = searched.id, searched.embedder
         return adaptation
 
     def _search(self, query: str, k: int, excluded: frozenset[str], report: AdaptReport) -> list[Neighbor]:
@@ -196,13 +196,12 @@ class TestTimeTrainer:
         if self.datastore is None:
             raise ValueError("adapt must be given neighbors, because the trainer has no datastore")
         started = time.perf_counter()
-        # Each excluded text can take one place among the nearest.
-        found = self.datastore.search(query, k + len(excluded))
-        taken = time.perf_counter() - started
-        report.seconds.update(getattr(found, "seconds", None) or {"retrieve": taken})
-        report.query_truncated = bool(getattr(found, "query_truncated", False))
-        report.left_out = dict(getattr(found, "left_out", {}))
-        return _given(found, excluded, report)[:k]
+        found = self.datastore.search(query, k, exclude_digests=excluded)
+        report.seconds.update(found.seconds or {"retrieve": time.perf_counter() - started})
+        report.query_truncated = found.query_truncated
+        report.left_out = dict(found.left_out)
+        report.excluded = found.excluded
+        return list(found)
 
     def replay(self, report: AdaptReport | dict[str, Any]) -> Adaptation:
         """Return a context manager that repeats an adaptation from its report: as many steps, and no clock.
@@ -239,12 +238,12 @@ class TestTimeTrainer:
 
     def _neighbors_of(self, rows: list[dict[str, Any]]) -> list[Neighbor]:
         """Return the neighbors of a report with their texts, which must be those of the report."""
-        store = getattr(self.datastore, "store", None)
-        if store is None:
-            raise AdaptError("replay must have a datastore with a store to read the neighbors from")
+        if self.datastore is None:
+            raise AdaptError("replay must have a datastore to read the neighbors from, got None")
+        documents = self.datastore.documents
         neighbors = []
         for row in rows:
-            document = store[row["id"]]
+            document = documents[row["id"]]
             span = None if row["span"] is None else (row["span"][0], row["span"][1])
             neighbor = Neighbor(row["id"], row["distance"], document.text, document.meta, row["source"], span)
             if neighbor.digest != row["digest"]:
@@ -331,12 +330,3 @@ def _given(neighbors: Sequence[Neighbor], excluded: frozenset[str], report: Adap
     kept = [neighbor for neighbor in neighbors if neighbor.digest not in excluded]
     report.excluded = len(neighbors) - len(kept)
     return kept
-
-
-def _embedder_name(retriever: Any) -> str | None:
-    """Return the name of the embedder behind a retriever, where it or the datastore behind it says so."""
-    for place in (retriever, getattr(retriever, "datastore", None)):
-        name = getattr(place, "embedder_name", None)
-        if isinstance(name, str):
-            return name
-    return None
