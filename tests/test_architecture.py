@@ -39,7 +39,7 @@ SINGLE = ("errors", "version", "settings", "config", "files", "model_folder", "m
 # Files that need one package more than theirs, for one thing.
 ALSO = {
     "evaluation/workers": {"weights"},  # the pristine weights that worker processes share
-    "report/harm": {"store", "datastore"},  # the texts of documents that were harmed
+    "report/extremes": {"store", "datastore"},  # the texts of documents that were harmed
 }
 
 FILES = sorted((ROOT / "tttnn").rglob("*.py"))

@@ -83,7 +83,7 @@ def eval_(
       tttnn eval pile-00 val.jsonl.zst --methods ttt-nn,in-context --limit 4 --workers 2 --out val.jsonl
     """
     from ..datastore.datastore import Datastore
-    from ..evaluation.methods import interpolation_curve
+    from ..evaluation.training_methods import interpolation_curve
     from ..evaluation.results import Budget
     from ..evaluation.runner import evaluate
     from ..evaluation.workers import evaluate_with_workers

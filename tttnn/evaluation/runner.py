@@ -21,12 +21,12 @@ from ..retrieval.retriever import described
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
-from .lab import Case, Lab
-from .methods import methods_named
+from .case import Case, Lab
 from .protocols import split_task
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .result_file import ResultFile
 from .results import EvalResult
+from .training_methods import methods_named
 
 DEFAULT_METHODS = ("base", "ttt-nn")
 

@@ -20,11 +20,11 @@ from ..errors import ConfigError, TttnnError
 from ..recipe import TrainerRecipe
 from ..store.document import Document
 from ..weights.shared_weights import SharedWeights
-from .lab import Lab
-from .methods import methods_named
+from .case import Lab
 from .records import Measured
 from .results import EvalResult
 from .runner import DEFAULT_METHODS, Record, measured_document, results_settings, sampled
+from .training_methods import methods_named
 
 
 def evaluate_with_workers(

@@ -13,8 +13,8 @@ from typing import Any
 from ..evaluation.results import ALL, PILE_ALL
 from . import figures
 from . import style as plots
+from .extremes import Extreme
 from .figures import Dot, Panel, Series
-from .harm import Extreme
 from .html import DASH, Cell, decimals, ends, escape, one_line, table, whole
 from .published_curves import TASKS, TOTAL, ReferenceRun, matching_run, published
 from .runs import Run, model_name

@@ -22,7 +22,7 @@ from ..version import __version__
 from . import documents as closeups
 from . import style as plots
 from . import summary as sections
-from .harm import extreme_documents, with_texts
+from .extremes import extreme_documents, with_texts
 from .html import comma_separated, escape, one_line, settings_list
 from .markdown import markdown_tables
 from .runs import Run, model_name, read_runs

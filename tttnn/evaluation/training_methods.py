@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..retrieval.neighbors import Neighbor
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
-from .lab import (
+from .case import (
     GENERATED,
     SEPARATOR,
     TOGETHER,
