@@ -31,7 +31,7 @@ import tttnn
 from benchmarks.plain_loop import plain_query
 from tttnn.evaluation.bootstrap import paired_bootstrap
 from tttnn.evaluation.protocols import Task, split_task
-from tttnn.evaluation.runner import group_of, sampled
+from tttnn.evaluation.sampling import group_of, sampled
 from tttnn.lm.score import Scorer, token_ids
 from tttnn.store.document import text_digest
 

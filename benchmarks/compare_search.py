@@ -22,7 +22,7 @@ import numpy as np
 
 import tttnn
 from tttnn.evaluation.protocols import split_task
-from tttnn.evaluation.runner import group_of, sampled
+from tttnn.evaluation.sampling import group_of, sampled
 from tttnn.store.document import text_digest
 
 SCAN = 1_000_000

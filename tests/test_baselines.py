@@ -15,12 +15,13 @@ import torch
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tests.encoders import tiny_embedder
+from tttnn.evaluation.interpolation import interpolation_curve
+from tttnn.evaluation.methods import METHODS
 from tttnn.evaluation.protocols import split_task
 from tttnn.evaluation.records import Line
 from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.results import EvalResult
 from tttnn.evaluation.runner import evaluate
-from tttnn.evaluation.training_methods import METHODS, interpolation_curve
 from tttnn.lm.neighbor_tokens import portion_of
 from tttnn.lm.score import token_ids
 from tttnn.store.document import Document

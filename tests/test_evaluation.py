@@ -11,7 +11,8 @@ import tttnn
 from tests.conftest import TEXTS
 from tttnn.evaluation.protocols import split_task
 from tttnn.evaluation.result_file import read_results
-from tttnn.evaluation.runner import evaluate, group_of, sampled
+from tttnn.evaluation.runner import evaluate
+from tttnn.evaluation.sampling import group_of, sampled
 from tttnn.store.document import Document, text_digest
 
 DOCUMENTS = [

@@ -32,8 +32,8 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tttnn.evaluation import harness
 from tttnn.evaluation.harness import TttnnLM
+from tttnn.evaluation.harness_command import TASKS, run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -384,7 +384,7 @@ def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def measured(model: str, metadata: dict[str, str]) -> dict[str, Any]:
     """Run the packaged task as `lm-eval run` does, without its search through all the harness's own tasks."""
-    tasks = TaskManager(include_path=str(harness.TASKS), include_defaults=False, metadata=metadata)
+    tasks = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
     results = simple_evaluate("tttnn", model, tasks=["tttnn_jsonl"], task_manager=tasks, bootstrap_iters=0)
     assert results is not None
     return dict(results)
@@ -473,11 +473,11 @@ def test_the_command_line_runs_the_harness(
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
-        (["ls", "tasks"], ["ls", "tasks", "--include_path", str(harness.TASKS)]),
-        (["--model", "tttnn"], ["--model", "tttnn", "--include_path", str(harness.TASKS)]),
+        (["ls", "tasks"], ["ls", "tasks", "--include_path", str(TASKS)]),
+        (["--model", "tttnn"], ["--model", "tttnn", "--include_path", str(TASKS)]),
         (["run", "--include_path", "mine"], ["run", "--include_path", "mine"]),
         (["run", "--include_path=mine"], ["run", "--include_path=mine"]),
-        (["run", "--help"], ["run", "--help", "--include_path", str(harness.TASKS)]),
+        (["run", "--help"], ["run", "--help", "--include_path", str(TASKS)]),
         ([], []),
     ],
 )
@@ -489,7 +489,7 @@ def test_the_command_line_passes_arguments_on(
     before = sys.argv
     assert run_cli(monkeypatch, "lm-eval", *given) == 0
     assert seen == [passed]
-    harness.run(given)
+    run(given)
     assert sys.argv[1:] == ["lm-eval", *given]
     assert before is not sys.argv
 

@@ -21,9 +21,9 @@ from tttnn.errors import ConfigError, MissingExtraError
 from tttnn.evaluation.bootstrap import PILE_WEIGHTS
 from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.results import ALL, PILE_ALL
-from tttnn.report.documents import chosen_depths
-from tttnn.report.figures import spread
+from tttnn.report.harm import chosen_depths
 from tttnn.report.html import comma_separated, escape, plain, signed, significant, table
+from tttnn.report.labels import spread
 from tttnn.report.page import Report, write_report
 from tttnn.report.published_curves import TASKS, TOTAL, matching_run, published
 from tttnn.report.runs import read_runs

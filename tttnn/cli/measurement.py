@@ -83,7 +83,7 @@ def eval_(
       tttnn eval pile-00 val.jsonl.zst --methods ttt-nn,in-context --limit 4 --workers 2 --out val.jsonl
     """
     from ..datastore.datastore import Datastore
-    from ..evaluation.training_methods import interpolation_curve
+    from ..evaluation.interpolation import interpolation_curve
     from ..evaluation.results import Budget
     from ..evaluation.runner import evaluate
     from ..evaluation.workers import evaluate_with_workers
@@ -212,7 +212,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
       tttnn lm-eval run --model tttnn --model_args pretrained=smollm2-135m,datastore=pile-00,k=10,rolling=split \\
         --tasks tttnn_jsonl --metadata '{"documents": "val.jsonl.zst"}' --limit 20
     """
-    from ..evaluation.harness import run
+    from ..evaluation.harness_command import run
 
     quiet_transformers()
     run(arguments)

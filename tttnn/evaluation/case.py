@@ -6,15 +6,13 @@ does not know what any one method does with it, nor files, groups or statistics.
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from ..config import AdaptConfig, EvalConfig
 from ..errors import ConfigError
 from ..lm.neighbor_tokens import portion_of
 from ..lm.score import prefix_token, token_ids
@@ -24,9 +22,10 @@ from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
 from ..training.trainer import TestTimeTrainer
+from .lab import Lab
 from .overlap import ngrams_of, shared
 from .protocols import Task
-from .records import Point, UsedNeighbor
+from .records import UsedNeighbor
 
 SEPARATOR = "\n\n"
 """Stands after each neighbor in the context."""
@@ -40,24 +39,6 @@ TTT_NN, TOGETHER = "ttt-nn", "ttt-nn+in-context"
 """Two methods that share a pass of training."""
 
 Choice = Literal["nearest", "sift"]
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What a method answers for one document.
-
-    `seconds`: by number of neighbors, of the method up to there, without scoring. `stages`: seconds by stage.
-    `after`: how the model continues the query at the end, where it is another model and texts are kept.
-    """
-
-    points: list[Point]
-    seconds: dict[int, float]
-    stages: dict[str, float] = field(default_factory=dict)
-    neighbors: list[UsedNeighbor] = field(default_factory=list)
-    found: int = 0
-    stopped_by: str = "neighbors"
-    after: str | None = None
-    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,66 +100,6 @@ class Trained:
     def at(self, k: int) -> State:
         """Return the state after `k` neighbors, or after as many as there were."""
         return self.states[max(held for held in self.states if held <= k)]
-
-
-class Lab:
-    """What all documents share: the trainer, the settings, and the trainers of methods that train otherwise."""
-
-    def __init__(
-        self,
-        trainer: TestTimeTrainer,
-        config: EvalConfig,
-        methods: Sequence[Method],
-        *,
-        exclude_own_text: bool = True,
-        keep_text: bool = False,
-        observe: Callable[[Document, AdaptedModel, int], None] | None = None,
-    ) -> None:
-        """Check the methods.
-
-        Raises:
-            ConfigError: a method cannot work under the protocol or with the trainer.
-        """
-        if trainer.config.guard != "none":
-            raise ConfigError(
-                f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
-                "ttt-nn-guard measures it"
-            )
-        self.trainer = trainer
-        self.config = config
-        self.methods = list(methods)
-        self.exclude_own_text = exclude_own_text
-        self.keep_text = keep_text
-        self.observe = observe
-        limit = trainer.config.num_neighbors
-        self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})
-        self._variants: dict[str, TestTimeTrainer] = {}
-        self.settings = {method.name: method.settings(self) for method in self.methods}
-
-    @property
-    def names(self) -> list[str]:
-        """The methods' names, in the order in which they are measured."""
-        return [method.name for method in self.methods]
-
-    @property
-    def carries_state(self) -> bool:
-        """Whether a method's answer depends on the documents before."""
-        return any(settings.get("optimizer_state") == "carried" for settings in self.settings.values())
-
-    def variant(self, name: str, config: AdaptConfig) -> TestTimeTrainer:
-        """Return a trainer of other settings over a copy of the model; the same one for every document."""
-        if name not in self._variants:
-            trainer = self.trainer
-            self._variants[name] = TestTimeTrainer(
-                copy.deepcopy(trainer.model), trainer.tokenizer, None, config, score=trainer.scorer.config
-            )
-        return self._variants[name]
-
-    def close(self) -> None:
-        """Give the copies of the model up."""
-        for trainer in self._variants.values():
-            trainer.release()
-        self._variants.clear()
 
 
 class Case:
@@ -367,18 +288,6 @@ class Case:
                     context = trainer.tokenizer.decode(self.neighbors_in_context(found, last)[0])
                     after_together = adapted.generate(context + self.task.query, max_new_tokens=GENERATED)
         return Trained(states, report, after, after_together)
-
-
-class Method(Protocol):
-    """A way to make a document more likely."""
-
-    name: str
-
-    def settings(self, lab: Lab) -> dict[str, Any]:
-        """Return what the method's answers depend on, for the record; refuse what cannot work."""
-
-    def measure(self, case: Case) -> Measurement:
-        """Measure one document."""
 
 
 def sift_selector(trainer: TestTimeTrainer) -> Selector:

@@ -21,23 +21,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
-from ..config import AdaptConfig, ScoreConfig, SelectionConfig, preset
 from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.score import prefix_token
 from ..recipe import open_datastore
 from ..retrieval.retriever import described
 from ..retrieval.selector import Selector
-from ..settings import Config, check, read
+from ..settings import check, read
 from ..store.document import text_digest
 from ..training.trainer import TestTimeTrainer
 from ..version import __version__
+from .harness_arguments import dtype_named, present_device, settings_of
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -50,8 +48,6 @@ except ImportError as error:
 
 _log = logging.getLogger("tttnn")
 
-TASKS = Path(__file__).parent / "tasks"
-"""Folder of the packaged tasks, for ``--include_path``."""
 
 Rolling = Literal["full", "split"]
 
@@ -134,7 +130,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 settings["num_neighbors"] = k
             if max_length is not None:
                 settings["score_max_length"] = max_length
-            config, selection, score = _settings_of(settings, preset)
+            config, selection, score = settings_of(settings, preset)
             if config.num_neighbors and datastore is None:
                 raise ConfigError(
                     f"datastore must be given where k is above 0, got None and k = {config.num_neighbors}"
@@ -148,8 +144,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 retriever,
                 config,
                 score=score,
-                device=_present(device),
-                dtype=_dtype(dtype),
+                device=present_device(device),
+                dtype=dtype_named(dtype),
                 threads=threads,
                 cache_dir=cache_dir,
             )
@@ -409,62 +405,3 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
             checkpoint_settings=True,
             **options,
         ).text
-
-
-def _settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, SelectionConfig, ScoreConfig]:
-    """Sort settings by their prefixes, read them by the types of their fields, and make the three configurations."""
-    bases: dict[str, Config] = {
-        "select_": SelectionConfig(),
-        "score_": ScoreConfig(),
-        "adapt_": preset(name),
-        "": preset(name),
-    }
-    changes: dict[str, dict[str, Any]] = {"select_": {}, "score_": {}, "adapt_": {}}
-    for key, value in settings.items():
-        prefix = next(
-            prefix
-            for prefix, base in bases.items()
-            if key.startswith(prefix) and (not prefix or key.removeprefix(prefix) in {f.name for f in fields(base)})
-        )
-        changes[prefix or "adapt_"][key.removeprefix(prefix)] = value
-    return (
-        preset(name).with_read(changes["adapt_"]),
-        SelectionConfig().with_read(changes["select_"]),
-        ScoreConfig().with_read(changes["score_"]),
-    )
-
-
-def _present(device: str | None) -> str:
-    """Return the device to use: the harness asks for CUDA where nothing was said."""
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        _log.info("there is no CUDA device here: the CPU is used")
-        return "cpu"
-    return device or "cpu"
-
-
-def _dtype(name: str) -> torch.dtype:
-    found = getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ConfigError(f"dtype must be a floating-point type of torch like float32, got {name!r}")
-    return found
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Run lm-evaluation-harness's own command line, with this model and the packaged tasks known to it.
-
-    Args:
-        arguments: as after ``lm-eval``. Where they name no ``--include_path``, the packaged tasks' folder is added.
-    """
-    import sys
-
-    from lm_eval.__main__ import cli_evaluate
-
-    words = list(arguments)
-    if words and not any(word.partition("=")[0] == "--include_path" for word in words):
-        words += ["--include_path", str(TASKS)]
-    before = sys.argv
-    sys.argv = ["lm-eval", *words]
-    try:
-        cli_evaluate()
-    finally:
-        sys.argv = before

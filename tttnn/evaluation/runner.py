@@ -6,8 +6,6 @@ Knows protocols, samples and files of results. Does not know how a model is adap
 from __future__ import annotations
 
 import os
-import random
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +19,16 @@ from ..retrieval.retriever import described
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
-from .case import Case, Lab
+from .case import Case
+from .lab import Lab
+from .methods import methods_named
 from .protocols import split_task
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .result_file import ResultFile
 from .results import EvalResult
-from .training_methods import methods_named
+from .sampling import group_of, sampled
 
 DEFAULT_METHODS = ("base", "ttt-nn")
-
-_PAPER_SEED = 1216
-_PAPER_SHARE = 0.2
 
 
 def evaluate(
@@ -71,23 +68,22 @@ def evaluate(
         ConfigError: `out` holds results of other settings; there is no such method, or it cannot work here.
     """
     config = config if config is not None else EvalConfig()
-    lab = Lab(
-        trainer, config, methods_named(methods), exclude_own_text=exclude_own_text, keep_text=keep_text, observe=observe
-    )
+    names = [method.name for method in methods_named(methods)]
+    lab = Lab(trainer, config, names, exclude_own_text=exclude_own_text, keep_text=keep_text, observe=observe)
     try:
-        chosen = sampled(documents, config)
-        record = Record(results_settings(lab), chosen, out, keep_text=keep_text, carries_state=lab.carries_state)
+        settings = results_settings(lab)
+        record = Record(settings, sampled(documents, config), out, keep_text=keep_text)
         try:
-            for done, (position, document) in enumerate(chosen):
+            for done, (position, document) in enumerate(record.chosen):
                 if progress is not None:
-                    progress("evaluate", done, len(chosen))
+                    progress("evaluate", done, len(record.chosen))
                 if record.missing(position):
                     measured = measured_document(lab, position, document)
                     if on_document is not None:
                         on_document(document, measured)
                     record.add(measured)
             if progress is not None:
-                progress("evaluate", len(chosen), len(chosen))
+                progress("evaluate", len(record.chosen), len(record.chosen))
             return record.result()
         finally:
             record.close()
@@ -96,7 +92,11 @@ def evaluate(
 
 
 def results_settings(lab: Lab) -> dict[str, Any]:
-    """Return all that results depend on, for the head of their file. How many documents are taken is no part of it."""
+    """Return all that results depend on, for the head of their file. How many documents are taken is no part of it.
+
+    Raises:
+        ConfigError: a method cannot work under the protocol or with the trainer.
+    """
     import transformers
 
     from ..version import __version__
@@ -108,7 +108,7 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
-        "methods": lab.settings,
+        "methods": {method.name: method.settings(lab) for method in methods_named(lab.names)},
         "score": trainer.scorer.config.to_dict(),
         "model": {
             "name": models.name_of(getattr(trainer.model.config, "_name_or_path", "")),
@@ -126,6 +126,11 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     }
 
 
+def carries_state(settings: dict[str, Any]) -> bool:
+    """Return whether a method's answer depends on the documents before, from what `results_settings` gave."""
+    return any(held.get("optimizer_state") == "carried" for held in settings["methods"].values())
+
+
 def measured_document(lab: Lab, position: int, document: Document) -> Measured:
     """Measure one document under every method."""
     config, digest = lab.config, text_digest(document.text)
@@ -135,7 +140,7 @@ def measured_document(lab: Lab, position: int, document: Document) -> Measured:
         return Measured(Skipped(position, digest, group), [], [], [])
     case = Case(lab, document, task)
     measured = Measured(None, [], [], [])
-    for method in lab.methods:
+    for method in methods_named(lab.names):
         answer = method.measure(case)
         measured.lines.append(
             Line(
@@ -165,43 +170,6 @@ def measured_document(lab: Lab, position: int, document: Document) -> Measured:
     return measured
 
 
-def group_of(document: Document, name: str) -> str:
-    """Return the value of a field of `meta` (``meta.`` may stand before its name); "documents" where there is none."""
-    value = document.meta.get(name.removeprefix("meta."))
-    return str(value) if isinstance(value, str | int) and value != "" else "documents"
-
-
-def sampled(documents: Iterable[Document | str], config: EvalConfig) -> list[tuple[int, Document]]:
-    """Return the documents to measure with their positions, in the order in which they are measured.
-
-    Each group's documents are shuffled; then the groups take turns, so that what an interrupted run leaves covers all
-    groups, and a larger `limit` only adds documents. With ``sample="seed"`` the shuffle of a group depends on
-    `sample_seed` and the group's name. With ``sample="paper"`` it is that of the published code: Python's
-    ``random.Random(1216).shuffle`` of the group's documents in the order of the file, of which the first
-    ``int(0.2 * n)`` are taken. (The published numbers are from the Pile's test set, with a group for each of 22
-    components.)
-    """
-    numbered = [document if isinstance(document, Document) else Document(document) for document in documents]
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, document in enumerate(numbered):
-        groups[group_of(document, config.group_field)].append(i)
-    for name, positions in groups.items():
-        if config.sample == "paper":
-            random.Random(_PAPER_SEED).shuffle(positions)
-            del positions[int(_PAPER_SHARE * len(positions)) :]
-        else:
-            random.Random(f"{config.sample_seed} {name}").shuffle(positions)
-        if config.limit is not None:
-            del positions[config.limit :]
-    rounds = max((len(positions) for positions in groups.values()), default=0)
-    return [
-        (groups[name][turn], numbered[groups[name][turn]])
-        for turn in range(rounds)
-        for name in sorted(groups)
-        if turn < len(groups[name])
-    ]
-
-
 class Record:
     """What is known of the chosen documents: from a file of an earlier run, and newly measured."""
 
@@ -212,10 +180,9 @@ class Record:
         out: str | os.PathLike[str] | None,
         *,
         keep_text: bool,
-        carries_state: bool,
     ) -> None:
         self._settings = settings
-        self._chosen = chosen
+        self.chosen = chosen
         self._known: dict[int, Measured] = {}
         self._file = ResultFile(Path(out), settings, texts=keep_text) if out is not None else None
         self._keep_text = keep_text
@@ -226,7 +193,7 @@ class Record:
                 held = self._file.held(position, text_digest(document.text))
                 if held is not None:
                     self._known[position] = held
-            if carries_state and self._known and len(self._known) < len(chosen):
+            if carries_state(settings) and self._known and len(self._known) < len(chosen):
                 raise ConfigError(
                     f"{out}: cannot be continued, because optimizer_state is carried from document to document. "
                     "Choose another --out."

@@ -20,11 +20,12 @@ from ..errors import ConfigError, TttnnError
 from ..recipe import TrainerRecipe
 from ..store.document import Document
 from ..weights.shared_weights import SharedWeights
-from .case import Lab
+from .lab import Lab
+from .methods import methods_named
 from .records import Measured
 from .results import EvalResult
-from .runner import DEFAULT_METHODS, Record, measured_document, results_settings, sampled
-from .training_methods import methods_named
+from .runner import DEFAULT_METHODS, Record, carries_state, measured_document, results_settings
+from .sampling import sampled
 
 
 def evaluate_with_workers(
@@ -64,16 +65,16 @@ def evaluate_with_workers(
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
-    methods_named(methods)  # a wrong name is refused before anything is loaded
+    names = tuple(method.name for method in methods_named(methods))  # refused before anything is loaded
     config = config if config is not None else EvalConfig()
     chosen = sampled(documents, config)
-    pool = _Pool(workers, (recipe, config, tuple(methods), exclude_own_text, keep_text))
+    pool = _Pool(workers, (recipe, config, names, exclude_own_text, keep_text))
     try:
-        if pool.carries_state and workers > 1:
+        if carries_state(pool.settings) and workers > 1:
             raise ConfigError(
                 f"workers must be 1 where optimizer_state is carried from document to document, got {workers}"
             )
-        record = Record(pool.settings, chosen, out, keep_text=keep_text, carries_state=pool.carries_state)
+        record = Record(pool.settings, chosen, out, keep_text=keep_text)
         try:
             missing = [pair for pair in chosen if record.missing(pair[0])]
             done = len(chosen) - len(missing)
@@ -103,17 +104,16 @@ class _Pool:
         try:
             # The first one's weights are the others' too, so it has to be ready before they begin.
             first = self._start(None, shares=workers > 1)
-            settings, carries_state, weights = self._receive(first)
+            settings, weights = self._receive(first)
             others = [self._start(weights, shares=False) for _ in range(workers - 1)]
             for connection in others:
-                if self._receive(connection) != (settings, carries_state, None):
+                if self._receive(connection) != (settings, None):
                     raise TttnnError("workers must have loaded the same model and datastore, but their settings differ")
         except BaseException:
             self.close()
             raise
         self.settings: dict[str, Any] = settings
         """What the results of each depend on; the same for all."""
-        self.carries_state: bool = carries_state
 
     def _start(self, weights: SharedWeights | None, *, shares: bool) -> Connection:
         context = multiprocessing.get_context("spawn")
@@ -183,7 +183,7 @@ def _work(
     shares: bool,
     recipe: TrainerRecipe,
     config: EvalConfig,
-    methods: tuple[str, ...],
+    names: tuple[str, ...],
     exclude_own_text: bool,
     keep_text: bool,
 ) -> None:
@@ -196,9 +196,9 @@ def _work(
 
         logging.disable_progress_bar()
         trainer = recipe.load(weights)
-        lab = Lab(trainer, config, methods_named(methods), exclude_own_text=exclude_own_text, keep_text=keep_text)
+        lab = Lab(trainer, config, names, exclude_own_text=exclude_own_text, keep_text=keep_text)
         shared = trainer.share_weights() if shares else None
-        connection.send(("ready", (results_settings(lab), lab.carries_state, shared)))
+        connection.send(("ready", (results_settings(lab), shared)))
         while True:
             position, document = connection.recv()
             connection.send(("measured", measured_document(lab, position, document)))

@@ -1,16 +1,16 @@
 """The report's figures: curves over neighbors, before and after, cost against gain, document by document.
 
-Knows numbers and where names have room. Does not know result files, nor the page.
+Knows numbers and marks. Does not know where names have room, nor result files.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .labels import label_ends, label_points, plain_log_ticks, shortened
 from .style import INK, PAPER, STYLES, Style, drawing
 
 _WIDTH = 9.6
@@ -63,11 +63,6 @@ class Dot:
     letter: str = ""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Curves over the number of neighbors
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def draw_total(panel: Panel, styles: dict[str, Style], main: str, *, ylabel: str) -> Any:
     """Draw all methods' curves in one plot, each with its name at its end, the main one with its interval as a band."""
     with drawing() as figure_class:
@@ -85,7 +80,7 @@ def draw_total(panel: Panel, styles: dict[str, Style], main: str, *, ylabel: str
         axes.set_xlim(-0.03 * last, last * 1.02)
         axes.set_xlabel("neighbors")
         axes.set_ylabel(ylabel)
-        _label_ends(axes, ends)
+        label_ends(axes, ends)
         return figure
 
 
@@ -121,8 +116,8 @@ def draw_panels(
                     )
             if relative:
                 axes.axhline(1, color=styles["base"].colour, linewidth=1)
-            axes.set_title(_short(panel.title, 24), loc="left", fontsize=8.5, fontweight="bold", pad=11)
-            axes.text(0, 1.02, _short(panel.detail, 36), transform=axes.transAxes, fontsize=7, va="bottom")
+            axes.set_title(shortened(panel.title, 24), loc="left", fontsize=8.5, fontweight="bold", pad=11)
+            axes.text(0, 1.02, shortened(panel.detail, 36), transform=axes.transAxes, fontsize=7, va="bottom")
         _axis_of_k(grid.flat[0], panels, last, 0.19)
         grid.flat[0].set_xlim(-0.06 * last, last * 1.06)
         for axes in grid.flat[len(panels) :]:
@@ -180,58 +175,10 @@ def _axis_of_k(axes: Any, panels: Sequence[Panel], last: float, apart: float) ->
     axes.set_xticks(kept, [f"{k:g}" for k in kept])
 
 
-def _label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each name right of the plot at the height of its curve's end, moved apart where names would meet."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 0.052
-    ordered = sorted(ends, key=lambda end: end[1])
-    heights = spread([end[1] for end in ordered], gap, low, high)
-    place = axes.get_yaxis_transform()
-    for (_, y, label, colour), height in zip(ordered, heights, strict=True):
-        axes.plot(
-            [1.0, 1.025],
-            [y, height],
-            transform=place,
-            color=colour,
-            linewidth=0.7,
-            clip_on=False,
-            solid_capstyle="butt",
-        )
-        text = f"{_short(label, 30)}  {y:.3f}"
-        axes.text(1.03, height, text, transform=place, color=colour, va="center", fontsize=8.5)
-
-
-def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move ascending positions apart to at least `gap`, as little as needed, within `low` and `high` where they fit.
-
-    Neighbors that are too near form a block around their mean; blocks that meet are joined.
-    """
-    blocks: list[tuple[float, int]] = []  # centre, members
-    for value in values:
-        blocks.append((value, 1))
-        while True:
-            centre, count = blocks[-1]
-            half = gap * (count - 1) / 2
-            centre = max(low + half, min(high - half, centre))
-            blocks[-1] = (centre, count)
-            if len(blocks) == 1:
-                break
-            before, members = blocks[-2]
-            if centre - half - (before + gap * (members - 1) / 2) >= gap * (1 - 1e-9):
-                break
-            blocks[-2:] = [((before * members + centre * count) / (members + count), members + count)]
-    return [centre + gap * (i - (count - 1) / 2) for centre, count in blocks for i in range(count)]
-
-
 def _handle(style: Style, label: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=style.colour, linestyle=style.dashes, marker=style.marker, markersize=4, label=label)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Before and after
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def draw_bars(bars: Sequence[Bar], style: Style, base: Style, label: str) -> Any:
@@ -242,7 +189,7 @@ def draw_bars(bars: Sequence[Bar], style: Style, base: Style, label: str) -> Any
         rows = list(range(len(bars)))
         left.barh([y - 0.19 for y in rows], [bar.base for bar in bars], 0.36, color=base.colour, label="base")
         left.barh([y + 0.19 for y in rows], [bar.value for bar in bars], 0.36, color=style.colour, label=label)
-        left.set_yticks(rows, [_short(bar.title, 28) for bar in bars])
+        left.set_yticks(rows, [shortened(bar.title, 28) for bar in bars])
         for name, bar in zip(left.get_yticklabels(), bars, strict=True):
             name.set_fontweight("bold" if bar.total else "normal")
         left.set_xlabel("bits per byte")
@@ -283,11 +230,6 @@ def draw_bars(bars: Sequence[Bar], style: Style, base: Style, label: str) -> Any
         return figure
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Cost and gain; document by document
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 def draw_cost(series: Sequence[Series], styles: dict[str, Style], *, xlabel: str, ylabel: str) -> Any:
     """Draw gain over cost: one point per method and number of neighbors, joined along it; the cost axis is logarithmic.
 
@@ -315,10 +257,10 @@ def draw_cost(series: Sequence[Series], styles: dict[str, Style], *, xlabel: str
             )
         axes.axhline(1, color=styles["base"].colour, linewidth=1)
         axes.margins(x=0.12, y=0.12)
-        _plain_log_ticks(axes.xaxis)
+        plain_log_ticks(axes.xaxis)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        _label_points(
+        label_points(
             axes,
             [(one.k[-1], one.value[-1], one.label, styles[one.method].colour) for one in series],
             [list(zip(one.k, one.value, strict=True)) for one in series],
@@ -355,75 +297,13 @@ def draw_documents(dots: Sequence[Dot], style: Style, base: Style, label: str) -
         axes.set_ylim(*ends)
         axes.text(0.985, 0.03, "better than base", transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5)
         axes.text(0.015, 0.97, "worse than base", transform=axes.transAxes, ha="left", va="top", fontsize=8.5)
-        _plain_log_ticks(axes.xaxis)
-        _plain_log_ticks(axes.yaxis)
+        plain_log_ticks(axes.xaxis)
+        plain_log_ticks(axes.yaxis)
         axes.set_xlabel("bits per byte, base")
-        axes.set_ylabel(f"bits per byte, {_short(label, 40)}")
-        _label_points(
+        axes.set_ylabel(f"bits per byte, {shortened(label, 40)}")
+        label_points(
             axes,
             [(d.base, d.value, d.letter, INK) for d in dots if d.letter],
             [*([(d.base, d.value)] for d in dots), [(ends[0], ends[0]), (ends[1], ends[1])]],
         )
         return figure
-
-
-def _plain_log_ticks(axis: Any) -> None:
-    """Tick a logarithmic axis at 1, 2 and 5 times powers of ten, written as plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    narrow = low > 0 and high / low < 4
-    axis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9) if narrow else (1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _label_points(
-    axes: Any, labels: Sequence[tuple[float, float, str, str]], lines: Sequence[Sequence[tuple[float, float]]]
-) -> None:
-    """Write a name beside each point, on the side where it covers least of other names and of lines or lone points."""
-    axes.figure.draw_without_rendering()
-    to_pixels = axes.transData.transform
-    scale = axes.figure.dpi / 72
-    taken = [(x - 4, y - 4, x + 4, y + 4) for line in lines for x, y in _along([to_pixels(point) for point in line])]
-    frame = axes.bbox
-    for x, y, label, colour in labels:
-        text = _short(label, 34)
-        width, height = 5.4 * len(text) * scale, 10 * scale
-        px, py = to_pixels((x, y))
-        best: tuple[float, str, str, float, float, tuple[float, float, float, float]] | None = None
-        for step in (7, 14, 22):
-            for across, up in ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
-                left = px + across * step * scale - width * (1 - across) / 2
-                foot = py + up * step * scale - height * (1 - up) / 2
-                box = (left, foot, left + width, foot + height)
-                outside = max(0.0, frame.x0 - box[0]) + max(0.0, box[2] - frame.x1 - 40)
-                cost = step / 10 + sum(_overlap(box, other) for other in taken) / 10 + 10 * outside
-                if best is None or cost < best[0] - 1e-9:
-                    sides = {1: "left", 0: "center", -1: "right"}
-                    feet = {1: "bottom", 0: "center", -1: "top"}
-                    best = (cost, sides[across], feet[up], across * step, up * step, box)
-        assert best is not None
-        _, ha, va, dx, dy, box = best
-        taken.append(box)
-        axes.annotate(
-            text, (x, y), xytext=(dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=8.5, color=colour
-        )
-
-
-def _along(line: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """Yield spots along a line, some eight pixels apart, its points among them."""
-    yield line[0]
-    for (x0, y0), (x1, y1) in itertools.pairwise(line):
-        pieces = max(1, round(math.hypot(x1 - x0, y1 - y0) / 8))
-        for i in range(1, pieces + 1):
-            yield x0 + (x1 - x0) * i / pieces, y0 + (y1 - y0) * i / pieces
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return width * height if width > 0 and height > 0 else 0.0
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

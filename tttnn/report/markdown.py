@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from ..evaluation.bootstrap import PILE_WEIGHTS, Interval
 from ..evaluation.results import ALL, PILE_ALL, GroupSummary
 from .html import decimals, one_line, plain, significant, whole
+from .opening import headline, verdict
 from .runs import Run
-from .summary import few_documents, group_name, headline, verdict
+from .section import few_documents, group_name
 
 _PLACES = 4
 

@@ -19,14 +19,20 @@ from ..evaluation.bootstrap import PILE_WEIGHTS
 from ..evaluation.results import ALL
 from ..files import write_file
 from ..version import __version__
-from . import documents as closeups
 from . import style as plots
-from . import summary as sections
+from .components import components_section
+from .cost import cost_section
+from .curves import curves_section
+from .documents import documents_section
 from .extremes import extreme_documents, with_texts
+from .harm import harm_section
 from .html import comma_separated, escape, one_line, settings_list
 from .markdown import markdown_tables
+from .opening import headline, verdict
+from .published import reference_section
 from .runs import Run, model_name, read_runs
-from .summary import Section
+from .section import PROTOCOLS, Section
+from .summary import summary_section
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +88,11 @@ def write_report(
     for run in runs:
         title = f"Protocol {run.name}"
         links = [_link(run.slug, title)]
-        about = sections.PROTOCOLS.get(run.protocol)
+        about = PROTOCOLS.get(run.protocol)
         body.append(f'<section id="{run.slug}"><h2>{escape(title)}</h2>')
         if about is not None:
             body.append(f"<p>{escape(about[0].upper() + about[1:])}.</p>")
-        parts = [sections.summary_section(run)]
+        parts = [summary_section(run)]
         if run.main is not None:
             k = run.row(ALL, run.main).k
             cases = extreme_documents(run.result, run.main, k, texts=texts)
@@ -99,14 +105,14 @@ def write_report(
                     datastore_id=held if isinstance(held, str) else None,
                 )
             parts += [
-                sections.curves_section(run, styles),
-                sections.components_section(run, styles),
-                sections.cost_section(run, styles),
-                closeups.documents_section(run, styles, cases, texts=texts),
-                closeups.harm_section(run),
+                curves_section(run, styles),
+                components_section(run, styles),
+                cost_section(run, styles),
+                documents_section(run, styles, cases, texts=texts),
+                harm_section(run),
             ]
             if reference:
-                parts.append(closeups.reference_section(run, styles))
+                parts.append(reference_section(run, styles))
         for i, part in enumerate(parts):
             place = f"{run.slug}-{i}"
             links.append(_link(place, part.title))
@@ -117,12 +123,10 @@ def write_report(
     contents.append(f"<div>{_link('made', 'How this was measured')}</div>")
     body.append(f'<section id="made"><h2>How this was measured</h2>{_method(runs, command)}</section>')
 
-    first = sections.headline(runs[0])
+    first = headline(runs[0])
     header = [f"<h1>{escape(first)}</h1>"]
-    header += [f'<p class="lead">{escape(sections.verdict(runs[0]))}</p>']
-    header += [
-        f'<p class="lead">{escape(f"{sections.headline(run)}. {sections.verdict(run)}")}</p>' for run in runs[1:]
-    ]
+    header += [f'<p class="lead">{escape(verdict(runs[0]))}</p>']
+    header += [f'<p class="lead">{escape(f"{headline(run)}. {verdict(run)}")}</p>' for run in runs[1:]]
     text = Template(files("tttnn.report").joinpath("page.html").read_text(encoding="utf-8")).substitute(
         version=__version__,
         title=escape(first),

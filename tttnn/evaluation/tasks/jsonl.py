@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import ConfigError
-from ...store.corpus import iter_jsonl
-from ...store.document import text_digest
+from tttnn.errors import ConfigError
+from tttnn.store.corpus import iter_jsonl
+from tttnn.store.document import text_digest
 
 
 def load(documents: str | None = None, group: str | None = None, **_: Any) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""What all documents of an evaluation share: the trainer, the settings, and trainers that train otherwise.
+
+Knows the trainer and the names of methods. Does not know documents, nor what a method does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+from ..config import AdaptConfig, EvalConfig
+from ..errors import ConfigError
+from ..store.corpus import Document
+from ..training.trainer import AdaptedModel, TestTimeTrainer
+
+
+class Lab:
+    """What all documents share: the trainer, the settings, and the trainers of methods that train otherwise."""
+
+    def __init__(
+        self,
+        trainer: TestTimeTrainer,
+        config: EvalConfig,
+        names: Sequence[str],
+        *,
+        exclude_own_text: bool = True,
+        keep_text: bool = False,
+        observe: Callable[[Document, AdaptedModel, int], None] | None = None,
+    ) -> None:
+        """Take the trainer and what is asked of it.
+
+        Args:
+            trainer: adapts and scores.
+            config: protocol, lengths, and the numbers of neighbors to score after.
+            names: of the methods, in the order in which they are measured.
+            exclude_own_text: leaves neighbors out whose text is the document's own.
+            keep_text: keeps queries, excerpts of neighbors and continuations.
+            observe: called in the pass of ttt-nn, as by `evaluate`.
+
+        Raises:
+            ConfigError: the trainer has a guard, which would hide the states between.
+        """
+        if trainer.config.guard != "none":
+            raise ConfigError(
+                f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
+                "ttt-nn-guard measures it"
+            )
+        self.trainer = trainer
+        self.config = config
+        self.names = list(names)
+        self.exclude_own_text = exclude_own_text
+        self.keep_text = keep_text
+        self.observe = observe
+        limit = trainer.config.num_neighbors
+        self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})
+        self._variants: dict[str, TestTimeTrainer] = {}
+
+    def variant(self, name: str, config: AdaptConfig) -> TestTimeTrainer:
+        """Return a trainer of other settings over a copy of the model; the same one for every document."""
+        if name not in self._variants:
+            trainer = self.trainer
+            self._variants[name] = TestTimeTrainer(
+                copy.deepcopy(trainer.model), trainer.tokenizer, None, config, score=trainer.scorer.config
+            )
+        return self._variants[name]
+
+    def close(self) -> None:
+        """Give the copies of the model up."""
+        for trainer in self._variants.values():
+            trainer.release()
+        self._variants.clear()
