@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..config import AdaptConfig, EvalConfig
 from ..errors import ConfigError
-from ..store.corpus import Document
+from ..store.document import Document
 from ..training.trainer import AdaptedModel, TestTimeTrainer
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from ..config import EvalConfig
-from ..store.corpus import Document
+from ..store.document import Document
 
 _PAPER_SEED = 1216
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+# Absolute: the harness loads this file by its path, outside of any package.
 from tttnn.errors import ConfigError
 from tttnn.store.corpus import iter_jsonl
 from tttnn.store.document import text_digest
