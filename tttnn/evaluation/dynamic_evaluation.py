@@ -14,7 +14,8 @@ import torch
 from ..config import AdaptConfig
 from ..errors import ConfigError
 from ..retrieval.neighbors import Neighbor
-from ..training.trainer import AdaptedModel, TestTimeTrainer
+from ..training.adapted_model import AdaptedModel
+from ..training.trainer import TestTimeTrainer
 from .case import Case
 from .lab import Lab
 from .measurement import Measurement

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from ..config import AdaptConfig, EvalConfig
 from ..errors import ConfigError
 from ..store.document import Document
-from ..training.trainer import AdaptedModel, TestTimeTrainer
+from ..training.adapted_model import AdaptedModel
+from ..training.trainer import TestTimeTrainer
 
 
 class Lab:
