@@ -335,8 +335,7 @@ def test_excluded_texts_are_replaced_by_the_next_nearest(trainer: Any) -> None:
 
 
 def test_token_budget(trainer: Any) -> None:
-    trainer.config = trainer.config.with_(max_tokens=100)
-    with trainer.adapt(QUERY) as adapted:
+    with trainer.adapt(QUERY, config=trainer.config.with_(max_tokens=100)) as adapted:
         assert adapted.report.stopped_by == "max_tokens"
         assert 0 < adapted.report.tokens <= 100
 
@@ -420,8 +419,8 @@ def test_schedule_divides_by_the_root_of_the_position(trainer: Any, monkeypatch:
     rates: list[float] = []
     real = trainer.engine.optimizer.step
     monkeypatch.setattr(trainer.engine.optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
-    trainer.config = trainer.config.with_(schedule="inverse_sqrt", learning_rate=1e-3, max_length=1024)
-    with trainer.adapt(QUERY):
+    config = trainer.config.with_(schedule="inverse_sqrt", learning_rate=1e-3, max_length=1024)
+    with trainer.adapt(QUERY, config=config):
         pass
     assert rates == pytest.approx([1e-3 / math.sqrt(i) for i in (1, 2, 3, 4, 5, 5)])
 
@@ -461,9 +460,9 @@ def test_the_farther_the_smaller_the_rate(trainer: Any, monkeypatch: pytest.Monk
     rates: list[float] = []
     real = trainer.engine.optimizer.step
     monkeypatch.setattr(trainer.engine.optimizer, "step", lambda rate: (rates.append(rate), real(rate))[1])
-    trainer.config = trainer.config.with_(schedule="distance", max_neighbor_tokens=40)
+    config = trainer.config.with_(schedule="distance", max_neighbor_tokens=40)
     neighbors = [Neighbor(i, distance, TEXTS[i]) for i, distance in enumerate([0.5, 0.5, 1.0, 2.0])]
-    with trainer.adapt(QUERY, neighbors=neighbors):
+    with trainer.adapt(QUERY, config=config, neighbors=neighbors):
         pass
     assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4])
 
@@ -528,12 +527,13 @@ def test_report_says_which_bytes_were_trained_on(trainer: Any, tokenizer: Any) -
         Neighbor(1, 0.1, "c" * 65),  # the last token is a window of its own, which predicts nothing
         Neighbor(2, 0.2, "d"),
     ]
-    trainer.config = trainer.config.with_(max_neighbor_tokens=70)
-    with trainer.adapt(QUERY, neighbors=neighbors) as adapted:
+    config = trainer.config.with_(max_neighbor_tokens=70)
+    with trainer.adapt(QUERY, config=config, neighbors=neighbors) as adapted:
         trained = adapted.report.neighbors
     assert [n.span for n in trained] == [(200, 210), None, None]
     assert [n.trained_span for n in trained] == [(200, 270), (0, 64), None]
-    with trainer.adapt(QUERY, neighbors=neighbors[:1], cancelled=iter([False, True]).__next__) as adapted:
+    stop = iter([False, True]).__next__
+    with trainer.adapt(QUERY, config=config, neighbors=neighbors[:1], cancelled=stop) as adapted:
         assert [n.trained_span for n in adapted.report.neighbors] == [(200, 264)]
 
 
@@ -554,8 +554,8 @@ def test_report_counts_faults_steps_and_seconds(trainer: Any) -> None:
             return RetrieverInfo("fake", "minilm-l6")
 
     trainer.datastore = Named(TEXTS)
-    trainer.config = trainer.config.with_(verify=True, seed=4)
-    with trainer.adapt(QUERY, observe=lambda a, _: a.bits_per_byte(TEXTS[0])) as adapted:
+    config = trainer.config.with_(verify=True, seed=4)
+    with trainer.adapt(QUERY, config=config, observe=lambda a, _: a.bits_per_byte(TEXTS[0])) as adapted:
         before = adapted.report.seconds["score"]
         adapted.bits_per_byte(TEXTS[1])
         report = adapted.report
@@ -590,8 +590,7 @@ def test_the_kill_switch_notices_a_write_behind_torchs_back(tokenizer: Any, retr
         pass
     with pytest.raises(tttnn.RestoreError, match=r"wte\.weight"), trainer.adapt(QUERY):
         model.transformer.wte.weight.data[3, 3] += 1.0
-    trainer.config = trainer.config.with_(verify=False)
-    with trainer.adapt(QUERY):  # not looked for
+    with trainer.adapt(QUERY, config=config.with_(verify=False)):  # not looked for
         pass
 
 
@@ -612,9 +611,20 @@ def test_replay_gives_the_same_bits_without_a_clock(trainer: Any) -> None:
         trainer.replay(held)
     with pytest.raises(tttnn.AdaptError, match="model"):
         trainer.replay(report.to_dict() | {"model": "another"})
-    trainer.config = trainer.config.with_(learning_rate=1e-5)
-    with pytest.raises(tttnn.AdaptError, match="learning_rate"):
-        trainer.replay(report)
+    other = tttnn.AdaptConfig(weight_decay=0.5).with_(max_length=64, precision="float32")
+    with pytest.raises(tttnn.AdaptError, match="these differ: weight_decay"):
+        trainer.replay(report.to_dict() | {"settings": other.to_dict()})
+
+
+def test_replay_trains_with_the_settings_of_the_report(trainer: Any) -> None:
+    """Those of the call that it reports, not those of the trainer that repeats it."""
+    config = trainer.config.with_(learning_rate=3e-3, schedule="inverse_sqrt", max_length=32, num_neighbors=2, seed=5)
+    with trainer.adapt(QUERY, config=config) as adapted:
+        report, inside = adapted.report, state_of(trainer.model)
+    with trainer.replay(json.loads(json.dumps(report.to_dict()))) as again:
+        assert again.report.losses == report.losses
+        assert (again.report.settings["learning_rate"], again.report.seed) == (3e-3, 5)
+        assert_same_state(trainer.model, inside)
 
 
 def test_a_model_too_large_to_train_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

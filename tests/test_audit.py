@@ -31,10 +31,16 @@ OTHER = (
 CONFIG = tttnn.EvalConfig(query_tokens=450, scored_tokens=450, curve=(0, 3))
 
 
+def trainer_for(tokenizer: Any, max_neighbor_tokens: int | None) -> tttnn.TestTimeTrainer:
+    config = tttnn.AdaptConfig(
+        num_neighbors=3, max_length=64, max_neighbor_tokens=max_neighbor_tokens, precision="float32"
+    )
+    return tttnn.TestTimeTrainer(tiny_gpt2(n_positions=4096), tokenizer, FakeRetriever(TEXTS), config)
+
+
 @pytest.fixture
 def trainer(tokenizer: Any) -> Iterator[tttnn.TestTimeTrainer]:
-    config = tttnn.AdaptConfig(num_neighbors=3, max_length=64, max_neighbor_tokens=1200, precision="float32")
-    made = tttnn.TestTimeTrainer(tiny_gpt2(n_positions=4096), tokenizer, FakeRetriever(TEXTS), config)
+    made = trainer_for(tokenizer, 1200)
     yield made
     made.release()
 
@@ -76,8 +82,9 @@ def test_text_that_was_not_trained_on_is_no_leak(trainer: Any) -> None:
     assert report.clean
     assert (report.documents, report.lines, report.passages) == (1, 2, 2)
     assert [(note.kind, note.neighbor) for note in report.notes] == [("unused copy", 1)]
-    trainer.config = trainer.config.with_(max_neighbor_tokens=None)
-    result = evaluate(trainer, documents, config=CONFIG)
+    whole = trainer_for(trainer.tokenizer, None)
+    whole.datastore = trainer.datastore
+    result = evaluate(whole, documents, config=CONFIG)
     assert [f.kind for f in audit_results(result, documents, store, trainer.tokenizer).findings] == ["overlap"]
 
 

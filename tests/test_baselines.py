@@ -235,9 +235,11 @@ def test_lora_is_another_trainer_over_a_copy_of_the_model(wide: Any) -> None:
 
 
 def test_a_guard_inside_the_trainer_is_refused(wide: Any) -> None:
-    wide.config = wide.config.with_(guard="query")
+    guarded = tttnn.TestTimeTrainer(
+        tiny_gpt2(n_positions=512), wide.tokenizer, wide.datastore, wide.config.with_(guard="query")
+    )
     with pytest.raises(tttnn.ConfigError, match=r"guard must be none .* got 'query': the method ttt-nn-guard"):
-        lines(wide, "ttt-nn")
+        lines(guarded, "ttt-nn")
 
 
 def test_sift_chooses_other_neighbors_and_needs_a_datastore(wide: Any, tmp_path: Path) -> None:

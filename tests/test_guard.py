@@ -196,8 +196,7 @@ def test_a_state_unscored_at_the_deadline_is_not_used(tokenizer: Any, monkeypatc
         return real(rate)
 
     monkeypatch.setattr(trainer.engine.optimizer, "step", slow)
-    trainer.config = trainer.config.with_(guard_every=2)
-    with trainer.adapt(QUERY, deadline_ms=50_000) as adapted:
+    with trainer.adapt(QUERY, config=trainer.config.with_(guard_every=2), deadline_ms=50_000) as adapted:
         report = adapted.report
         assert report.stopped_by == "deadline"
         assert (report.steps, report.guard.after, report.guard.kept) == (3, [0, 2], 2)

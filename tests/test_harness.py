@@ -213,13 +213,12 @@ def test_what_is_scored_is_neither_searched_with_nor_trained_on(lm: TttnnLM, ret
     adapt = lm.trainer.adapt
 
     def watched(query: str, **options: Any) -> Any:
-        adaptation = adapt(query, **options)
-        reports.append(adaptation._adapted.report)
+        adaptation = adapt(query, num_neighbors=7, **options)
+        reports.append(adaptation.report)
         return adaptation
 
     reports: list[tttnn.AdaptReport] = []
     lm.trainer.adapt = watched  # type: ignore[method-assign]
-    lm.trainer.config = lm.trainer.config.with_(num_neighbors=7)
     lm.loglikelihood(requests("loglikelihood", [("question", " answer")]), disable_tqdm=True)
     lm.loglikelihood_rolling(requests("loglikelihood_rolling", [(LONG[:80],)]), disable_tqdm=True)
     for report, text in zip(reports, ["question answer", LONG[:80]], strict=True):

@@ -185,11 +185,20 @@ def test_memory_is_counted_for_what_is_trained() -> None:
     assert trained_elements(model, names) == (weights, layer)
 
 
-def test_settings_a_trainer_was_built_with_cannot_be_replaced(tokenizer: Any) -> None:
+def test_settings_a_trainer_was_made_with_cannot_be_replaced(tokenizer: Any) -> None:
     trainer = trainer_for(tiny_gpt2(), tokenizer)
-    trainer.config = trainer.config.with_(trainable="lora")
     with pytest.raises(tttnn.ConfigError, match="trainable must be as the trainer was made with"):
-        trainer.adapt(QUERY)
+        trainer.adapt(QUERY, config=trainer.config.with_(trainable="lora"))
+    with pytest.raises(AttributeError):
+        trainer.config = trainer.config.with_(trainable="lora")
+    with trainer.adapt(QUERY, config=trainer.config.with_(seed=3)) as adapted:
+        assert adapted.report.seed == 3
+    trainer.release()
+    # Its matrices were drawn by the seed.
+    drawn = trainer_for(tiny_gpt2(), tokenizer, trainable="lora")
+    with pytest.raises(tttnn.ConfigError, match="seed must be as the trainer was made with"):
+        drawn.adapt(QUERY, config=drawn.config.with_(seed=3))
+    drawn.release()
 
 
 def test_a_replay_of_low_rank_training_gives_the_same_losses(tokenizer: Any) -> None:

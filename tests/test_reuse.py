@@ -91,9 +91,9 @@ def test_ids_and_distances_are_those_of_this_query(tokenizer: Any) -> None:
 def test_other_settings_are_trained_anew(change: dict[str, Any], tokenizer: Any) -> None:
     trainer = trainer_for(tokenizer)
     adapted(trainer)
-    trainer.config = trainer.config.with_(**change)
-    assert not adapted(trainer)[1].reused
-    assert adapted(trainer)[1].reused
+    config = trainer.config.with_(**change)
+    assert not adapted(trainer, config=config)[1].reused
+    assert adapted(trainer, config=config)[1].reused
     trainer.release()
 
 

@@ -89,16 +89,23 @@ class SelectionConfig(Config):
 class AdaptConfig(Config):
     """How a model is trained on the neighbors of one query."""
 
-    num_neighbors: int = setting(20, "neighbors to train on, nearest first", minimum=0, maximum=1_000_000)
-    max_length: int = setting(1024, "tokens in a training window; one optimizer step each", minimum=2)
-    max_neighbor_tokens: int | None = setting(512, "tokens trained of one neighbor; none: all of it", minimum=2)
-    max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2)
-    deadline_ms: float | None = setting(None, "milliseconds from the call until training stops", minimum=0)
-    learning_rate: float = setting(5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0)
+    num_neighbors: int = setting(
+        20, "neighbors to train on, nearest first", minimum=0, maximum=1_000_000, per_call=True, trains=False
+    )
+    max_length: int = setting(1024, "tokens in a training window; one optimizer step each", minimum=2, per_call=True)
+    max_neighbor_tokens: int | None = setting(
+        512, "tokens trained of one neighbor; none: all of it", minimum=2, per_call=True
+    )
+    max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2, per_call=True)
+    deadline_ms: float | None = setting(
+        None, "milliseconds from the call until training stops", minimum=0, per_call=True, trains=False
+    )
+    learning_rate: float = setting(5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0, per_call=True)
     schedule: Literal["constant", "inverse_sqrt", "distance"] = setting(
         "constant",
         "learning rate over the neighbors; inverse_sqrt: divided by the root of the position; distance: the farther, "
         "the smaller",
+        per_call=True,
     )
     optimizer: Literal["adamw", "sgd", "torch_adamw"] = setting(
         "adamw", "adamw: the fused native step; torch_adamw: torch's own, for comparison"
@@ -118,9 +125,13 @@ class AdaptConfig(Config):
         "auto", "attention while training; auto: the native one where it gives what the model's own does"
     )
     keep_memory: bool = setting(
-        True, "keep the memory that a step frees for the next one: no page faults, but the process stays as large"
+        True,
+        "keep the memory that a step frees for the next one: no page faults, but the process stays as large",
+        trains=False,
     )
-    restore: Literal["auto", "copy", "flip"] = setting("auto", "put weights back by copying or by re-pointing")
+    restore: Literal["auto", "copy", "flip"] = setting(
+        "auto", "put weights back by copying or by re-pointing", trains=False
+    )
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",
         "which weights are trained; no-embeddings: all but embeddings and output head; lora: low-rank matrices beside "
@@ -138,15 +149,21 @@ class AdaptConfig(Config):
     guard: Literal["none", "query"] = setting(
         "none", "query: score the query while training and keep the best state seen, or the base weights"
     )
-    guard_every: int = setting(1, "neighbors between two scores of the guard", minimum=1)
-    guard_min_tokens: int = setting(64, "a query with fewer tokens is not guarded", minimum=2)
+    guard_every: int = setting(1, "neighbors between two scores of the guard", minimum=1, per_call=True)
+    guard_min_tokens: int = setting(64, "a query with fewer tokens is not guarded", minimum=2, per_call=True)
     reuse: int = setting(
-        0, "trained states kept for neighbor lists that come again, each as large as the trained weights", minimum=0
+        0,
+        "trained states kept for neighbor lists that come again, each as large as the trained weights",
+        minimum=0,
+        trains=False,
     )
     verify: bool = setting(
-        False, "prove after each query that the weights are unchanged; costs one read of the weights"
+        False,
+        "prove after each query that the weights are unchanged; costs one read of the weights",
+        per_call=True,
+        trains=False,
     )
-    seed: int = setting(0, "seed of everything random in one query", minimum=0)
+    seed: int = setting(0, "seed of everything random in one query", minimum=0, per_call=True)
 
 
 @dataclass(frozen=True)

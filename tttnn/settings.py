@@ -20,7 +20,14 @@ _NONE = type(None)
 
 
 def setting(
-    default: Any, about: str, *, minimum: float | None = None, maximum: float | None = None, group: str = ""
+    default: Any,
+    about: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    group: str = "",
+    per_call: bool = False,
+    trains: bool = True,
 ) -> Any:
     """Declare a field.
 
@@ -30,8 +37,13 @@ def setting(
         minimum: smallest value it may have, itself or each of its entries.
         maximum: largest value, likewise.
         group: under which heading help shows it; empty: that of its class.
+        per_call: whether it may differ from one call to the next of what was made with the settings.
+        trains: whether it changes what is trained of given texts.
     """
-    return field(default=default, metadata={"help": about, "minimum": minimum, "maximum": maximum, "group": group})
+    limits = {"minimum": minimum, "maximum": maximum}
+    return field(
+        default=default, metadata={"help": about, "group": group, "per_call": per_call, "trains": trains, **limits}
+    )
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -204,6 +216,27 @@ class Config:
         """
         hints = get_type_hints(type(self))
         return self.with_(**{name: read(hints.get(name, str), value, name) for name, value in values.items()})
+
+    def differing(self, other: Self, *, per_call: bool | None = None, trains: bool | None = None) -> list[str]:
+        """Return the names of settings that differ between two of a class, in the order of the fields.
+
+        Args:
+            other: the settings to compare with.
+            per_call: only those that may (True) or may not (False) differ from call to call; None: both.
+            trains: only those that do (True) or do not (False) change what is trained; None: both.
+        """
+        wanted = {name: value for name, value in (("per_call", per_call), ("trains", trains)) if value is not None}
+        return [
+            f.name
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+            and all(f.metadata.get(mark) is value for mark, value in wanted.items())
+        ]
+
+    def trained_with(self) -> dict[str, Any]:
+        """Return those settings, as plain values, that change what is trained."""
+        marked = {f.name for f in fields(self) if f.metadata.get("trains")}
+        return {name: value for name, value in self.to_dict().items() if name in marked}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for reports and manifests."""

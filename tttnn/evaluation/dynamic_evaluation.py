@@ -15,7 +15,6 @@ from ..config import AdaptConfig
 from ..errors import ConfigError
 from ..retrieval.neighbors import Neighbor
 from ..training.adapted_model import AdaptedModel
-from ..training.trainer import TestTimeTrainer
 from .case import Case
 from .lab import Lab
 from .measurement import Measurement
@@ -53,14 +52,7 @@ class DynamicEvaluation:
 
     def measure(self, case: Case) -> Measurement:
         """Score and train, window by window."""
-        trainer, settings = case.lab.trainer, case.lab.trainer.config
-        trainer.config = self._config(case.lab)
-        try:
-            return self._measure(case, trainer)
-        finally:
-            trainer.config = settings
-
-    def _measure(self, case: Case, trainer: TestTimeTrainer) -> Measurement:
+        trainer = case.lab.trainer
         width = case.lab.config.dynamic_window
         queried = [] if case.lab.config.protocol == "full" else self._pieces(case, case.task.query, width)
         pieces = self._pieces(case, case.task.scored, width)
@@ -81,7 +73,8 @@ class DynamicEvaluation:
 
         # Nothing follows the last window: training on it would change nothing that is scored.
         own = [Neighbor(-1, 0.0, text) for text in [*queried, *pieces[:-1]]]
-        with trainer.adapt(case.task.query, neighbors=own, observe=observe) as adapted:
+        config = self._config(case.lab)
+        with trainer.adapt(case.task.query, config=config, neighbors=own, observe=observe) as adapted:
             report = adapted.report
             missing = int(nats.isnan().nonzero()[0]) if bool(nats.isnan().any()) else count
             if missing < count:

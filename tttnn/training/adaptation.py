@@ -31,9 +31,6 @@ from .neighbor_training import NeighborTraining
 from .report import AdaptReport, GuardReport
 from .reuse import TrainedState
 
-NOT_TRAINING = ("deadline_ms", "keep_memory", "num_neighbors", "reuse", "verify")
-"""Settings that do not change what is trained of given neighbors."""
-
 Finder = Callable[[AdaptReport], list[Neighbor]]
 """Called once, inside the transaction: returns the neighbors to train on, and writes into the report how it went."""
 
@@ -204,7 +201,7 @@ class Adaptation:
         watched = self._observe is not None or self._max_steps is not None
         if config.reuse == 0 or config.optimizer_state == "carried" or watched or not neighbors:
             return None
-        settings = tuple((name, value) for name, value in config.to_dict().items() if name not in NOT_TRAINING)
+        settings = tuple(config.trained_with().items())
         distances = [neighbor.distance for neighbor in neighbors] if config.schedule == "distance" else []
         query = self.report.query_digest if config.guard == "query" else None
         texts = tuple((neighbor.digest, neighbor.span) for neighbor in neighbors)

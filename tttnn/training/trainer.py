@@ -21,16 +21,10 @@ from ..lm.score import Scorer
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.retriever import Retriever, described
 from ..weights.shared_weights import SharedWeights
-from .adaptation import NOT_TRAINING, Adaptation
+from .adaptation import Adaptation
 from .adapted_model import Observer
 from .engine import Engine
 from .report import AdaptReport, GuardReport
-
-_AT_CALL = (
-    *("num_neighbors", "max_length", "max_neighbor_tokens", "max_tokens", "deadline_ms", "learning_rate", "schedule"),
-    *("guard_every", "guard_min_tokens", "verify", "seed"),
-)
-"""Settings that may change between queries; a trainer is built for the others."""
 
 
 class TestTimeTrainer:
@@ -69,9 +63,8 @@ class TestTimeTrainer:
             shared_weights: from `share_weights` of a trainer with the same model and settings, in another process: this
                 one then keeps no copy of its own.
         """
-        self.config = config if config is not None else AdaptConfig()
         self.datastore = datastore
-        self.engine = Engine(model, tokenizer, self.config, score=score, shared_weights=shared_weights)
+        self.engine = Engine(model, tokenizer, config or AdaptConfig(), score=score, shared_weights=shared_weights)
 
     @classmethod
     def load(
@@ -114,6 +107,11 @@ class TestTimeTrainer:
         return cls(model.to(device), tokenizer, datastore, config, score=score, shared_weights=shared_weights)
 
     @property
+    def config(self) -> AdaptConfig:
+        """How to train where a call says nothing else."""
+        return self.engine.config
+
+    @property
     def model(self) -> Any:
         """The language model; its weights are the adapted ones inside a block."""
         return self.engine.model
@@ -137,6 +135,7 @@ class TestTimeTrainer:
         self,
         query: str,
         *,
+        config: AdaptConfig | None = None,
         neighbors: Sequence[Neighbor] | None = None,
         num_neighbors: int | None = None,
         deadline_ms: float | None = None,
@@ -151,8 +150,10 @@ class TestTimeTrainer:
 
         Args:
             query: a text that is not empty.
+            config: how to train for this query; None: as the trainer was made. Only settings that are read anew for
+                each query may differ from the trainer's.
             neighbors: trains on these, in this order, and does not search.
-            num_neighbors: instead of the configuration's.
+            num_neighbors: instead of the settings' own.
             deadline_ms: milliseconds from this call; training stops before the step that would overrun.
             exclude_digests: neighbors with such a text are left out; see `store.text_digest`.
             observe: called between neighbors with the model in its present state, also where a guard then hands out
@@ -163,7 +164,7 @@ class TestTimeTrainer:
             ValueError: the query is empty.
             AdaptError: another query's block is open.
             RestoreError: a parameter was moved, replaced or written since the last query.
-            ConfigError: `config` was replaced by one for which another trainer must be built.
+            ConfigError: `config` differs in a setting for which another trainer must be made; names it.
             NonFiniteLossError: a loss or gradient is not finite; names the neighbor.
         """
         if not isinstance(query, str):
@@ -175,8 +176,8 @@ class TestTimeTrainer:
             changes["num_neighbors"] = num_neighbors
         if deadline_ms is not None:
             changes["deadline_ms"] = deadline_ms
-        self._check_config()
-        config = self.config.with_(**changes)
+        config = (self.config if config is None else config).with_(**changes)
+        self._require_fit(config)
         excluded = frozenset(exclude_digests)
         if neighbors is not None:
             adaptation = Adaptation(
@@ -215,19 +216,21 @@ class TestTimeTrainer:
             AdaptError: this model or datastore is not the report's, or a document's text has changed.
         """
         held = report.to_dict(query=True) if isinstance(report, AdaptReport) else report
-        self._check_config()
         if held["model"] != self.fingerprint:
             raise AdaptError(f"model must be the one of the report ({held['model'][:16]}), got {self.fingerprint[:16]}")
         # Made into settings first, so that lists are tuples again and settings newer than the report have defaults.
-        before, now = AdaptConfig(**held["settings"]).to_dict(), self.config.to_dict()
-        names = [name for name in now if before[name] != now[name] and name not in NOT_TRAINING]
-        if names:
-            raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(names)}")
+        before = AdaptConfig(**held["settings"])
+        fixed = before.differing(self.config, trains=True, per_call=False)
+        if fixed:
+            raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(fixed)}")
+        trains_alike = {name: getattr(self.config, name) for name in before.differing(self.config, trains=False)}
+        config = before.with_(**trains_alike).with_(deadline_ms=None)
+        self._require_fit(config)
         neighbors = self._neighbors_of(held["neighbors"])
         adaptation = Adaptation(
             self.engine,
             held.get("query", ""),  # without the query's text in the report, generate() must be given a prompt
-            self.config.with_(deadline_ms=None),
+            config,
             partial(_given, neighbors, frozenset()),
             max_steps=held["steps"],
             replayed_guard=GuardReport(**held["guard"]) if held.get("guard") is not None else None,
@@ -315,13 +318,16 @@ class TestTimeTrainer:
         """Give the model back as an ordinary one and free states kept for reuse; the trainer cannot be used again."""
         self.engine.release()
 
-    def _check_config(self) -> None:
-        made, now = self.engine.config.to_dict(), self.config.to_dict()
-        fixed = [name for name in made if made[name] != now[name] and name not in _AT_CALL]
+    def _require_fit(self, config: AdaptConfig) -> None:
+        """Refuse settings for which another trainer must be made."""
+        made = self.config
+        fixed = made.differing(config, per_call=False)
+        if made.trainable == "lora" and config.seed != made.seed:
+            fixed.append("seed")  # low-rank matrices are drawn by it when the trainer is made
         if fixed:
             raise ConfigError(
-                f"{fixed[0]} must be as the trainer was made with ({made[fixed[0]]!r}), got {now[fixed[0]]!r}. "
-                "Call release() and make a new trainer."
+                f"{fixed[0]} must be as the trainer was made with ({getattr(made, fixed[0])!r}), "
+                f"got {getattr(config, fixed[0])!r}. Make another trainer for it, after release()."
             )
 
 
