@@ -1,86 +1,52 @@
-"""The loss of a causal language model without a second copy of its logits.
+"""The loss of a causal language model: how well it predicts each token from those before it.
 
-Knows backbones, heads and cross entropy. Does not know windows, optimizers or where weights live.
+Knows models, backbones and heads. Does not know windows, optimizers or where weights live.
 
-transformers computes logits of a whole window, a float32 copy of them, and their gradient in float32. Here logits
-exist once, in the arithmetic of the model, and become their own gradient slice by slice: the idea of fused linear
-cross entropy (Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009), in eager torch.
+It is computed from logits, never by the model's own loss: encoder-decoder families do not shift labels in theirs, and
+mixtures of experts may add terms. transformers' own holds logits of a whole window, a float32 copy of them, and their
+gradient in float32; for most models `kernels.cross_entropy` needs none of the copies.
 """
 
 from __future__ import annotations
 
-from typing import Any, Self
+import logging
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from ..kernels.cross_entropy import linear_cross_entropy
 from .modes import eval_mode
 
-_SLICE = 1 << 22
-"""Logits held in float32 at a time (16 MB): few enough to stay in the last-level cache, enough to hide calls."""
+_log = logging.getLogger("tttnn")
+
+Loss = Callable[[Tensor], Tensor]
+"""Mean loss of a window, (1, n) int64 with n at least 2: a scalar in nats per predicted token, with gradient."""
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross entropy of ``hidden @ weight.T + bias``; logits (tokens, vocabulary) are overwritten by gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
-        """Return the mean loss over tokens, float32 scalar, for hidden (tokens, dim) and labels (tokens,)."""
-        logits = torch.nn.functional.linear(hidden, weight, bias)
-        tokens, vocabulary = logits.shape
-        needs_gradient = any(ctx.needs_input_grad[:3])
-        total = torch.zeros((), dtype=torch.float64, device=logits.device)
-        rows = max(1, _SLICE // vocabulary)
-        for begin in range(0, tokens, rows):
-            part = logits[begin : begin + rows]
-            wanted = labels[begin : begin + rows].unsqueeze(1)
-            values = part.float()
-            normaliser = values.logsumexp(dim=1, keepdim=True)
-            total += (normaliser - values.gather(1, wanted)).sum()
-            if needs_gradient:
-                values = torch.exp(values.sub_(normaliser), out=values)
-                values.scatter_add_(1, wanted, values.new_full(wanted.shape, -1.0))
-                part.copy_(values.div_(tokens))
-        if needs_gradient:
-            ctx.save_for_backward(hidden, weight, logits)
-            ctx.has_bias = bias is not None
-        return (total / tokens).float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """Return gradients of hidden, weight and bias, each scaled by the upstream scalar."""
-        hidden, weight, slopes = ctx.saved_tensors
-        of_hidden = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_hidden = (slopes @ weight).mul_(upstream)
-        if ctx.needs_input_grad[1]:
-            of_weight = (slopes.t() @ hidden).mul_(upstream)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = slopes.sum(dim=0).mul_(upstream)
-        return of_hidden, of_weight, of_bias, None
+def loss_of(model: nn.Module) -> Loss:
+    """Return how the loss of a model is computed: in less memory where that gives the same number."""
+    return SlicedLoss.for_model(model) or LogitsLoss(model)
 
 
-def causal_lm_loss(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """Return the model's own mean loss of predicting each token from those before it.
+class LogitsLoss:
+    """The loss of any model, from the logits of a whole window."""
 
-    Args:
-        model: A transformers causal language model.
-        input_ids: (1, n) int64, n at least 2.
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
 
-    Returns:
-        Scalar, nats per predicted token, with gradient.
-    """
-    _require_window(input_ids)
-    loss: Tensor = model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
-    return loss
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """Return the mean loss of a window; see `Loss`."""
+        _require_window(input_ids)
+        logits: Tensor = self._model(input_ids=input_ids, use_cache=False).logits
+        return nn.functional.cross_entropy(logits[0, :-1].float(), input_ids[0, 1:])
 
 
 class SlicedLoss:
-    """The same number as `causal_lm_loss` in less memory, for models whose logits are a linear head on a backbone.
+    """The same number as `LogitsLoss` in less memory, for models whose logits are a linear head on a backbone.
 
-    >>> loss = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)   # doctest: +SKIP
+    >>> loss = SlicedLoss.for_model(model) or LogitsLoss(model)   # doctest: +SKIP
     >>> loss(input_ids).backward()
     """
 
@@ -103,9 +69,13 @@ class SlicedLoss:
         if type(head) is not nn.Linear or not isinstance(backbone, nn.Module) or backbone is model:
             return None
         probe = torch.arange(8, device=head.weight.device).unsqueeze(0) % head.out_features
-        with eval_mode(model), torch.no_grad():
-            expected = model(input_ids=probe, use_cache=False).logits
-            found = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
+        try:
+            with eval_mode(model), torch.no_grad():
+                expected = model(input_ids=probe, use_cache=False).logits
+                found = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
+        except Exception as error:
+            _log.debug("no sliced loss: %s does not run apart from its head (%s)", type(backbone).__name__, error)
+            return None
         return cls(backbone, head) if torch.equal(expected, found) else None
 
     def __call__(self, input_ids: Tensor) -> Tensor:
@@ -119,10 +89,9 @@ class SlicedLoss:
         weight, bias = self._head.weight, self._head.bias
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        result: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        return linear_cross_entropy(
             hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), input_ids[0, 1:]
         )
-        return result
 
 
 def _require_window(input_ids: Tensor) -> None:
