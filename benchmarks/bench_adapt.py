@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import tttnn
 from benchmarks.plain_loop import LEARNING_RATE, plain_query
-from tttnn.lm.score import Scorer, token_ids
+from tttnn.lm.score import Scorer
+from tttnn.lm.tokens import token_ids
 from tttnn.retrieval.neighbors import Neighbor
 
 

@@ -32,7 +32,8 @@ from benchmarks.plain_loop import plain_query
 from tttnn.evaluation.bootstrap import paired_bootstrap
 from tttnn.evaluation.protocols import Task, split_task
 from tttnn.evaluation.sampling import group_of, sampled
-from tttnn.lm.score import Scorer, token_ids
+from tttnn.lm.score import Scorer
+from tttnn.lm.tokens import token_ids
 from tttnn.store.document import text_digest
 
 WINDOW = 1024
@@ -156,7 +157,7 @@ def main() -> None:
                 "num_bytes": len(task.scored.encode()),
             }
             texts = [neighbor.text for neighbor in found[: options.neighbors]]
-            windows = [window for text in texts for window in windows_of(token_ids(trainer.tokenizer, text))]
+            windows = [window for text in texts for window in windows_of(token_ids(trainer.texts, text))]
             line["tokens"] = sum(map(len, windows))
             if line["tokens"] <= options.most_tokens:
                 line |= {

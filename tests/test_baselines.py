@@ -23,7 +23,7 @@ from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.results import EvalResult
 from tttnn.evaluation.runner import evaluate
 from tttnn.lm.neighbor_tokens import portion_of
-from tttnn.lm.score import token_ids
+from tttnn.lm.tokens import token_ids
 from tttnn.store.document import Document
 
 DOCUMENT = Document("What is asked of a document is that it be long enough to be cut in half. " * 2)

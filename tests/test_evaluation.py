@@ -178,6 +178,20 @@ def test_results_of_other_settings_or_documents_are_refused(trainer: Any, tmp_pa
     assert out.read_bytes() == before
 
 
+def test_a_file_older_than_a_setting_is_continued_with_its_default(trainer: Any, tmp_path: Path) -> None:
+    out = tmp_path / "results.jsonl"
+    evaluate(trainer, DOCUMENTS, out=out, config=CONFIG)
+    first, _, rest = out.read_bytes().partition(b"\n")
+    assert b'"control_tokens": "text"' in first
+    older = first.replace(b'"control_tokens": "text", ', b"")
+    out.write_bytes(older + b"\n" + rest[: len(rest) // 2])
+    evaluate(trainer, DOCUMENTS, out=out, config=CONFIG)
+    assert out.read_bytes() == older + b"\n" + rest
+    out.write_bytes(first.replace(b'"control_tokens": "text"', b'"control_tokens": "tokens"') + b"\n" + rest)
+    with pytest.raises(tttnn.ConfigError, match=r"control_tokens = tokens \(now text\)\."):
+        evaluate(trainer, DOCUMENTS, out=out, config=CONFIG)
+
+
 def test_the_scored_document_is_never_trained_on(trainer: Any) -> None:
     own = Document(TEXTS[1] * 4)
     trainer.datastore.neighbors[1] = tttnn.Neighbor(1, 0.0, own.text)

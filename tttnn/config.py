@@ -18,6 +18,8 @@ Progress = Callable[[str, int, int | None], None]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+ControlTokens = Literal["text", "tokens"]
+
 
 @dataclass(frozen=True)
 class StoreConfig(Config):
@@ -145,6 +147,10 @@ class AdaptConfig(Config):
     lora_alpha: float = setting(16.0, "low-rank updates are scaled by this over the rank", minimum=0.0, maximum=1e6)
     lora_targets: tuple[str, ...] = setting(
         (), "linear layers given low-rank matrices, by last name or pattern; empty: all of the decoder's layers"
+    )
+    control_tokens: ControlTokens = setting(
+        "text",
+        "what a text is read as that spells a control token like <|endoftext|>; text: its letters; tokens: the token",
     )
     guard: Literal["none", "query"] = setting(
         "none", "query: score the query while training and keep the best state seen, or the base weights"

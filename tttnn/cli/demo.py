@@ -24,7 +24,7 @@ from ..evaluation.protocols import split_task
 from ..evaluation.records import Measured
 from ..evaluation.results import GroupSummary, Summary
 from ..evaluation.runner import evaluate
-from ..lm.score import token_ids
+from ..lm.tokens import token_ids
 from ..store.corpus import iter_corpus
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel

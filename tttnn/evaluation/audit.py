@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ..config import EvalConfig, Progress
 from ..errors import ConfigError
 from ..lm.neighbor_tokens import portion_of
+from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
 from ..store.document import Document, text_digest
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
@@ -109,6 +110,9 @@ def audit_results(
         query_tokens=evaluation["query_tokens"],
         scored_tokens=evaluation["scored_tokens"],
     )
+    # Results older than the setting were made by reading control tokens as such.
+    read_as = {held["control_tokens"] for held in result.settings["methods"].values() if "control_tokens" in held}
+    texts = TextTokens(tokenizer, read_as.pop() if read_as else "tokens")
     wrong: set[int] = set()
     scored: dict[int, set[tuple[str, ...]]] = {}
     held: dict[tuple[int, int], float] = {}  # (document, neighbor): share of the scored text in all of the neighbor
@@ -119,7 +123,7 @@ def audit_results(
         if line.document not in scored and line.document not in wrong:
             problem = _document_problem(line, given)
             if problem is None:
-                task = split_task(tokenizer, given[line.document].text, config)
+                task = split_task(texts, given[line.document].text, config)
                 if task is None or len(task.scored.encode("utf-8")) != line.num_bytes:
                     problem = f"its scored text has not the {line.num_bytes} bytes on record: another tokenizer?"
                 else:
@@ -137,7 +141,7 @@ def audit_results(
             if problem is not None:
                 report.findings.append(Finding("neighbor", line.document, line.method, neighbor.id, problem))
             elif line.document in scored:
-                passage = used_passage(tokenizer, store[neighbor.id], neighbor, settings.get("max_neighbor_tokens"))
+                passage = used_passage(texts, store[neighbor.id], neighbor, settings.get("max_neighbor_tokens"))
                 shares = shared(scored[line.document], ngrams_of(passage, ngram))
                 report.largest_share = max(report.largest_share, *shares)
                 if max(shares) > max_share:
@@ -174,8 +178,8 @@ def _neighbor_problem(neighbor: UsedNeighbor, store: Sequence[Document]) -> str 
     return None if digest == neighbor.digest else f"its digest is {digest}, expected {neighbor.digest}"
 
 
-def used_passage(tokenizer: Any, document: Document, used: UsedNeighbor, limit: int | None) -> str:
+def used_passage(texts: TextTokens, document: Document, used: UsedNeighbor, limit: int | None) -> str:
     """Return the text of a neighbor that was used: of the tokens that training takes, as many as are on record."""
     neighbor = Neighbor(used.id, used.distance, document.text, span=used.span, digest=used.digest)
-    tokens = portion_of(tokenizer, neighbor, limit).tokens[: used.tokens]
-    return str(tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+    tokens = portion_of(texts, neighbor, limit).tokens[: used.tokens]
+    return str(texts.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))

@@ -15,7 +15,6 @@ import torch
 
 from ..errors import ConfigError
 from ..lm.neighbor_tokens import portion_of
-from ..lm.score import prefix_token, token_ids
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.selector import Selector, selected_otherwise
 from ..store.document import Document, text_digest
@@ -109,10 +108,10 @@ class Case:
         self.lab = lab
         self.document = document
         self.task = task
-        tokenizer = lab.trainer.tokenizer
-        self.query_ids = token_ids(tokenizer, task.query)
-        self.scored_ids = token_ids(tokenizer, task.scored)
-        self.context_ids = token_ids(tokenizer, task.context) if task.context else []
+        texts = lab.trainer.texts
+        self.query_ids = texts.ids(task.query)
+        self.scored_ids = texts.ids(task.scored)
+        self.context_ids = texts.ids(task.context) if task.context else []
         self._base: Scored | None = None
         self._before: str | None = None
         self._found: dict[Choice, Found] = {}
@@ -129,7 +128,7 @@ class Case:
         """
         started = time.perf_counter()
         scorer = trainer.scorer
-        prefix = prefix_token(trainer.tokenizer)
+        prefix = trainer.texts.prefix()
         context, scored = self.context_ids, self.scored_ids
         sequence = [prefix, *neighbors, *context, *scored]
         query: float | None = None
@@ -211,7 +210,7 @@ class Case:
         if neighbor.id not in self._tokens:
             trainer = self.lab.trainer
             limit = trainer.config.max_neighbor_tokens
-            self._tokens[neighbor.id] = portion_of(trainer.tokenizer, neighbor, limit).tokens
+            self._tokens[neighbor.id] = portion_of(trainer.texts, neighbor, limit).tokens
         return self._tokens[neighbor.id]
 
     def excerpt(self, neighbor_id: int) -> str:
@@ -234,7 +233,7 @@ class Case:
         room = trainer.scorer.max_length - len(self.context_ids) - len(self.scored_ids)
         if self.lab.config.context_tokens is not None:
             room = min(room, self.lab.config.context_tokens)
-        separator = token_ids(trainer.tokenizer, SEPARATOR)
+        separator = trainer.texts.ids(SEPARATOR)
         pieces: list[list[int]] = []
         used = []
         for neighbor in found.neighbors[:k]:

@@ -86,6 +86,6 @@ class DynamicEvaluation:
 
     @staticmethod
     def _pieces(case: Case, text: str, width: int) -> list[str]:
-        ends = token_ends(case.lab.trainer.tokenizer, text, len(text) + 1)
+        ends = token_ends(case.lab.trainer.texts, text, len(text) + 1)
         cuts = [0, *(ends[min(last, len(ends)) - 1] for last in range(width, len(ends) + width, width))]
         return [text[begin:end] for begin, end in pairwise(cuts)]

@@ -27,7 +27,7 @@ import torch
 
 from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
-from ..lm.score import prefix_token
+from ..lm.tokens import prefix_token
 from ..recipe import open_datastore
 from ..retrieval.retriever import described
 from ..retrieval.selector import Selector

@@ -6,9 +6,10 @@ Knows texts and tokens; does not know how a model is adapted or scored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..config import EvalConfig
+from ..errors import ConfigError
+from ..lm.tokens import TextTokens, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Task:
     scored: str
 
 
-def split_task(tokenizer: Any, text: str, config: EvalConfig) -> Task | None:
+def split_task(tokenizer: Tokenizer | TextTokens, text: str, config: EvalConfig) -> Task | None:
     """Make the task of a document under a protocol; None where the document has too little text.
 
     Under ``split`` and ``split-bare`` the document is cut in half by tokens; a half longer than `query_tokens` ends the
@@ -45,12 +46,14 @@ def split_task(tokenizer: Any, text: str, config: EvalConfig) -> Task | None:
     return Task(query, query if config.protocol == "split" else "", scored)
 
 
-def token_ends(tokenizer: Any, text: str, limit: int) -> list[int]:
+def token_ends(tokenizer: Tokenizer | TextTokens, text: str, limit: int) -> list[int]:
     """Return the end, in characters, of each of the first `limit` tokens of a text."""
     characters = 8 * limit
     while True:
-        out = tokenizer(text[:characters], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ends = [end for _, end in out["offset_mapping"]]
+        offsets = TextTokens.of(tokenizer).tokenized(text[:characters]).offsets
+        if offsets is None:
+            raise ConfigError("tokenizer must say where in a text each token lies (a fast one), got one that does not")
+        ends = [end for _, end in offsets]
         if len(ends) >= limit or characters >= len(text):
             return ends[:limit]
         characters *= 4

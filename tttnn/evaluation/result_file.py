@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from ..config import AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
 from ..errors import ConfigError
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .results import EvalResult
@@ -150,8 +151,9 @@ class ResultFile:
         first, newline, rest = data.partition(b"\n")
         if not newline and header.encode().startswith(first):
             return 0  # cut off in its first line: nothing was measured
-        if first.decode("utf-8", "replace") != header:
-            raise ConfigError(f"{self._path}: holds results of {_difference(first, settings)}. Choose another --out.")
+        difference = None if first.decode("utf-8", "replace") == header else _difference(first, settings)
+        if difference is not None:
+            raise ConfigError(f"{self._path}: holds results of {difference}. Choose another --out.")
         self._held, kept = _measured(self._path, rest, settings)
         return len(first) + 1 + kept
 
@@ -199,7 +201,18 @@ class ResultFile:
             self._texts.close()
 
 
-def _difference(first: bytes, settings: dict[str, Any]) -> str:
+_DEFAULTS = {
+    name: value
+    for config in (EvalConfig(), ScoreConfig(), SelectionConfig(), AdaptConfig())
+    for name, value in json.loads(json.dumps(config.to_dict())).items()
+}
+
+
+def _difference(first: bytes, settings: dict[str, Any]) -> str | None:
+    """Return what a file holds instead of results of these settings; None where there is no difference.
+
+    A setting that is newer than the file, and has its default now, is none: the file was made with what it does.
+    """
     try:
         header = json.loads(first)
         held = header["settings"]
@@ -207,8 +220,8 @@ def _difference(first: bytes, settings: dict[str, Any]) -> str:
             return f"the format {header['tttnn']!r}, not {FORMAT!r}"
     except (ValueError, KeyError, TypeError):
         return "something else than tttnn"
-    names = _changed("", held, settings)
-    return "other settings: " + ", ".join(names)
+    names = _changed("", held, json.loads(json.dumps(settings)))
+    return "other settings: " + ", ".join(names) if names else None
 
 
 def _changed(prefix: str, held: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -217,6 +230,6 @@ def _changed(prefix: str, held: dict[str, Any], now: dict[str, Any]) -> list[str
         old, new = held.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             names += _changed(f"{prefix}{key}.", old, new)
-        elif old != new:
+        elif old != new and not (key not in held and key in _DEFAULTS and new == _DEFAULTS[key]):
             names.append(f"{prefix}{key} = {old} (now {new})")
     return names

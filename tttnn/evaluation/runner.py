@@ -135,7 +135,7 @@ def measured_document(lab: Lab, position: int, document: Document) -> Measured:
     """Measure one document under every method."""
     config, digest = lab.config, text_digest(document.text)
     group = group_of(document, config.group_field)
-    task = split_task(lab.trainer.tokenizer, document.text, config)
+    task = split_task(lab.trainer.texts, document.text, config)
     if task is None:
         return Measured(Skipped(position, digest, group), [], [], [])
     case = Case(lab, document, task)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ..config import ScoreConfig
 from ..kernels.precision import autocast
 from .modes import eval_mode
+from .tokens import TextTokens, Tokenizer
 from .windows import scoring_windows
 
 _ROWS = 256
@@ -22,16 +23,6 @@ _ROWS = 256
 
 _UNBOUNDED = 1_000_000
 """Tokenizers write a number above this where a model states no limit."""
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
-
-    bos_token_id: int | None
-    eos_token_id: int | None
-
-    def __call__(self, text: str, **kwargs: Any) -> Any:
-        """Tokenize."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +57,6 @@ class Score:
         return math.exp(nats) if nats < 709.0 else math.inf
 
 
-def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Return the tokens of a text alone, without special tokens around it, whatever its length."""
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def prefix_token(tokenizer: Tokenizer) -> int:
-    """Return the token that stands before a text's first: the model's `bos`, else its `eos`."""
-    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return token
-    raise ValueError(
-        "tokenizer must have a bos or an eos token, to stand before the first token of a text; it has none"
-    )
-
-
 def model_max_length(model: torch.nn.Module, tokenizer: Any) -> int:
     """Return how many tokens the model reads at once, as its configuration says; 2,048 where nothing says it."""
     config: Any = model.config
@@ -102,11 +78,13 @@ class Scorer:
         1.31
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Tokenizer, config: ScoreConfig | None = None) -> None:
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Tokenizer | TextTokens, config: ScoreConfig | None = None
+    ) -> None:
         self._model = model
-        self._tokenizer = tokenizer
+        self._texts = TextTokens.of(tokenizer)
         self.config = config if config is not None else ScoreConfig()
-        limit = model_max_length(model, tokenizer)
+        limit = model_max_length(model, self._texts.tokenizer)
         self.max_length = min(self.config.max_length or limit, limit)
         self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -120,9 +98,9 @@ class Scorer:
         Raises:
             ValueError: the tokenizer has neither `bos` nor `eos`.
         """
-        tokens = token_ids(self._tokenizer, text)
-        before = token_ids(self._tokenizer, context) if context else []
-        sequence = [prefix_token(self._tokenizer), *before, *tokens]
+        tokens = self._texts.ids(text)
+        before = self._texts.ids(context) if context else []
+        sequence = [self._texts.prefix(), *before, *tokens]
         nats = self.token_nats(sequence, first=1 + len(before))
         return Score(float(nats.sum()), len(tokens), len(text.encode("utf-8")), len(text.split()))
 

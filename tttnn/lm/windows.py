@@ -44,7 +44,8 @@ def scoring_windows(length: int, max_length: int, *, first: int = 1) -> Iterator
 def training_windows(length: int, max_length: int, max_tokens: int | None = None) -> list[Window]:
     """Cut a document into disjoint windows of `max_length` tokens, at most `max_tokens` in all.
 
-    A window of a single token is left out: it predicts nothing, and its mean loss is not a number.
+    A window of a single token is left out: it predicts nothing, and its mean loss is not a number. Windows hold the
+    document's own tokens, without `bos` before them, as in the published code; whether it would help was not measured.
     """
     if max_tokens is not None:
         length = min(length, max_tokens)

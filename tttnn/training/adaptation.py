@@ -22,7 +22,6 @@ import tttnn._core as _core
 from ..config import AdaptConfig
 from ..errors import RestoreError
 from ..kernels.precision import resolved
-from ..lm.score import token_ids
 from ..retrieval.neighbors import Neighbor
 from .adapted_model import AdaptedModel, Observer
 from .engine import Engine
@@ -177,7 +176,7 @@ class Adaptation:
             report.guard = self._replayed_guard
         if config.guard == "none" or self._replayed_guard is not None:
             return None
-        tokens = token_ids(engine.tokenizer, self._adapted.query)
+        tokens = engine.texts.ids(self._adapted.query)
         if len(tokens) < config.guard_min_tokens:
             report.guard = GuardReport(
                 reason=f"the query has {len(tokens)} tokens, fewer than guard_min_tokens ({config.guard_min_tokens})"

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +22,9 @@ from ..errors import AdaptError, NonFiniteLossError
 from ..kernels.attention import NativeAttention
 from ..kernels.precision import autocast, resolved
 from ..lm.generate import Generation, OnToken, continued, drawing
-from ..lm.loss import SlicedLoss, causal_lm_loss
-from ..lm.score import Scorer, model_max_length, token_ids
+from ..lm.loss import loss_of
+from ..lm.score import Scorer, model_max_length
+from ..lm.tokens import TextTokens
 from ..weights.arena import WeightArena
 from ..weights.lora import LowRankLayers
 from ..weights.memory import require_memory
@@ -52,6 +52,7 @@ class Engine:
     Attributes:
         model: the transformers model.
         tokenizer: its tokenizer.
+        texts: how it reads texts.
         config: settings that the engine was made with.
         scorer: scores texts under the weights as they are.
         device: of the weights.
@@ -79,14 +80,15 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
-        self.scorer = Scorer(model, tokenizer, score)
+        self.texts = TextTokens(tokenizer, config.control_tokens)
+        self.scorer = Scorer(model, self.texts, score)
         self.max_window = model_max_length(model, tokenizer)
         self.low_rank = _low_rank(model, config)
         try:
             self.arena = _arena(model, config, self.low_rank, shared_weights)
             self.fingerprint = self.digest()
             self.optimizer = build_optimizer(self.arena, config)
-            self.objective = SlicedLoss.for_model(model) or partial(causal_lm_loss, model)
+            self.objective = loss_of(model)
         except BaseException:
             if self.low_rank is not None:
                 self.low_rank.remove()
@@ -194,15 +196,16 @@ class Engine:
         on_token: OnToken | None = None,
     ) -> Generation:
         """Continue a prompt with the weights as they are now; see `TestTimeTrainer.continued`."""
-        ids = token_ids(self.tokenizer, prompt)
-        if not ids:
+        if not prompt:
             raise ValueError("prompt must not be empty, got ''")
+        ids, begins = self.texts.prompt(prompt)
         return continued(
             self.model,
             self.tokenizer,
             ids,
             window=self.max_window,
             max_new_tokens=max_new_tokens,
+            begins=begins,
             stop=stop,
             seed=seed if temperature > 0 else None,
             on_token=on_token,

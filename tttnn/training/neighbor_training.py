@@ -77,7 +77,7 @@ class NeighborTraining:
         """Train on one neighbor; return why it was not finished, None where it was."""
         engine, config, report = self._engine, self._config, self._report
         started = time.perf_counter()
-        portion = portion_of(engine.tokenizer, neighbor, config.max_neighbor_tokens)
+        portion = portion_of(engine.texts, neighbor, config.max_neighbor_tokens)
         tokenized = time.perf_counter()
         report.seconds["tokenize"] += tokenized - started
         losses: list[float] = []

@@ -18,6 +18,7 @@ from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, ConfigError
 from ..lm.generate import Generation, OnToken
 from ..lm.score import Scorer
+from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.retriever import Retriever, described
 from ..weights.shared_weights import SharedWeights
@@ -120,6 +121,11 @@ class TestTimeTrainer:
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self.engine.tokenizer
+
+    @property
+    def texts(self) -> TextTokens:
+        """How the model reads texts."""
+        return self.engine.texts
 
     @property
     def scorer(self) -> Scorer:
@@ -275,7 +281,8 @@ class TestTimeTrainer:
         """Continue a prompt with the weights as they are now.
 
         Args:
-            prompt: the text before; of one that is too long the end is read, which the result and a log line tell.
+            prompt: the text before, which begins as the tokenizer begins a text (`bos`); of one that is too long the
+                end is read, which the result and a log line tell.
             max_new_tokens: at most this many tokens, fewer than the model reads at once.
             temperature: 0 takes the likeliest token each time; above it, tokens are drawn.
             top_p: draws only among the likeliest tokens that hold this much probability together.
