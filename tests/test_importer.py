@@ -165,7 +165,7 @@ def test_the_command_imports_and_searches_with_a_named_embedder_only(
     described = json.loads(capsys.readouterr().out)
     assert described["embedder"]["foreign"] is True
     assert run(monkeypatch, "search", place, "moon") != 0
-    assert "which tttnn does not have" in capsys.readouterr().err
+    assert "embedder must be named, because its vectors were imported" in capsys.readouterr().err
     encoder = str(save_encoder(tmp_path / "encoder"))
     assert run(monkeypatch, "search", place, "moon", "--embedder", encoder, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 10

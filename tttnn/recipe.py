@@ -8,15 +8,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import models
 from .config import AdaptConfig, ScoreConfig, SelectionConfig
 from .datastore.datastore import Datastore
+from .datastore.segment import open_manifest
 from .embedding.embedder import Embedder
 from .errors import DatastoreMismatchError
 from .retrieval.selector import Selector
-from .training.trainer import TestTimeTrainer
-from .weights.shared_weights import SharedWeights
+
+if TYPE_CHECKING:
+    from .training.trainer import TestTimeTrainer
+    from .weights.shared_weights import SharedWeights
+
+OnFetch = Callable[[str], None]
 
 
 def open_datastore(
@@ -24,8 +31,8 @@ def open_datastore(
     *,
     embedder: str | None = None,
     threads: int | None = None,
-    cache_dir: str | None = None,
-    on_fetch: Callable[[str], None] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_fetch: OnFetch | None = None,
 ) -> Datastore:
     """Open a datastore, once, and load the embedder that makes the vectors of queries.
 
@@ -44,20 +51,34 @@ def open_datastore(
         UnknownModelError: There is no such embedder.
     """
     opened = Datastore.open(path)
-    try:
-        if opened.foreign and embedder is None:
-            raise DatastoreMismatchError(
-                f"{opened.path}: embedder must be named, because its vectors were imported: they were made by "
-                f"{opened.embedder_name!r}. Name one of {opened.manifest['dim']} dimensions that makes the same "
-                "vectors, with --embedder or embedder=."
-            )
-        name = embedder or opened.embedder_name
-        models.resolve(name, cache_dir=cache_dir, on_fetch=on_fetch)
-        config = None if opened.foreign else opened.embed_config
-        return opened.attach(Embedder.load(name, config, threads=threads, cache_dir=cache_dir))
-    except BaseException:
-        opened.close()
-        raise
+    return with_embedder(opened, embedder=embedder, threads=threads, cache_dir=cache_dir, on_fetch=on_fetch)
+
+
+def with_embedder(
+    opened: Datastore,
+    *,
+    embedder: str | None = None,
+    threads: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_fetch: OnFetch | None = None,
+) -> Datastore:
+    """Load an embedder for a datastore that is open, and attach it; see `open_datastore`."""
+    name = _embedder_of(opened.path, opened.manifest, embedder)
+    models.resolve(name, cache_dir=cache_dir, on_fetch=on_fetch)
+    config = None if opened.foreign else opened.embed_config
+    return opened.attach(Embedder.load(name, config, threads=threads, cache_dir=cache_dir))
+
+
+def _embedder_of(path: Path, manifest: dict[str, Any], named: str | None) -> str:
+    """Return the name of the embedder for queries: the one that is named, else the datastore's own."""
+    made_by = manifest["embedder"]
+    if named is None and made_by.get("foreign", False):
+        raise DatastoreMismatchError(
+            f"{path}: embedder must be named, because its vectors were imported: they were made by "
+            f"{made_by['name']!r}. Name one of {manifest['dim']} dimensions that makes the same vectors "
+            "(--embedder NAME, embedder=NAME)."
+        )
+    return named or str(made_by["name"])
 
 
 @dataclass(frozen=True)
@@ -77,23 +98,32 @@ class TrainerRecipe:
     threads: int | None = None
     cache_dir: str | None = None
 
-    def load(
-        self, shared_weights: SharedWeights | None = None, *, on_fetch: Callable[[str], None] | None = None
-    ) -> TestTimeTrainer:
-        """Open the datastore and load embedder and model.
+    def fetch(self, on_fetch: OnFetch | None = None) -> None:
+        """Fetch the models of these names that are not in reach yet, so that no process has to wait for another.
+
+        Reads the datastore's manifest, and none of its files.
+
+        Args:
+            on_fetch: called with one sentence before a demo model is fetched.
+
+        Raises:
+            FileNotFoundError: there is no datastore.
+            DatastoreMismatchError: its vectors were imported and no embedder is named.
+            UnknownModelError: there is no such model.
+        """
+        path = Path(self.datastore)
+        for name in (_embedder_of(path, open_manifest(path), self.embedder), self.model):
+            models.resolve(name, cache_dir=self.cache_dir, on_fetch=on_fetch)
+
+    def load(self, shared_weights: SharedWeights | None = None) -> TestTimeTrainer:
+        """Open the datastore, once, and load embedder and model.
 
         Args:
             shared_weights: of a trainer that the same recipe made in another process.
-            on_fetch: called with one sentence before a demo model is fetched.
         """
-        opened = open_datastore(
-            self.datastore,
-            embedder=self.embedder,
-            threads=self.threads,
-            cache_dir=self.cache_dir,
-            on_fetch=on_fetch,
-        )
-        models.resolve(self.model, cache_dir=self.cache_dir, on_fetch=on_fetch)
+        from .training.trainer import TestTimeTrainer
+
+        opened = open_datastore(self.datastore, embedder=self.embedder, threads=self.threads, cache_dir=self.cache_dir)
         return TestTimeTrainer.load(
             self.model,
             Selector(opened, self.selection),

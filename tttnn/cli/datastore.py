@@ -12,7 +12,7 @@ import click
 from ..config import DatastoreConfig, EmbedConfig, IndexConfig, StoreConfig
 from .bars import Bars
 from .flags import as_json_flag, cache_dir_flag, config_file_flag, embedder_flag, settings_flags, threads_flag
-from .loading import load_embedder, open_datastore, quiet_transformers
+from .loading import load_embedder, quiet_transformers
 from .printing import show, tell_rejected
 
 
@@ -106,6 +106,7 @@ def append(
     """
     from ..datastore.build_report import BuildReport
     from ..datastore.datastore import Datastore
+    from ..recipe import with_embedder
     from ..store.corpus import iter_corpora
 
     if discard == bool(corpus):
@@ -117,7 +118,9 @@ def append(
     report = BuildReport()
     with Bars(report) as bars:
         documents = iter_corpora(corpus)
-        opened = open_datastore(datastore, None, threads, cache_dir, bars)
+        opened = Datastore.open(datastore)
+        if not opened.foreign:  # of imported vectors `append` says itself why it refuses
+            with_embedder(opened, threads=threads, cache_dir=cache_dir, on_fetch=bars.tell)
         before = len(opened)
         opened.append(documents, progress=bars, report=report)
         tell_rejected(documents.rejected, rejects, bars)

@@ -80,7 +80,7 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
     with Bars() as bars:
         if Path(datastore).is_dir():
             opened = Datastore.open(datastore)
-            opened.verify(full=not quick, progress=bars)
+            opened.verify_texts(full=not quick, progress=bars)
             documents = len(opened)
         else:
             with TextStore.open(datastore) as store:

@@ -30,18 +30,9 @@ def load_embedder(name: str, config: EmbedConfig | None, threads: int | None, ca
 
 def open_datastore(path: str, embedder: str | None, threads: int | None, cache_dir: str | None, bars: Bars) -> Any:
     """Open a datastore with its embedder, or with the one that is named."""
-    from ..datastore.datastore import Datastore
+    from .. import recipe
 
-    opened = Datastore.open(path)
-    if opened.foreign:
-        # Its embedder is not ours: only one that is named, as it is, can stand for it.
-        return (
-            opened
-            if embedder is None
-            else Datastore.open(path, load_embedder(embedder, None, threads, cache_dir, bars))
-        )
-    name, config = opened.embedder_name, opened.embed_config
-    return Datastore.open(path, load_embedder(embedder or name, config, threads, cache_dir, bars))
+    return recipe.open_datastore(path, embedder=embedder, threads=threads, cache_dir=cache_dir, on_fetch=bars.tell)
 
 
 def load_trainer(

@@ -82,7 +82,6 @@ def eval_(
       tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
       tttnn eval pile-00 val.jsonl.zst --methods ttt-nn,in-context --limit 4 --workers 2 --out val.jsonl
     """
-    from ..datastore.datastore import Datastore
     from ..evaluation.interpolation import interpolation_curve
     from ..evaluation.results import Budget
     from ..evaluation.runner import evaluate
@@ -106,8 +105,7 @@ def eval_(
             cache_dir,
         )
         config = EvalConfig(**eval_flags)
-        for name in (model, embedder or Datastore.open(datastore).embedder_name):
-            models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        recipe.fetch(bars.tell)
         documents = iter_corpus(docs)
         options: dict[str, Any] = {
             "out": out,

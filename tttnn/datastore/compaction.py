@@ -8,7 +8,7 @@ left behind is removed by the next writer.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .segment import (
     Segment,
     locked,
     open_manifest,
+    open_segments,
     remove_unlisted,
     replace_manifest,
     segment_name,
@@ -66,6 +67,7 @@ def delete_documents(
     *,
     sources: Collection[str] = (),
     digests: Collection[str] = (),
+    opened: Sequence[Segment] = (),
 ) -> int:
     """Mark documents as deleted; they are gone from every answer of what is opened from then on.
 
@@ -74,6 +76,7 @@ def delete_documents(
         ids: By id; one that is deleted already is passed over.
         sources: All documents of these sources.
         digests: All documents whose text has one of these digests (`tttnn.text_digest`). Reads every text.
+        opened: Segments that are open already; see `open_segments`.
 
     Returns:
         How many documents were there and are deleted now.
@@ -85,7 +88,7 @@ def delete_documents(
     """
     with locked(path):
         manifest = open_manifest(path)
-        segments = _open_segments(path, manifest)
+        segments = open_segments(path, manifest, opened)
         wrong = [i for i in ids if not 0 <= i < manifest["next_id"]]
         if wrong:
             raise IndexError(f"document id must be between 0 and {manifest['next_id'] - 1}, got {wrong[0]}")
@@ -126,7 +129,7 @@ def _doomed(
     return doomed
 
 
-def compact_datastore(path: Path, *, progress: Progress | None = None) -> CompactReport:
+def compact_datastore(path: Path, *, progress: Progress | None = None, opened: Sequence[Segment] = ()) -> CompactReport:
     """Rewrite segments that have deleted documents without them, and merge small neighboring segments.
 
     Segments are merged, in the order of their ids, as long as the result has no more documents than a segment may have
@@ -136,6 +139,7 @@ def compact_datastore(path: Path, *, progress: Progress | None = None) -> Compac
     Args:
         path: The datastore.
         progress: Called with the stage "compact" and the documents written, then with "index" and vectors.
+        opened: Segments that are open already; see `open_segments`.
 
     Raises:
         DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
@@ -147,7 +151,7 @@ def compact_datastore(path: Path, *, progress: Progress | None = None) -> Compac
                 f"{path}: an append there was interrupted. Append the same documents again or discard it, then compact."
             )
         remove_unlisted(path, manifest)
-        segments = _open_segments(path, manifest)
+        segments = open_segments(path, manifest, opened)
         before = sum(_size(segment.folder) for segment in segments)
         removed = sum(len(segment.store) - len(segment) for segment in segments)
         entries: list[dict[str, Any]] = []
@@ -161,8 +165,6 @@ def compact_datastore(path: Path, *, progress: Progress | None = None) -> Compac
         if number > manifest["next_segment"] or len(entries) < len(segments):
             manifest = manifest | {"segments": entries, "next_segment": number}
             replace_manifest(path, manifest)
-        for segment in segments:
-            segment.store.close()
         remove_unlisted(path, manifest)
         after = sum(_size(path / SEGMENTS / entry["name"]) for entry in entries)
         return CompactReport(removed, len(segments), len(entries), before, after)
@@ -181,10 +183,6 @@ def discard_append(path: Path) -> bool:
         (path / STATE).unlink()
         remove_unlisted(path, manifest)
         return True
-
-
-def _open_segments(path: Path, manifest: dict[str, Any]) -> list[Segment]:
-    return [Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"]) for entry in manifest["segments"]]
 
 
 def _size(folder: Path) -> int:

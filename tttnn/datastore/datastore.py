@@ -27,7 +27,7 @@ from .builder import Builder, Corpus
 from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
 from .faiss_import import FaissImport
 from .searcher import Searcher
-from .segment import MANIFEST, PASSAGES, SEGMENTS, Documents, Segment, open_manifest
+from .segment import MANIFEST, PASSAGES, Documents, Segment, open_manifest, open_segments
 
 _OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
 
@@ -44,6 +44,7 @@ class Datastore:
         self.build_report = BuildReport()
         """What the stages cost, where this object was made by `build`, or of its last `append`."""
         self._embedder: Embedder | None = None
+        self._closed = False
         self._hold(manifest, segments)
 
     def _hold(self, manifest: dict[str, Any], segments: list[Segment]) -> None:
@@ -51,6 +52,16 @@ class Datastore:
         self.id: str = manifest["id"]
         """Changes with every append, deletion and compaction."""
         self._searcher = Searcher(segments, unit=manifest["unit"], dim=manifest["dim"])
+
+    @property
+    def _opened(self) -> Sequence[Segment]:
+        """Segments whose files need not be opened again."""
+        return () if self._closed else self._searcher.segments
+
+    def _reopen(self) -> None:
+        """Take what the manifest names now; files that are open already are not read again."""
+        self._hold(*_open(self.path, self._opened))
+        self._closed = False
 
     @classmethod
     def build(
@@ -304,7 +315,7 @@ class Datastore:
         )
         builder.run()
         self.build_report = builder.report
-        self._hold(*_open(self.path))
+        self._reopen()
         return self
 
     def discard_append(self) -> bool:
@@ -336,8 +347,8 @@ class Datastore:
             DatastoreLockedError: Another writer holds the directory.
         """
         sources = {source} if isinstance(source, str) else source
-        deleted = delete_documents(self.path, ids, sources=sources, digests=digests)
-        self._hold(*_open(self.path))
+        deleted = delete_documents(self.path, ids, sources=sources, digests=digests, opened=self._opened)
+        self._reopen()
         return deleted
 
     def compact(self, *, progress: Progress | None = None) -> CompactReport:
@@ -351,8 +362,8 @@ class Datastore:
         Raises:
             DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
         """
-        report = compact_datastore(self.path, progress=progress)
-        self._hold(*_open(self.path))
+        report = compact_datastore(self.path, progress=progress, opened=self._opened)
+        self._reopen()
         return report
 
     def search(
@@ -551,16 +562,30 @@ class Datastore:
                 f"{self.path / MANIFEST}: was written since this datastore was opened: its id is {again.id}, "
                 f"expected {self.id}. Open it again."
             )
-        total = sum(len(segment.store) for segment in again._searcher.segments)
+        again.verify_texts(full=full, progress=progress)
+        again.close()
+
+    def verify_texts(self, *, full: bool = True, progress: Progress | None = None) -> None:
+        """Compare the texts with their checksums; all other files were compared when the datastore was opened.
+
+        Args:
+            full: As of `verify`.
+            progress: As of `verify`.
+
+        Raises:
+            StoreCorruptError: A text store is damaged.
+        """
+        segments = self._searcher.segments
+        total = sum(len(segment.store) for segment in segments)
         done = 0
-        for segment in again._searcher.segments:
+        for segment in segments:
             report = None if progress is None else _shifted(progress, done, total)
             segment.store.verify(full=full, progress=report)
             done += len(segment.store)
-        again.close()
 
     def close(self) -> None:
         """Close the stores; searching is a ValueError from then on."""
+        self._closed = True
         for segment in self._searcher.segments:
             segment.store.close()
 
@@ -578,14 +603,12 @@ def _shifted(progress: Progress, base: int, total: int) -> Progress:
     return lambda stage, done, _: progress(stage, base + done, total)
 
 
-def _open(path: Path) -> tuple[dict[str, Any], list[Segment]]:
+def _open(path: Path, opened: Sequence[Segment] = ()) -> tuple[dict[str, Any], list[Segment]]:
     """Open what the manifest names; again where a writer has replaced it meanwhile."""
     for remaining in reversed(range(_OPEN_TRIES)):
         manifest = open_manifest(path)
         try:
-            return manifest, [
-                Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"]) for entry in manifest["segments"]
-            ]
+            return manifest, open_segments(path, manifest, opened)
         except FileNotFoundError:
             if remaining == 0 or open_manifest(path)["id"] == manifest["id"]:
                 raise

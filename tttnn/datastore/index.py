@@ -287,10 +287,9 @@ class NeighborIndex:
         rng = np.random.default_rng(seed)
         ids = np.sort(rng.choice(self._count, size=min(sample, self._count), replace=False))
         queries = self.vectors(ids)
-        found, _ = self.search(queries, k, ef=ef)
+        found, got = self.search(queries, k, ef=ef)
         # Distances, not ids: of several vectors at one distance any may be the answer.
         _, true = self.search(queries, k, method="scan")
-        _, got = self.search(queries, k, ef=ef)
         return float(np.mean(got[found >= 0] <= np.broadcast_to(true[:, -1:], got.shape)[found >= 0]))
 
 

@@ -12,6 +12,7 @@ its size and sha256, so a deletion happens when the manifest is replaced, and a 
 
 from __future__ import annotations
 
+import copy
 import fcntl
 import hashlib
 import shutil
@@ -220,6 +221,14 @@ class Segment:
         if self.deleted is not None:
             self._live_units = self._units_of(~self.deleted)
 
+    def with_deleted(self, entry: dict[str, Any]) -> Segment:
+        """Return the same files with another list of deleted documents, which alone is read."""
+        changed = copy.copy(self)
+        changed.entry = entry
+        changed.deleted = _read_deleted(self.folder, entry)
+        changed._live_units = None if changed.deleted is None else self._units_of(~changed.deleted)
+        return changed
+
     def _read_ids(self) -> NDArray[np.int64]:
         ids = np.fromfile(self.folder / IDS, "<i8").astype(np.int64)
         if (
@@ -304,6 +313,30 @@ class Segment:
             return self._live_units
         chosen = self._units_of(self.documents_of_sources(sources))
         return chosen if self._live_units is None else chosen & self._live_units
+
+
+def open_segments(path: Path, manifest: dict[str, Any], opened: Sequence[Segment] = ()) -> list[Segment]:
+    """Open the segments that a manifest names.
+
+    Args:
+        path: The datastore.
+        manifest: As of `open_manifest`.
+        opened: Segments that are open. One whose files are those of the manifest is taken over and not read again,
+            but for its list of deleted documents, where that is another.
+
+    Raises:
+        As `Segment`.
+    """
+    have = {segment.entry["name"]: segment for segment in opened}
+    segments = []
+    for entry in manifest["segments"]:
+        held = have.get(entry["name"])
+        if held is None or held.entry | {"deleted": None} != entry | {"deleted": None}:
+            held = Segment(path / SEGMENTS / entry["name"], entry, manifest["unit"])
+        elif held.entry != entry:
+            held = held.with_deleted(entry)
+        segments.append(held)
+    return segments
 
 
 class Documents(Sequence[Document]):
