@@ -18,7 +18,9 @@ from tttnn.datastore import index as index_module
 from tttnn.datastore import segment as segment_module
 from tttnn.errors import DatastoreMismatchError
 from tttnn.evaluation.harness import TttnnLM
+from tttnn.evaluation.records import UsedNeighbor
 from tttnn.recipe import TrainerRecipe
+from tttnn.report.extremes import Extreme, _excerpts
 from tttnn.store.document import Document
 
 TRAINING = ["--num-neighbors", "2", "--precision", "float32", "--max-length", "64"]
@@ -146,3 +148,36 @@ def test_another_embedder_is_refused_by_name(place: Path) -> None:
     with pytest.raises(DatastoreMismatchError, match=r"store: was built with embedder .*pooling is cls, expected mean"):
         opened.attach(tttnn.Embedder.load(place / "encoder", tttnn.EmbedConfig(pooling="cls")))
     assert opened.attach(tttnn.Embedder.load(place / "encoder")) is opened
+
+
+def test_a_report_reads_the_neighbors_of_a_datastore_with_deletions(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, docs, out = place / "store", str(place / "docs.jsonl"), str(place / "out.jsonl")
+    opened = tttnn.Datastore.open(store)
+    last = opened.append([json.loads(Path(docs).read_text())["text"] + "and more"]).manifest["next_id"] - 1
+    assert opened.delete(range(last - 6)) == last - 6
+    assert len(opened) < last
+    model = ["--model", str(place / "model"), "--curve", "1", *TRAINING]
+    assert run(monkeypatch, "eval", str(store), docs, *model, "--out", out) == 0
+    used = {n.id for line in tttnn.read_results(out).lines for n in line.neighbors}
+    assert max(used) >= len(opened)
+    page = place / "page.html"
+    report = ["report", out, "--documents", docs, "--datastore", str(store), "-o", str(page)]
+    assert run(monkeypatch, *report) == 0
+    for i in used:
+        assert opened.documents[i].text[:30] in page.read_text()
+    opened.delete(used)
+    assert run(monkeypatch, *report) == 2
+    assert f"{store}: must be the datastore of the results" in capsys.readouterr().err
+
+
+def test_excerpts_are_of_the_texts_that_the_results_name(place: Path) -> None:
+    opened = tttnn.Datastore.open(place / "store")
+    gone, changed = UsedNeighbor(2, "0" * 32, 0.5, 9, None), UsedNeighbor(3, "0" * 32, 0.5, 9, None)
+    opened.delete([2])
+    for neighbor, words in ((gone, "document 2 of the results, but"), (changed, "document 3 must have the text")):
+        line: Any = None  # not looked at
+        case = Extreme("A", True, line, 1, 1.0, 0.5, [neighbor], None)
+        with pytest.raises(tttnn.ConfigError, match=words):
+            _excerpts([case], place / "store", None)

@@ -156,17 +156,25 @@ def _halves(line: Line, text: str, source: str | os.PathLike[str]) -> tuple[str,
 def _excerpts(cases: Iterable[Extreme], datastore: str | os.PathLike[str], expected: str | None) -> dict[int, str]:
     from ..datastore.datastore import Datastore
 
-    opened = Datastore.open(datastore)
-    if expected is not None and opened.id != expected:
-        raise ConfigError(f"{datastore}: must be the datastore of the results ({expected}), got {opened.id}")
     found = {}
-    for neighbor in {n.id: n for case in cases for n in case.neighbors}.values():
-        if not 0 <= neighbor.id < len(opened):
-            raise ConfigError(f"{datastore}: must hold document {neighbor.id} of the results, got {len(opened)}")
-        data = opened.store[neighbor.id].text.encode()
-        begin = neighbor.span[0] if neighbor.span is not None else 0
-        text = data[begin : begin + 4 * _EXCERPT].decode("utf-8", "ignore")
-        found[neighbor.id] = _beginning(text, _EXCERPT)
+    with Datastore.open(datastore) as opened:
+        if expected is not None and opened.id != expected:
+            raise ConfigError(f"{datastore}: must be the datastore of the results ({expected}), got {opened.id}")
+        for neighbor in {n.id: n for case in cases for n in case.neighbors}.values():
+            try:
+                text = opened.documents[neighbor.id].text
+            except IndexError as error:
+                raise ConfigError(
+                    f"{datastore}: must hold document {neighbor.id} of the results, but {error}"
+                ) from None
+            if text_digest(text) != neighbor.digest:
+                raise ConfigError(
+                    f"{datastore}: document {neighbor.id} must have the text of the results (digest "
+                    f"{neighbor.digest}), got {text_digest(text)}"
+                )
+            begin = neighbor.span[0] if neighbor.span is not None else 0
+            passage = text.encode()[begin : begin + 4 * _EXCERPT].decode("utf-8", "ignore")
+            found[neighbor.id] = _beginning(passage, _EXCERPT)
     return found
 
 
