@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 
 # Single files: each may import those before it, and every package any of them.
-SINGLE = ("errors", "version", "settings", "config", "files", "model_folder", "models")
+SINGLE = ("errors", "version", "stages", "settings", "config", "files", "model_folder", "models")
 
 # Files that need one package more than theirs, for one thing.
 ALSO = {

@@ -36,6 +36,15 @@ from .step_time import Pace
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """How many weights a model has (tied ones once, low-rank matrices left out) and trains, and their type."""
+
+    parameters: int
+    trained: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What one step saw and cost: the loss before it in nats per token, and the bytes that the optimizer moved."""
 
@@ -61,6 +70,7 @@ class Engine:
         arena: its weights.
         optimizer: trains them.
         fingerprint: digest of the weights taken over; the same whichever of them are trained.
+        weights: how many there are.
         states: trained states of earlier transactions.
         training_pace: of steps, by tokens.
         guard_pace: of the guard's scores, by tokens.
@@ -94,6 +104,11 @@ class Engine:
                 self.low_rank.remove()
             raise
         self.device = next(model.parameters()).device
+        self.weights = Weights(
+            sum(p.numel() for name, p in model.named_parameters() if LowRankLayers.base_name(name) is not None),
+            sum(parameter.numel() for parameter in self.arena.parameters),
+            str(next(model.parameters()).dtype).removeprefix("torch."),
+        )
         bfloat16 = resolved(config.precision, self.device) == "bfloat16"
         self._attention = NativeAttention.for_model(model) if bfloat16 and config.attention == "auto" else None
         if config.keep_memory and self.device.type == "cpu":
@@ -102,6 +117,11 @@ class Engine:
         self.training_pace, self.guard_pace, self.copying_pace = Pace(), Pace(), Pace()
         self._holder: dict[str, object] = {}  # "transaction": the one that is open
         self._before: _ModelState | None = None
+
+    @property
+    def attends_natively(self) -> bool:
+        """Whether training attends by the core."""
+        return self._attention is not None
 
     def open(self, transaction: object) -> None:
         """Let a transaction begin.
