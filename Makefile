@@ -1,51 +1,27 @@
 # `make demo` and `make test` do all the set-up on a machine that has a C++17 compiler, Python 3.11+ with venv, and make.
-# They install the versions in constraints.txt, which were tested.
 #
 #   TORCH   what to hand pip for torch, e.g. TORCH=torch==2.13.0     CORPUS  text for the demo instead of Python's own
 #   PYTHON  interpreter the environment is made with                  VENV    where the environment is
-#   CONSTRAINTS  versions to install; empty: the newest
 
 PYTHON ?= python3
+TORCH ?= torch
 VENV ?= .venv
-CONSTRAINTS ?= constraints.txt
-TORCH ?= $(or $(if $(CONSTRAINTS),$(shell grep '^torch==' $(CONSTRAINTS))),torch)
 CORPUS ?=
 BIN := $(VENV)/bin
-NEWEST := .venv-newest
 # Threads that spin while they wait slow every other process down.
 export OMP_WAIT_POLICY ?= PASSIVE
-# File names are UTF-8, whatever the locale.
-export PYTHONUTF8 ?= 1
 
 native := pyproject.toml CMakeLists.txt $(wildcard cmake/* csrc/core/* csrc/bindings/*)
-# An editable install remembers the names of files: one that comes or goes needs another, which compiles nothing.
-names := $(VENV)/.names-$(shell find tttnn -name '*.py' | sort | cksum | cut -d ' ' -f 1)
-pip_install := $(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt
 
-.NOTPARALLEL:
-.DELETE_ON_ERROR:
-.PHONY: demo test test-newest constraints lint sanitize bench-smoke package clean
+.PHONY: demo test lint sanitize bench-smoke package clean
 
-demo: $(VENV)/.demo $(VENV)/.core
+demo: $(VENV)/.demo
 	$(BIN)/tttnn demo $(if $(CORPUS),--corpus "$(CORPUS)")
 
-test: $(VENV)/.dev $(VENV)/.core
+test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
-# The tests with the newest versions of everything, in a new environment.
-test-newest:
-	rm -rf $(NEWEST)
-	SKBUILD_BUILD_DIR=build/newest $(MAKE) test VENV=$(NEWEST) CONSTRAINTS=
-
-# Writes the newest versions of everything into constraints.txt: those that test-newest has tried, where it was run.
-constraints:
-	SKBUILD_BUILD_DIR=build/newest $(MAKE) $(NEWEST)/.dev VENV=$(NEWEST) CONSTRAINTS=
-	{ echo "# Versions that were tested together, as the newest on the day of: make test-newest && make constraints"; \
-	  $(NEWEST)/bin/python -m pip list --format=freeze --exclude tttnn --exclude pip --exclude setuptools \
-	  | sed 's/+.*//'; } > constraints.new
-	mv constraints.new constraints.txt
-
-lint: $(VENV)/.dev $(VENV)/.core
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -55,7 +31,7 @@ lint: $(VENV)/.dev $(VENV)/.core
 
 # The core alone, without Python: its own tests under Address, UndefinedBehavior and Thread sanitizers. The damage test
 # has one thread and takes minutes under the last.
-sanitize: $(VENV)/.dev $(VENV)/.core
+sanitize: $(VENV)/.dev
 	for kind in address,undefined thread; do \
 	  PATH="$(abspath $(BIN)):$$PATH" sh -c "cmake -S . -B build/$${kind%%,*} -G Ninja -DTTTNN_PYTHON=OFF -DTTTNN_CORE_TESTS=ON \
 	    -DTTTNN_CUDA=OFF -DTTTNN_SANITIZE=$$kind -DTTTNN_WERROR=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
@@ -63,7 +39,7 @@ sanitize: $(VENV)/.dev $(VENV)/.core
 	done
 
 # Every benchmark once on small input: it must run and its answers must hold. Its times mean nothing.
-bench-smoke: $(VENV)/.dev $(VENV)/.core
+bench-smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks --smoke --benchmark-disable-gc --benchmark-min-rounds=1 --benchmark-max-time=0.01 \
 	  --benchmark-warmup=off -q
 	$(BIN)/python benchmarks/bench_rounds.py --rounds 30 --real-rounds 0
@@ -71,9 +47,7 @@ bench-smoke: $(VENV)/.dev $(VENV)/.core
 
 # A wheel built from the source distribution, without CUDA, in an empty environment. What describes the build, and the
 # core itself, work without torch, transformers, zstandard and hnswlib.
-package: export PIP_CONSTRAINT := $(abspath $(VENV)/constraints.txt)
-package: export PIP_BUILD_CONSTRAINT := $(abspath $(VENV)/constraints.txt)
-package: $(VENV)/.dev $(VENV)/.core
+package: $(VENV)/.dev
 	rm -rf dist build/empty
 	$(BIN)/python -m build --sdist --outdir dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist --config-settings cmake.define.TTTNN_CUDA=OFF dist/tttnn-*.tar.gz
@@ -82,37 +56,17 @@ package: $(VENV)/.dev $(VENV)/.core
 	build/empty/bin/pip install --quiet click numpy rich
 	cd build/empty && bin/tttnn info --build && bin/tttnn --version
 
-$(BIN)/python:
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)"
 
-# All but torch, which TORCH chooses.
-$(VENV)/constraints.txt: $(CONSTRAINTS) | $(BIN)/python
-	grep -v '^torch==' $(or $(CONSTRAINTS),/dev/null) > $@ || true
-	$(pip_install) "$(TORCH)"
-
-$(VENV)/.base: pyproject.toml cmake/requirements.py $(VENV)/constraints.txt
-	$(BIN)/python cmake/requirements.py > $(VENV)/requirements.txt
-	$(pip_install) --requirement $(VENV)/requirements.txt
+$(VENV)/.demo: $(native) | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[demo]'
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.base
-	$(BIN)/python cmake/requirements.py demo > $(VENV)/requirements.txt
-	$(pip_install) --requirement $(VENV)/requirements.txt
-	touch $@
-
-$(VENV)/.dev: $(VENV)/.base
-	$(BIN)/python cmake/requirements.py dev > $(VENV)/requirements.txt
-	$(pip_install) --requirement $(VENV)/requirements.txt
-	touch $@ $(VENV)/.demo  # demo's are among them
-
-$(names): | $(BIN)/python
-	rm -f $(VENV)/.names-*
-	touch $@
-
-# With the tools of the environment, the same each time: only what changed is compiled.
-$(VENV)/.core: $(native) $(names) | $(VENV)/.base
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
-	touch $@
+$(VENV)/.dev: $(native) | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist tttnn-demo
+	rm -rf $(VENV) build dist tttnn-demo

@@ -22,6 +22,27 @@ ControlTokens = Literal["text", "tokens"]
 
 
 @dataclass(frozen=True)
+class CorpusConfig(Config):
+    """How files and folders are read as documents."""
+
+    text_field: str = setting("text", "field or column that holds the text")
+    source_field: str | None = setting(
+        None, "field or column that names the source of a document; none: pile_set_name, as in the Pile"
+    )
+    folder_source: Literal["folder", "suffix", "off"] = setting(
+        "folder",
+        "source of what is found in a folder or an archive and has none: the first folder of its path, or the suffix",
+    )
+    include: tuple[str, ...] = setting(
+        (), "shell patterns of the files in folders and archives that are read; empty: all"
+    )
+    exclude: tuple[str, ...] = setting((), "shell patterns of files and folders that are not read")
+    max_document_bytes: int = setting(
+        64 << 20, "a longer text, line or row is left out; bounds what unpacking may take", minimum=1, maximum=2**30
+    )
+
+
+@dataclass(frozen=True)
 class StoreConfig(Config):
     """How a text store is written."""
 
