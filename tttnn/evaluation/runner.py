@@ -16,6 +16,7 @@ from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
 from .case import Case
+from .catalogue import BASE, TTT_NN
 from .lab import Lab
 from .methods import methods_named
 from .protocols import split_task
@@ -24,7 +25,7 @@ from .result_file import ResultFile
 from .results import EvalResult
 from .sampling import group_of, sampled
 
-DEFAULT_METHODS = ("base", "ttt-nn")
+DEFAULT_METHODS = (BASE.name, TTT_NN.name)
 
 
 def evaluate(
@@ -52,7 +53,7 @@ def evaluate(
         documents: texts, grouped by the field `group_field` of their `meta`.
         out: file of result lines; None keeps them in memory alone.
         config: protocol, lengths, sample, and the numbers of neighbors to score after.
-        methods: names of `baselines.METHODS`; base is measured in any case.
+        methods: names of `catalogue.CATALOGUE`; base is measured in any case.
         exclude_own_text: leaves neighbors out whose text is the document's own, by digest.
         keep_text: keeps queries, excerpts of neighbors and continuations beside the results.
         progress: called after each document.

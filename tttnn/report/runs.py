@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..evaluation.catalogue import TTT_NN
 from ..evaluation.result_file import read_results
 from ..evaluation.results import ALL, PILE_ALL, EvalResult, GroupSummary, Summary
 from ..files import describe_file
 
-MAIN = "ttt-nn"
+MAIN = TTT_NN.name
 """The method that figures of one method show, where it was measured."""
 
 _TOLERANCE = 1e-4
