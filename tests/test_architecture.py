@@ -30,8 +30,9 @@ MAY_IMPORT = {
     "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training"},
     "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
     "report": {"evaluation"},
+    "server": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"},
     "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"}
-    | {"evaluation", "report"},
+    | {"evaluation", "report", "server"},
 }
 
 # Single files: each may import those before it, and every package any of them.

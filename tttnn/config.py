@@ -239,6 +239,31 @@ class EvalConfig(Config):
     lora_learning_rate: float = setting(1e-3, "learning rate of the method lora", minimum=0.0, maximum=10.0)
 
 
+@dataclass(frozen=True)
+class ServeConfig(Config):
+    """What the server lets in, how long it waits, and how many engines it runs."""
+
+    engines: int = setting(1, "processes that answer, each with all of the model's working weights", minimum=1)
+    max_queue: int = setting(64, "requests that may wait; more are refused with 429", minimum=0)
+    max_queue_seconds: float = setting(
+        60.0, "predicted seconds of waiting above which requests are refused with 429", minimum=0.0
+    )
+    max_body_bytes: int = setting(4 * 2**20, "longest body of a request", minimum=1024)
+    max_score_tokens: int = setting(65536, "longest text to score, with its context", minimum=1)
+    max_neighbors: int = setting(100, "most neighbors that one request may ask for", minimum=0)
+    body_seconds: float = setting(30.0, "seconds in which a request's body must have come", minimum=0.001)
+    comment_seconds: float = setting(
+        10.0, "seconds after which a stream that has nothing to say sends a comment", minimum=0.001, maximum=15.0
+    )
+    stall_seconds: float = setting(
+        30.0,
+        "seconds without a step after which an engine counts as stalled; after twice as many it is replaced",
+        minimum=0.1,
+    )
+    shutdown_timeout: float = setting(30.0, "seconds in which requests may finish at the end", minimum=0.0)
+    verify_every: int = setting(0, "prove the weights after this many requests; 0: never", minimum=0)
+
+
 PRESETS: dict[str, AdaptConfig] = {
     "default": AdaptConfig(),
     # Hardt & Sun, ICLR 2024, section 3 and the published code.

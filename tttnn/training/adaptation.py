@@ -45,6 +45,7 @@ class Adaptation:
         cancelled: Callable[[], bool] | None = None,
         max_steps: int | None = None,
         replayed_guard: GuardReport | None = None,
+        salt: str = "",
     ) -> None:
         """Begin the clock of a query; nothing else happens before `__enter__`.
 
@@ -57,6 +58,7 @@ class Adaptation:
             cancelled: asked before each step; True ends training.
             max_steps: at most this many.
             replayed_guard: what the guard of an earlier adaptation decided; no guard then scores anew.
+            salt: states kept for reuse are told apart by it.
         """
         self._engine = engine
         self._config = config
@@ -65,6 +67,7 @@ class Adaptation:
         self._cancelled = cancelled
         self._max_steps = max_steps
         self._replayed_guard = replayed_guard
+        self._salt = salt
         self._started = time.perf_counter()
         self._deadline = math.inf
         self.report = report
@@ -186,7 +189,7 @@ class Adaptation:
         distances = [neighbor.distance for neighbor in neighbors] if config.schedule == "distance" else []
         query = self.report.query_digest if config.guard == "query" else None
         texts = tuple((neighbor.digest, neighbor.span) for neighbor in neighbors)
-        return texts, tuple(distances), query, settings, torch.get_num_threads()
+        return self._salt, texts, tuple(distances), query, settings, torch.get_num_threads()
 
     def _use(self, state: TrainedState, neighbors: list[Neighbor]) -> None:
         """Take over the weights that training on the same neighbors gave before."""

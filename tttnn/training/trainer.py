@@ -151,6 +151,7 @@ class TestTimeTrainer:
         exclude_digests: Collection[str] = (),
         observe: Observer | None = None,
         cancelled: Callable[[], bool] | None = None,
+        salt: str = "",
     ) -> Adaptation:
         """Return a context manager that yields the model adapted to `query`.
 
@@ -168,6 +169,8 @@ class TestTimeTrainer:
             observe: called between neighbors with the model in its present state, also where a guard then hands out
                 an earlier one; `reuse` is not used beside it.
             cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
+            salt: of the states kept for `reuse`, those made under another salt are not used: nobody learns from the
+                seconds that somebody else had the same neighbors.
 
         Raises:
             ValueError: the query is empty.
@@ -194,7 +197,7 @@ class TestTimeTrainer:
         else:
             report = self._report(query, config, requested=config.num_neighbors, retriever=self.datastore)
             find = partial(self._search, query, config.num_neighbors, excluded)
-        return Adaptation(self.engine, report, config, find, observe=observe, cancelled=cancelled)
+        return Adaptation(self.engine, report, config, find, observe=observe, cancelled=cancelled, salt=salt)
 
     def _report(
         self, query: str, config: AdaptConfig, *, requested: int, retriever: Retriever | None = None
