@@ -64,6 +64,16 @@ class EmbedConfig(Config):
         "auto", "scale vectors to unit length; auto: what the encoder's files say"
     )
     max_length: int | None = setting(None, "tokens of a text that are read; none: the encoder's own limit", minimum=3)
+    truncation: Literal["auto", "right", "left"] = setting(
+        "auto", "the side on which a longer text is cut; auto: as the encoder's files say"
+    )
+    prompt: str = setting("auto", "put before every text; auto: the default prompt of the encoder's files")
+    lower_case: Literal["auto", "yes", "no"] = setting(
+        "auto", "make texts lower case first; auto: as the encoder's files say"
+    )
+    truncate_dim: int | None = setting(
+        None, "dimensions kept of a vector, after scaling; none: as many as the encoder's files say", minimum=1
+    )
     batch_tokens: int = setting(4096, "tokens in a batch, padding included", minimum=1)
     precision: Precision = setting("auto", "arithmetic of the encoder; auto: bfloat16 where the processor has it")
 

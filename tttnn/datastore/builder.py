@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embedder import GROUP, Embedder, EmbedReport
+from ..embedding.batches import GROUP
+from ..embedding.embed_report import EmbedReport
+from ..embedding.embedder import Embedder
 from ..errors import DatastoreMismatchError
 from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
 from ..store.corpus import Corpus as FileCorpus

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embedder import Embedder, EmbedReport
+from ..embedding.embed_report import EmbedReport
+from ..embedding.embedder import Embedder
 from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
