@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..embedding.embedder import EmbedReport
+from ..embedding.embed_report import EmbedReport
 from ..errors import AdaptError, ConfigError
 from ..lm.windows import scoring_windows
 from .adapting_turn import adapted, base_model
