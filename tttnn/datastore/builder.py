@@ -20,13 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.batches import GROUP
-from ..embedding.embed_report import EmbedReport
-from ..embedding.embedder import Embedder
+from ..embedding.embedder import GROUP, Embedder, EmbedReport
 from ..errors import DatastoreMismatchError
 from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
-from ..store.corpus import Corpus as FileCorpus
-from ..store.corpus import iter_corpus, no_documents
+from ..store.corpus import iter_corpus
 from ..store.document import Document
 from ..store.text_store import TextStore
 from ..store.writer import TextStoreWriter, train_dictionary
@@ -99,7 +96,7 @@ class Builder:
         append: bool = False,
     ) -> None:
         self.path = path
-        self.documents = iter_corpus(documents) if isinstance(documents, str | os.PathLike) else documents
+        self.documents = documents
         self.embedder = embedder
         self.config = config
         self.index = index
@@ -287,7 +284,7 @@ class Builder:
             write_manifest(self.path / STATE, state)
         if not state["segments"]:
             (self.path / STATE).unlink()
-            raise no_documents(self.documents)
+            raise ValueError("documents must hold at least one document, got none")
         self._advance("ingest", done, done)
         state["ingested"] = True
         write_manifest(self.path / STATE, state)
@@ -503,8 +500,6 @@ def _is_ours(path: Path) -> bool:
 
 
 def _can_be_read_again(corpus: Corpus) -> bool:
-    if isinstance(corpus, FileCorpus):
-        return corpus.can_be_read_again
     return callable(corpus) or isinstance(corpus, str | os.PathLike) or iter(corpus) is not corpus
 
 

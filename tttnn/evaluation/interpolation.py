@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from .case import Case
-from .catalogue import INTERPOLATION
 from .lab import Lab
 from .measurement import Measurement
 from .records import Point, UsedNeighbor
@@ -30,7 +29,7 @@ class Interpolation:
     each of `WEIGHTS`, from the same pass: the weight is to be chosen on held-out text (`interpolation_curve`).
     """
 
-    name = INTERPOLATION.name
+    name = "interpolation"
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the weight."""

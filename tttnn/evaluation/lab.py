@@ -13,7 +13,6 @@ from ..errors import ConfigError
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
-from .catalogue import GUARD
 
 
 class Lab:
@@ -45,7 +44,7 @@ class Lab:
         if trainer.config.guard != "none":
             raise ConfigError(
                 f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
-                f"{GUARD.name} measures it"
+                "ttt-nn-guard measures it"
             )
         self.trainer = trainer
         self.config = config
