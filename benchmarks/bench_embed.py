@@ -28,7 +28,7 @@ import torch
 import tttnn
 from benchmarks.conftest import PILE_MINI
 from tttnn.config import EmbedConfig
-from tttnn.embedding.embedder import EmbedReport
+from tttnn.embedding.embed_report import EmbedReport
 
 TEXTS = 200
 ROUNDS = 5

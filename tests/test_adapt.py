@@ -356,7 +356,7 @@ def test_deadline_stops_before_the_step_that_would_overrun(trainer: Any, monkeyp
     with trainer.adapt(QUERY, deadline_ms=150) as adapted:
         assert adapted.report.stopped_by == "deadline"
         assert 0 < adapted.report.steps < 5
-        assert now[0] - started <= 0.15 + 0.05
+        assert now[0] - started <= 0.15 + 0.1  # ten looks: those of the last step and of what ends it
 
 
 def test_one_slow_step_does_not_end_training_for_good(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,6 +625,55 @@ def test_replay_trains_with_the_settings_of_the_report(trainer: Any) -> None:
         assert again.report.losses == report.losses
         assert (again.report.settings["learning_rate"], again.report.seed) == (3e-3, 5)
         assert_same_state(trainer.model, inside)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "report must have 'query_digest'"),
+        ({"neighbors": {"0": "x"}}, "neighbors must be a list, got dict"),
+        ({"neighbors": [{"id": 3}]}, "neighbor 0 must have 'distance'"),
+        ({"neighbors": [7]}, "neighbor 0 must be an object"),
+        ({"guard": "kept"}, "guard must be an object"),
+        ({"settings": {"learning_rat": 1.0}}, "Did you mean learning_rate"),
+    ],
+)
+def test_what_is_no_report_is_refused_by_name(trainer: Any, change: dict[str, Any], message: str) -> None:
+    with trainer.adapt(QUERY, num_neighbors=1) as adapted:
+        plain = {} if change == {"model": None} else adapted.report.to_dict()
+    with pytest.raises((tttnn.AdaptError, tttnn.ConfigError), match=message):
+        trainer.replay(plain | change)
+
+
+def test_a_report_comes_back_from_its_plain_values(trainer: Any) -> None:
+    with trainer.adapt(QUERY, num_neighbors=2) as adapted:
+        adapted.generate(max_new_tokens=3)
+        report = adapted.report
+    again = tttnn.AdaptReport.from_dict(json.loads(json.dumps(report.to_dict(query=True))) | {"of_later_versions": 1})
+    assert json.dumps(again.to_dict(query=True)) == json.dumps(report.to_dict(query=True))
+    assert (again.neighbors, again.losses, again.query) == (report.neighbors, report.losses, QUERY)
+    earlier = {k: v for k, v in report.to_dict().items() if k not in ("generations", "guard", "embedder", "versions")}
+    assert tttnn.AdaptReport.from_dict(earlier).neighbors == report.neighbors
+
+
+def test_a_document_that_is_gone_is_named(trainer: Any) -> None:
+    with trainer.adapt(QUERY, num_neighbors=1) as adapted:
+        plain = adapted.report.to_dict()
+    plain["neighbors"][0]["id"] = 99
+    with pytest.raises(tttnn.AdaptError, match="document 99 of the report must be in the datastore"):
+        trainer.replay(plain)
+
+
+def test_a_trainer_describes_itself(trainer: Any) -> None:
+    made = trainer.describe()
+    assert json.dumps(made.to_dict()["settings"]) == json.dumps(trainer.config.to_dict())
+    assert (made.model, made.datastore, made.selection) == (trainer.fingerprint, "fake", None)
+    assert made.parameters == made.trained == sum(p.numel() for p in trainer.model.parameters())
+    assert (made.dtype, made.device, made.precision, made.window) == ("float32", "cpu", "float32", 128)
+    assert set(made.versions) == {"tttnn", "torch", "transformers", "python"}
+    with trainer.adapt(QUERY, num_neighbors=1) as adapted:
+        report = adapted.report
+    assert (report.model, report.datastore, report.versions) == (made.model, made.datastore, made.versions)
 
 
 def test_a_model_too_large_to_train_is_refused(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a package may import, beside the single files at the top (`SINGLE`), in the order of the data.
 MAY_IMPORT = {
     "kernels": set(),
-    "store": set(),
+    "formats": set(),
+    "store": {"formats"},
     "embedding": {"kernels"},
     "retrieval": {"store"},
     "datastore": {"store", "embedding", "retrieval"},
@@ -29,12 +30,13 @@ MAY_IMPORT = {
     "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training"},
     "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
     "report": {"evaluation"},
+    "server": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"},
     "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"}
-    | {"evaluation", "report"},
+    | {"evaluation", "report", "server"},
 }
 
 # Single files: each may import those before it, and every package any of them.
-SINGLE = ("errors", "version", "settings", "config", "files", "model_folder", "models")
+SINGLE = ("errors", "version", "stages", "settings", "config", "files", "model_folder", "models")
 
 # Files that need one package more than theirs, for one thing.
 ALSO = {

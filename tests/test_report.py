@@ -21,7 +21,7 @@ from tttnn.errors import ConfigError, MissingExtraError
 from tttnn.evaluation.bootstrap import PILE_WEIGHTS
 from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.results import ALL, PILE_ALL
-from tttnn.report.harm import chosen_depths
+from tttnn.report.data import chosen_depths
 from tttnn.report.html import comma_separated, escape, plain, signed, significant, table
 from tttnn.report.labels import spread
 from tttnn.report.page import Report, write_report
@@ -340,11 +340,11 @@ def test_guard_counts_what_it_chose(tmp_path: Path) -> None:
     run = read_runs([path])[0]
     lines = run.result.of("ttt-nn-guard")
     said = [line.points[-1].extra["chosen"] for line in lines.values()]
-    counted = chosen_depths(run, "ttt-nn-guard")
+    counted = chosen_depths(run.result, "ttt-nn-guard", run.main)
     assert {k: said.count(k) for k in set(said)} == dict(counted)
     for line in lines.values():  # without its word, the curve of ttt-nn tells
         line.points[-1].extra.clear()
-    assert chosen_depths(run, "ttt-nn-guard") == counted
+    assert chosen_depths(run.result, "ttt-nn-guard", run.main) == counted
     report = write_report([path], tmp_path / "page.html")
     rows = rows_of(tmp_path / "page_files" / "chosen-split-ttt-nn-guard.csv")
     assert sum(int(row["documents"]) for row in rows) == len(lines)

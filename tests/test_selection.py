@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tttnn
+from tests.conftest import assert_same_state, state_of, tiny_gpt2
 from tests.encoders import tiny_embedder
 from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig
 from tttnn.errors import ConfigError
@@ -169,3 +171,19 @@ def test_settings_are_checked() -> None:
         SelectionConfig(method="best")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="sift_lambda must be between"):
         SelectionConfig(sift_lambda=0.0)
+
+
+def test_a_trainer_replays_what_a_selection_chose(datastore: tttnn.Datastore, tokenizer: Any) -> None:
+    retriever = Selector(datastore, SelectionConfig(method="sift", candidates=10))
+    config = tttnn.AdaptConfig(num_neighbors=3, learning_rate=1e-3, precision="float32")
+    trainer = tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, retriever, config)
+    with trainer.adapt("the moon and its number") as adapted:
+        report, inside = adapted.report, state_of(trainer.model)
+    assert report.steps == 3
+    with trainer.replay(report.to_dict()) as again:
+        assert again.report.losses == report.losses
+        assert_same_state(trainer.model, inside)
+    made = trainer.describe()
+    assert (made.datastore, made.embedder) == (datastore.id, datastore.embedder_name)
+    assert made.selection == retriever.config.to_dict()
+    trainer.release()

@@ -107,7 +107,10 @@ def test_folders_are_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "sub" / "a.py").write_text("code")
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff")
     corpus = iter_folder(tmp_path)
-    expected = [Document("é\r\nline", {"path": "b.txt"}), Document("code", {"path": "sub/a.py"})]
+    expected = [
+        Document("é\r\nline", {"path": "b.txt"}),
+        Document("code", {"path": "sub/a.py", "pile_set_name": "sub"}),
+    ]
     for _ in range(2):
         assert list(corpus) == expected
         assert [where for where, _ in corpus.rejected] == ["image.png"]
@@ -125,8 +128,9 @@ def test_a_folder_of_jsonl_is_one_corpus(tmp_path: Path) -> None:
     assert [where for where, _ in corpus.rejected] == ["00.jsonl:3"]
     assert write_store(tmp_path.parent / "out", corpus).documents == 100
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"beside other files \(readme.txt\)"):
-        iter_corpus(tmp_path)
+    corpus = iter_corpus(tmp_path)
+    assert list(corpus)[-1] == Document("x", {"path": "readme.txt"})
+    assert corpus.remarks() == ["100 documents are rows of files, 1 are whole files"]
 
 
 def test_missing_corpora_are_named(tmp_path: Path) -> None:

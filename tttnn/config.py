@@ -22,6 +22,27 @@ ControlTokens = Literal["text", "tokens"]
 
 
 @dataclass(frozen=True)
+class CorpusConfig(Config):
+    """How files and folders are read as documents."""
+
+    text_field: str = setting("text", "field or column that holds the text")
+    source_field: str | None = setting(
+        None, "field or column that names the source of a document; none: pile_set_name, as in the Pile"
+    )
+    folder_source: Literal["folder", "suffix", "off"] = setting(
+        "folder",
+        "source of what is found in a folder or an archive and has none: the first folder of its path, or the suffix",
+    )
+    include: tuple[str, ...] = setting(
+        (), "shell patterns of the files in folders and archives that are read; empty: all"
+    )
+    exclude: tuple[str, ...] = setting((), "shell patterns of files and folders that are not read")
+    max_document_bytes: int = setting(
+        64 << 20, "a longer text, line or row is left out; bounds what unpacking may take", minimum=1, maximum=2**30
+    )
+
+
+@dataclass(frozen=True)
 class StoreConfig(Config):
     """How a text store is written."""
 
@@ -43,6 +64,16 @@ class EmbedConfig(Config):
         "auto", "scale vectors to unit length; auto: what the encoder's files say"
     )
     max_length: int | None = setting(None, "tokens of a text that are read; none: the encoder's own limit", minimum=3)
+    truncation: Literal["auto", "right", "left"] = setting(
+        "auto", "the side on which a longer text is cut; auto: as the encoder's files say"
+    )
+    prompt: str = setting("auto", "put before every text; auto: the default prompt of the encoder's files")
+    lower_case: Literal["auto", "yes", "no"] = setting(
+        "auto", "make texts lower case first; auto: as the encoder's files say"
+    )
+    truncate_dim: int | None = setting(
+        None, "dimensions kept of a vector, after scaling; none: as many as the encoder's files say", minimum=1
+    )
     batch_tokens: int = setting(4096, "tokens in a batch, padding included", minimum=1)
     precision: Precision = setting("auto", "arithmetic of the encoder; auto: bfloat16 where the processor has it")
 
@@ -216,6 +247,31 @@ class EvalConfig(Config):
     dynamic_window: int = setting(256, "tokens that dynamic evaluation scores, then trains on", minimum=2)
     dynamic_learning_rate: float = setting(1e-4, "learning rate of the method dynamic", minimum=0.0, maximum=10.0)
     lora_learning_rate: float = setting(1e-3, "learning rate of the method lora", minimum=0.0, maximum=10.0)
+
+
+@dataclass(frozen=True)
+class ServeConfig(Config):
+    """What the server lets in, how long it waits, and how many engines it runs."""
+
+    engines: int = setting(1, "processes that answer, each with all of the model's working weights", minimum=1)
+    max_queue: int = setting(64, "requests that may wait; more are refused with 429", minimum=0)
+    max_queue_seconds: float = setting(
+        60.0, "predicted seconds of waiting above which requests are refused with 429", minimum=0.0
+    )
+    max_body_bytes: int = setting(4 * 2**20, "longest body of a request", minimum=1024)
+    max_score_tokens: int = setting(65536, "longest text to score, with its context", minimum=1)
+    max_neighbors: int = setting(100, "most neighbors that one request may ask for", minimum=0)
+    body_seconds: float = setting(30.0, "seconds in which a request's body must have come", minimum=0.001)
+    comment_seconds: float = setting(
+        10.0, "seconds after which a stream that has nothing to say sends a comment", minimum=0.001, maximum=15.0
+    )
+    stall_seconds: float = setting(
+        30.0,
+        "seconds without a step after which an engine counts as stalled; after twice as many it is replaced",
+        minimum=0.1,
+    )
+    shutdown_timeout: float = setting(30.0, "seconds in which requests may finish at the end", minimum=0.0)
+    verify_every: int = setting(0, "prove the weights after this many requests; 0: never", minimum=0)
 
 
 PRESETS: dict[str, AdaptConfig] = {

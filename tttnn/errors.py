@@ -42,7 +42,7 @@ class EmbeddingError(TttnnError):
 
 
 class UnknownModelError(TttnnError, ValueError):
-    """There is no such demo model, hub id or directory, or what it holds is not a whole model of the kind."""
+    """There is no such demo model, hub id or directory."""
 
 
 class AdaptError(TttnnError, RuntimeError):

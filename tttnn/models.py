@@ -113,6 +113,16 @@ def name_of(place: str | os.PathLike[str]) -> str:
     return last if Path(text).is_dir() else text
 
 
+def lasting_name(name: str | os.PathLike[str]) -> str:
+    """Return a name that means the same in every working directory: of a directory its absolute path.
+
+    >>> lasting_name("minilm-l6")
+    'minilm-l6'
+    """
+    text = os.fspath(name)
+    return os.path.abspath(text) if text not in DEMO_MODELS and text and Path(text).is_dir() else text
+
+
 @contextlib.contextmanager
 def loading(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> Iterator[None]:
     """Turn whatever is raised while a model is loaded into an UnknownModelError: one sentence that names it.

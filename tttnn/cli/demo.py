@@ -20,6 +20,7 @@ from ..config import AdaptConfig, EvalConfig, Progress
 from ..datastore.datastore import Datastore
 from ..embedding.embedder import Embedder
 from ..errors import MissingExtraError, TttnnError
+from ..evaluation.catalogue import TTT_NN
 from ..evaluation.protocols import split_task
 from ..evaluation.records import Measured
 from ..evaluation.results import GroupSummary, Summary
@@ -71,7 +72,7 @@ class DemoResult:
     def totals(self) -> list[GroupSummary]:
         """Return the rows of all documents together after each number of neighbors."""
         assert self.summary is not None
-        return [row for row in self.summary.rows if row.group == "all" and row.method == "ttt-nn"]
+        return [row for row in self.summary.rows if row.group == "all" and row.method == TTT_NN.name]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers, ready for JSON."""

@@ -13,14 +13,17 @@ import click
 
 from .. import models
 from ..config import PRESETS, AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
+from ..evaluation.catalogue import BASE, CATALOGUE, TTT_NN
 from .bars import Bars
 from .exit_codes import FAILED
 from .flags import as_json_flag, cache_dir_flag, config_file_flag, model_flag, preset_flag, settings_flags
 from .loading import quiet_transformers
 from .printing import print_audit, print_json, print_results, tell_rejected
 
+_METHODS = "\b\nMethods:\n" + "\n".join(f"{entry.name:<17}  {entry.about}" for entry in CATALOGUE.values())
 
-@click.command("eval")
+
+@click.command("eval", epilog=_METHODS)
 @click.argument("datastore", type=click.Path())
 @click.argument("docs", type=click.Path(exists=True))
 @model_flag
@@ -32,10 +35,9 @@ from .printing import print_audit, print_json, print_results, tell_rejected
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File of result lines; continued if there.")
 @click.option(
     "--methods",
-    default="base,ttt-nn",
+    default=f"{BASE.name},{TTT_NN.name}",
     show_default=True,
-    help="Names with commas between: base, ttt-nn, ttt-nn-sift, ttt-nn-guard, lora, in-context, ttt-nn+in-context, "
-    "dynamic, interpolation, tttlm-2024.",
+    help="Names with commas between, of those below.",
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes, a model in each.")
 @click.option("--keep-text", is_flag=True, help="Keep queries, neighbors and continuations beside the results.")
@@ -167,18 +169,20 @@ def audit(
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --max-share 0.02 --json
     """
+    from transformers import AutoTokenizer
+
     from ..datastore.datastore import Datastore
     from ..evaluation.audit import audit_results
     from ..evaluation.result_file import read_results
-    from ..lm.loading import load_tokenizer
     from ..store.corpus import iter_corpus
 
     quiet_transformers()
     held = read_results(results)
     name = model or held.settings["model"]["name"]
     with Bars() as bars:
-        models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
-        tokenizer = load_tokenizer(name, cache_dir=cache_dir)
+        place = models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        with models.loading(name, place):
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         with Datastore.open(datastore) as opened:
             report = audit_results(
                 held,

@@ -16,7 +16,7 @@ import click
 
 from ..errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
 from ..version import __version__
-from . import answers, datastore, demonstration, inspection, measurement, neighbors, pages, texts
+from . import answers, datastore, demonstration, inspection, measurement, neighbors, pages, serving, texts
 from .exit_codes import DAMAGED, FAILED, INTERRUPTED, USAGE
 
 
@@ -54,6 +54,7 @@ for command in (
     measurement.audit,
     measurement.lm_eval,
     pages.report,
+    serving.serve,
 ):
     app.add_command(command)
 

@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embedder import GROUP, Embedder, EmbedReport
+from ..embedding.batches import GROUP
+from ..embedding.embed_report import EmbedReport
+from ..embedding.embedder import Embedder
 from ..errors import DatastoreMismatchError
 from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
-from ..store.corpus import iter_corpus
+from ..store.corpus import Corpus as FileCorpus
+from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
 from ..store.writer import TextStoreWriter, train_dictionary
@@ -96,7 +99,7 @@ class Builder:
         append: bool = False,
     ) -> None:
         self.path = path
-        self.documents = documents
+        self.documents = iter_corpus(documents) if isinstance(documents, str | os.PathLike) else documents
         self.embedder = embedder
         self.config = config
         self.index = index
@@ -284,7 +287,7 @@ class Builder:
             write_manifest(self.path / STATE, state)
         if not state["segments"]:
             (self.path / STATE).unlink()
-            raise ValueError("documents must hold at least one document, got none")
+            raise no_documents(self.documents)
         self._advance("ingest", done, done)
         state["ingested"] = True
         write_manifest(self.path / STATE, state)
@@ -500,6 +503,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _can_be_read_again(corpus: Corpus) -> bool:
+    if isinstance(corpus, FileCorpus):
+        return corpus.can_be_read_again
     return callable(corpus) or isinstance(corpus, str | os.PathLike) or iter(corpus) is not corpus
 
 

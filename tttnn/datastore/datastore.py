@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embedder import Embedder, EmbedReport
+from ..embedding.embed_report import EmbedReport
+from ..embedding.embedder import Embedder
+from ..embedding.identity import differences, settings_of
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
@@ -196,12 +198,11 @@ class Datastore:
         return self
 
     def _check(self, embedder: Embedder) -> None:
-        expected, found = self.manifest["embedder"]["identity"], embedder.identity
-        differing = [name for name in expected if expected[name] != found.get(name)]
+        differing = differences(self.manifest["embedder"]["identity"], embedder.identity)
         if differing:
             raise DatastoreMismatchError(
                 f"{self.path}: was built with embedder {self.embedder_name!r}, got {embedder.name!r}: "
-                + ", ".join(f"{name} is {found.get(name)}, expected {expected[name]}" for name in differing)
+                + ", ".join(differing)
             )
 
     @property
@@ -222,12 +223,7 @@ class Datastore:
             DatastoreMismatchError: The vectors were imported; nothing is known of their embedder.
         """
         self._refuse_foreign("embedding settings")
-        identity = self.manifest["embedder"]["identity"]
-        return EmbedConfig(**self.manifest["settings"]["embed"]).with_(
-            pooling=identity["pooling"],
-            normalize="yes" if identity["normalize"] else "no",
-            max_length=identity["max_length"],
-        )
+        return settings_of(self.manifest["embedder"]["identity"], self.manifest["settings"]["embed"])
 
     def _refuse_foreign(self, what: str) -> None:
         if self.foreign:

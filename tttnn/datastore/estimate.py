@@ -6,6 +6,7 @@ Knows what the stages of a build do; writes nothing that stays.
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embedder import Embedder, EmbedReport
+from ..embedding.embed_report import EmbedReport
+from ..embedding.embedder import Embedder
+from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
 from ..store.writer import write_store
@@ -77,12 +80,13 @@ def estimate_build(
         ValueError: The corpus is empty.
     """
     config, index, store = config or DatastoreConfig(), index or IndexConfig(), store or StoreConfig()
+    documents = iter_corpus(documents) if isinstance(documents, str | os.PathLike) else documents
     counted = _Count()
     started = time.perf_counter()
     sample = _spread(_counting(documents_of(documents), counted, progress))
     reading = time.perf_counter() - started
     if not sample:
-        raise ValueError("documents must hold at least one document, got none")
+        raise no_documents(documents)
     sample_bytes = sum(len(document.text.encode()) for document in sample)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

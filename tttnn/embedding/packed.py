@@ -88,7 +88,7 @@ class PackedEncoder:
             for config in configs.values():
                 # Not the public setter, which would write into other configurations below this one.
                 config._attn_implementation_internal = NAME
-            fits = bool((torch.cosine_similarity(made._means(ids), expected) >= _ALIKE).all())
+            fits = bool((torch.cosine_similarity(made.means(ids), expected) >= _ALIKE).all())
         except Exception as problem:  # whatever it is that this model does not take, the padded way asks less of it
             _log.debug("texts are padded: %s", problem)
         finally:
@@ -120,7 +120,8 @@ class PackedEncoder:
         states: Tensor = out.last_hidden_state
         return states[0]
 
-    def _means(self, ids: Sequence[Sequence[int]]) -> Tensor:
+    def means(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return each text's mean state: (texts, dim)."""
         texts = torch.split(self(ids), [len(row) for row in ids])
         return torch.stack([text.float().mean(0) for text in texts])
 

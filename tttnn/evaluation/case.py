@@ -21,6 +21,7 @@ from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
 from ..training.trainer import TestTimeTrainer
+from .catalogue import SIFT, TOGETHER, TTT_NN
 from .lab import Lab
 from .overlap import ngrams_of, shared
 from .protocols import Task
@@ -33,9 +34,6 @@ GENERATED = 48
 """Tokens of the continuations that are kept with the texts."""
 
 _EXCERPT_TOKENS = 160
-
-TTT_NN, TOGETHER = "ttt-nn", "ttt-nn+in-context"
-"""Two methods that share a pass of training."""
 
 Choice = Literal["nearest", "sift"]
 
@@ -254,8 +252,8 @@ class Case:
 
     def _train(self, key: str, trainer: TestTimeTrainer, found: Found) -> Trained:
         lab = self.lab
-        together = key == TTT_NN and TOGETHER in lab.names
-        watched = lab.observe if key == TTT_NN else None
+        together = key == TTT_NN.name and TOGETHER.name in lab.names
+        watched = lab.observe if key == TTT_NN.name else None
         states: dict[int, State] = {}
         seen = (0, 0)  # neighbors and steps at the last observation
 
@@ -296,5 +294,5 @@ def sift_selector(trainer: TestTimeTrainer) -> Selector:
         ConfigError: there is none, or it gives no vectors.
     """
     if trainer.datastore is None:
-        raise ConfigError("ttt-nn-sift must have a datastore, whose vectors it compares, got None")
+        raise ConfigError(f"{SIFT.name} must have a datastore, whose vectors it compares, got None")
     return selected_otherwise(trainer.datastore, "sift")

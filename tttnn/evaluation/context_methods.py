@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .case import GENERATED, SEPARATOR, TOGETHER, TTT_NN, Case
+from .case import GENERATED, SEPARATOR, Case
+from .catalogue import IN_CONTEXT, TOGETHER, TTT_NN
 from .lab import Lab
 from .measurement import Measurement
 from .records import Point
@@ -18,7 +19,7 @@ from .training_methods import trained_measurement
 class InContext:
     """Neighbors before the query, the nearest next to it; nothing is trained."""
 
-    name = "in-context"
+    name = IN_CONTEXT.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the room for neighbors and how they stand in it."""
@@ -61,7 +62,7 @@ def _context_settings(lab: Lab) -> dict[str, Any]:
 class Together:
     """Training on the nearest neighbors, and the same neighbors before the query."""
 
-    name = TOGETHER
+    name = TOGETHER.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the settings of both."""
@@ -70,7 +71,7 @@ class Together:
     def measure(self, case: Case) -> Measurement:
         """Take the states of ttt-nn, each scored behind its neighbors."""
         found = case.found()
-        trained = case.trained(TTT_NN, case.lab.trainer, found)
+        trained = case.trained(TTT_NN.name, case.lab.trainer, found)
         points, seconds = [], {}
         for k in case.lab.curve:
             state = trained.at(k)

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..retrieval.neighbors import Neighbor
 from ..training.adapted_model import AdaptedModel
 from .case import Case
+from .catalogue import DYNAMIC
 from .lab import Lab
 from .measurement import Measurement
 from .protocols import token_ends
@@ -29,7 +30,7 @@ class DynamicEvaluation:
     same context as for every method, and trained on. Needs no neighbors: one point, at k = 0.
     """
 
-    name = "dynamic"
+    name = DYNAMIC.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the trainer's settings and the window.

@@ -29,12 +29,10 @@ from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.tokens import prefix_token
 from ..recipe import open_datastore
-from ..retrieval.retriever import described
 from ..retrieval.selector import Selector
 from ..settings import check, read
 from ..store.document import text_digest
 from ..training.trainer import TestTimeTrainer
-from ..version import __version__
 from .harness_arguments import dtype_named, present_device, settings_of
 
 try:
@@ -208,23 +206,22 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
 
         ``tttnn`` holds the settings, the protocol in words, and counts over all requests so far.
         """
-        trainer = self.trainer
-        searched = described(trainer.datastore)
+        made = self.trainer.describe()
         rolling = {
             "full": "full: the query is the whole text that is scored",
             "split": "split: the query is the first half, scored under the base model; the rest under the adapted one",
         }
         length = "" if self._query_tokens is None else f"the last {self._query_tokens} tokens of "
         return {
-            "model_num_parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "model_dtype": str(next(trainer.model.parameters()).dtype),
+            "model_num_parameters": made.parameters,
+            "model_dtype": f"torch.{made.dtype}",
             "tttnn": {
-                "version": __version__,
-                "model": trainer.fingerprint,
-                "datastore": searched.id,
-                "adapt": trainer.config.to_dict(),
-                "selection": searched.selection.to_dict() if searched.selection is not None else None,
-                "score": trainer.scorer.config.to_dict(),
+                "version": made.versions["tttnn"],
+                "model": made.model,
+                "datastore": made.datastore,
+                "adapt": made.settings,
+                "selection": made.selection,
+                "score": made.score,
                 "query": f"{length}the context, which is not scored",
                 "loglikelihood_rolling": rolling[self._rolling],
                 "counts": dict(self._counts),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .case import Case
+from .catalogue import INTERPOLATION
 from .lab import Lab
 from .measurement import Measurement
 from .records import Point, UsedNeighbor
@@ -29,7 +30,7 @@ class Interpolation:
     each of `WEIGHTS`, from the same pass: the weight is to be chosen on held-out text (`interpolation_curve`).
     """
 
-    name = "interpolation"
+    name = INTERPOLATION.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the weight."""

@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
+from .catalogue import GUARD
 
 
 class Lab:
@@ -44,7 +45,7 @@ class Lab:
         if trainer.config.guard != "none":
             raise ConfigError(
                 f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
-                "ttt-nn-guard measures it"
+                f"{GUARD.name} measures it"
             )
         self.trainer = trainer
         self.config = config

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .case import Case
+from .catalogue import BASE
 from .context_methods import InContext, Together
 from .dynamic_evaluation import DynamicEvaluation
 from .interpolation import Interpolation
@@ -22,7 +23,7 @@ from .training_methods import Guard, Lora, Reference, Sift, TestTimeTraining
 class Base:
     """The model as it is."""
 
-    name = "base"
+    name = BASE.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return nothing: there are none."""
@@ -60,4 +61,4 @@ def methods_named(names: Sequence[str]) -> list[Method]:
     for name in names:
         if name not in METHODS:
             raise ConfigError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
-    return [METHODS[name] for name in dict.fromkeys(("base", *names))]
+    return [METHODS[name] for name in dict.fromkeys((BASE.name, *names))]

@@ -10,16 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .. import models
 from ..config import EvalConfig, Progress
 from ..errors import ConfigError
-from ..retrieval.retriever import described
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
 from .case import Case
+from .catalogue import BASE, TTT_NN
 from .lab import Lab
 from .methods import methods_named
 from .protocols import split_task
@@ -28,7 +25,7 @@ from .result_file import ResultFile
 from .results import EvalResult
 from .sampling import group_of, sampled
 
-DEFAULT_METHODS = ("base", "ttt-nn")
+DEFAULT_METHODS = (BASE.name, TTT_NN.name)
 
 
 def evaluate(
@@ -56,7 +53,7 @@ def evaluate(
         documents: texts, grouped by the field `group_field` of their `meta`.
         out: file of result lines; None keeps them in memory alone.
         config: protocol, lengths, sample, and the numbers of neighbors to score after.
-        methods: names of `baselines.METHODS`; base is measured in any case.
+        methods: names of `catalogue.CATALOGUE`; base is measured in any case.
         exclude_own_text: leaves neighbors out whose text is the document's own, by digest.
         keep_text: keeps queries, excerpts of neighbors and continuations beside the results.
         progress: called after each document.
@@ -97,32 +94,20 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     Raises:
         ConfigError: a method cannot work under the protocol or with the trainer.
     """
-    import transformers
-
-    from ..version import __version__
-
-    trainer = lab.trainer
+    made = lab.trainer.describe()
     evaluation = lab.config.to_dict() | {"curve": lab.curve}
     del evaluation["limit"]
-    searched = described(trainer.datastore)
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
         "methods": {method.name: method.settings(lab) for method in methods_named(lab.names)},
-        "score": trainer.scorer.config.to_dict(),
-        "model": {
-            "name": models.name_of(getattr(trainer.model.config, "_name_or_path", "")),
-            "fingerprint": trainer.fingerprint,
-        },
-        "datastore": searched.id,
-        "selection": searched.selection.to_dict() if searched.selection is not None else None,
+        "score": made.score,
+        "model": {"name": made.name, "fingerprint": made.model},
+        "datastore": made.datastore,
+        "selection": made.selection,
         "exclude_own_text": lab.exclude_own_text,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "tttnn": __version__,
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-        },
+        "threads": made.threads,
+        "versions": {name: version for name, version in made.versions.items() if name != "python"},
     }
 
 

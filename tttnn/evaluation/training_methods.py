@@ -11,7 +11,8 @@ from typing import Any
 from ..config import AdaptConfig
 from ..errors import ConfigError
 from ..training.trainer import TestTimeTrainer
-from .case import TTT_NN, Case, Choice, Found, Trained, sift_selector
+from .case import Case, Choice, Found, Trained, sift_selector
+from .catalogue import GUARD, LORA, REFERENCE, SIFT, TTT_NN
 from .lab import Lab
 from .measurement import Measurement
 from .records import Point, UsedNeighbor
@@ -21,7 +22,7 @@ class TestTimeTraining:
     """Training on the nearest neighbors, one after another."""
 
     __test__ = False  # the name starts like a test class of pytest
-    name = TTT_NN
+    name = TTT_NN.name
     choice: Choice = "nearest"
 
     def settings(self, lab: Lab) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def trained_measurement(
 class Sift(TestTimeTraining):
     """Training on the neighbors that SIFT chooses; see `selection.sift`."""
 
-    name = "ttt-nn-sift"
+    name = SIFT.name
     choice: Choice = "sift"
 
     def settings(self, lab: Lab) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Guard:
     each point.
     """
 
-    name = "ttt-nn-guard"
+    name = GUARD.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return where the states come from.
@@ -85,13 +86,13 @@ class Guard:
             ConfigError: under ``full`` the query is the scored text: the choice would look at what is measured.
         """
         if lab.config.protocol == "full":
-            raise ConfigError("ttt-nn-guard must have a query apart from the scored text, got the protocol full")
+            raise ConfigError(f"{GUARD.name} must have a query apart from the scored text, got the protocol full")
         return lab.trainer.config.to_dict() | {"chosen_by": "query_nats"}
 
     def measure(self, case: Case) -> Measurement:
         """Choose among the states of ttt-nn."""
         found = case.found()
-        trained = case.trained(TTT_NN, case.lab.trainer, found)
+        trained = case.trained(TTT_NN.name, case.lab.trainer, found)
         points, seconds, reading = [], {}, 0.0
         for k in case.lab.curve:
             state = trained.at(k)
@@ -113,7 +114,7 @@ def _query_nats(trained: Trained, k: int) -> float:
 class Lora(TestTimeTraining):
     """Training a low-rank update of the weights on the nearest neighbors."""
 
-    name = "lora"
+    name = LORA.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the settings of its trainer."""
@@ -136,7 +137,7 @@ class Reference(TestTimeTraining):
     faults of the published code are not repeated: its dropout, and that it may train on the document itself.
     """
 
-    name = "tttlm-2024"
+    name = REFERENCE.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the settings of its trainer."""

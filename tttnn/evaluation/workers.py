@@ -54,7 +54,7 @@ def evaluate_with_workers(
         workers: processes, at least 1.
         out: file of result lines.
         config: protocol, lengths, sample and curve.
-        methods: names of `baselines.METHODS`.
+        methods: names of `catalogue.CATALOGUE`.
         exclude_own_text: leaves a document's own text out of its neighbors.
         keep_text: keeps texts beside the results.
         progress: called after each document.

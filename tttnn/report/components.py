@@ -9,14 +9,14 @@ import math
 
 from ..evaluation.results import ALL
 from . import figures
+from .data import RunData
 from .figures import Bar
 from .html import DASH, Cell, decimals, ends, one_line, table, whole
-from .runs import Run
 from .section import INTERVAL, Section, counted, few_documents, group_name, tone
 from .style import Style
 
 
-def components_section(run: Run, styles: dict[str, Style]) -> Section:
+def components_section(run: RunData, styles: dict[str, Style]) -> Section:
     """Make the bars before and after, and the table of components by methods."""
     assert run.main is not None
     section = Section("Components")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from ..evaluation.results import ALL
 from . import figures
+from .data import RunData
 from .figures import Series
 from .html import one_line
-from .runs import Run
 from .section import Section, counted
 from .style import Style
 
 
-def cost_section(run: Run, styles: dict[str, Style]) -> Section:
+def cost_section(run: RunData, styles: dict[str, Style]) -> Section:
     """Make the figure of cost against gain."""
     section = Section("Cost against gain")
     seconds = run.seconds_known

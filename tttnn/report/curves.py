@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from ..evaluation.results import ALL
 from . import figures
+from .data import RunData
 from .figures import Panel, Series
 from .html import decimals, one_line
-from .runs import Run
 from .section import INTERVAL, Section, counted, group_name
 from .style import Style
 
 
-def _series(run: Run, group: str, method: str) -> Series | None:
+def _series(run: RunData, group: str, method: str) -> Series | None:
     rows = run.curve(group, method)
     if not rows:
         return None
@@ -29,14 +29,14 @@ def _series(run: Run, group: str, method: str) -> Series | None:
     return Series(method, one_line(method), ks, values, lows, highs)
 
 
-def _panel(run: Run, group: str, title: str) -> Panel:
+def _panel(run: RunData, group: str, title: str) -> Panel:
     series = [one for method in run.methods if (one := _series(run, group, method)) is not None]
     base = run.row(group, "base")
     detail = f"{counted(base.documents, 'document')}, base {decimals(base.bits_per_byte)}"
     return Panel(title, detail, series)
 
 
-def curves_section(run: Run, styles: dict[str, Style]) -> Section:
+def curves_section(run: RunData, styles: dict[str, Style]) -> Section:
     """Make the curves over the number of neighbors: all documents, then each component."""
     assert run.main is not None
     section = Section("Curves")

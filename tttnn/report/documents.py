@@ -5,66 +5,59 @@ Knows one run's numbers and its cases. Does not know where texts are found.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..evaluation.results import ALL
 from . import figures
+from .data import RunData
 from .extremes import Extreme
 from .figures import Dot
 from .html import decimals, escape, one_line
-from .runs import Run
 from .section import Section, counted, neighbors
 from .style import Style
 
 
-def documents_section(run: Run, styles: dict[str, Style], cases: Sequence[Extreme], *, texts: bool) -> Section:
+def documents_section(run: RunData, styles: dict[str, Style]) -> Section:
     """Make the scatter of documents, and the worst and best ones to read."""
     assert run.main is not None
     section = Section("Documents")
-    base, lines = run.result.of("base"), run.result.of(run.main)
     k = run.row(ALL, run.main).k
-    letters = {case.line.document: case.letter for case in cases}
-    pairs = {d: (base[d].bits_per_byte(), lines[d].bits_per_byte(k)) for d in sorted(lines.keys() & base.keys())}
-    dots = [Dot(b, v, letters.get(d, "")) for d, (b, v) in pairs.items() if b > 0 and v > 0]
+    letters = {case.line.document: case.letter for case in run.cases}
+    dots = [Dot(b, v, letters.get(d, "")) for d, (b, v) in run.pairs.items() if b > 0 and v > 0]
     if dots:
-        worse = sum(value > before for before, value in pairs.values())
+        worse = sum(value > before for before, value in run.pairs.values())
         section.draw(
             f"documents-{run.slug}",
             figures.draw_documents(dots, styles[run.main], styles["base"], f"{one_line(run.main)}, k = {k}"),
             f"Bits per byte of each document under base and {one_line(run.main)}",
             f"Each of {counted(len(dots), 'document')}, base against {one_line(run.main)} with {neighbors(k)}, on "
-            f"logarithmic axes; on the line nothing changes. {worse} of {len(pairs)} are worse than base (triangles). "
-            f"Letters name the cases below.",
+            f"logarithmic axes; on the line nothing changes. {worse} of {len(run.pairs)} are worse than base "
+            f"(triangles). Letters name the cases below.",
         )
     section.rows[f"documents-{run.slug}"] = [
         {
             "protocol": run.name,
-            "document": line.document,
-            "digest": line.digest,
-            "group": line.group,
-            "method": line.method,
+            "document": point.document,
+            "digest": point.digest,
+            "group": point.group,
+            "method": point.method,
             "k": point.k,
-            "bytes": line.num_bytes,
-            "bits_per_byte": line.bits_per_byte(point.k),
-            "base_bits_per_byte": base[line.document].bits_per_byte() if line.document in base else None,
-            "found": line.found,
+            "bytes": point.num_bytes,
+            "bits_per_byte": point.bits_per_byte,
+            "base_bits_per_byte": point.base_bits_per_byte,
+            "found": point.found,
             "trained_tokens": point.trained_tokens,
             "context_tokens": point.context_tokens,
-            "seconds": run.result.seconds[line.document, line.method].at(point.k)
-            if (line.document, line.method) in run.result.seconds
-            else None,
+            "seconds": point.seconds,
         }
-        for line in run.result.lines
-        for point in line.points
+        for point in run.points
     ]
     for best, title in ((False, "Worst"), (True, "Best")):
-        chosen = [case for case in cases if case.best == best]
+        chosen = [case for case in run.cases if case.best == best]
         if chosen:
             section.say(f"{title} documents", "h4")
-            section.html += "".join(_case(case, texts=texts) for case in chosen)
-    if cases and not texts:
+            section.html += "".join(_case(case, texts=run.texts) for case in chosen)
+    if run.cases and not run.texts:
         section.say("The texts of documents are left out of this report.")
-    elif cases and all(case.texts is None for case in cases):
+    elif run.cases and all(case.texts is None for case in run.cases):
         section.say(
             "The results hold no texts. Measure with texts kept, or give the evaluated documents and the datastore "
             "(--documents, --datastore) to read the cases here."

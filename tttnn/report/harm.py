@@ -9,12 +9,12 @@ import math
 from collections import Counter
 
 from ..evaluation.results import ALL
+from .data import RunData
 from .html import DASH, Cell, decimals, ends, one_line, table, whole
-from .runs import Run
 from .section import INTERVAL, Section, counted, group_name, tone
 
 
-def harm_section(run: Run) -> Section:
+def harm_section(run: RunData) -> Section:
     """Make the table of each method's worst component and document, and how often the guard held back."""
     section = Section("Harm and guard")
     lines: list[list[Cell | str]] = []
@@ -26,7 +26,7 @@ def harm_section(run: Run) -> Section:
         worst = max(groups, key=lambda row: row.ratio.value)
         sure = worst.ratio.certain
         k = run.row(ALL, method).k
-        ratios = run.result.ratios(method, k)
+        ratios = run.ratios[method, k]
         harmed = sum(ratio > 1 for ratio in ratios.values())
         ratio, document = max(((ratio, d) for d, ratio in ratios.items()), default=(math.nan, -1))
         worse = sum(tone(row) == "worse" for row in groups)
@@ -65,33 +65,12 @@ def harm_section(run: Run) -> Section:
         f"the whole interval, and how many documents at all.",
     )
     section.rows[f"harm-{run.slug}"] = rows
-    for method in run.methods:
-        if "guard" in method:
-            _guard(section, run, method)
+    for method, counts in run.depths.items():
+        _guard(section, run, method, counts)
     return section
 
 
-def chosen_depths(run: Run, method: str) -> Counter[int]:
-    """Count at how many neighbors a guarded method ended, over documents.
-
-    A line that does not say it itself is held against the curve of the main method: the guard gives one of its points.
-    """
-    counts: Counter[int] = Counter()
-    curve = run.result.of(run.main) if run.main is not None and run.main != method else {}
-    for document, line in run.result.of(method).items():
-        last = line.at()
-        said = last.extra.get("chosen")
-        if isinstance(said, int):
-            counts[said] += 1
-            continue
-        points = curve[document].points if document in curve else []
-        same = [point.k for point in points if math.isclose(point.nats, last.nats, rel_tol=1e-9)]
-        counts[min(same, default=last.k)] += 1
-    return counts
-
-
-def _guard(section: Section, run: Run, method: str) -> None:
-    counts = chosen_depths(run, method)
+def _guard(section: Section, run: RunData, method: str, counts: Counter[int]) -> None:
     last = max(run.row(ALL, run.main or method).k, max(counts))
     total = counts.total()
     early = sum(count for k, count in counts.items() if 0 < k < last)

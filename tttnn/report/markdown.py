@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 
 from ..evaluation.bootstrap import PILE_WEIGHTS, Interval
 from ..evaluation.results import ALL, PILE_ALL, GroupSummary
+from .data import RunData
 from .html import decimals, one_line, plain, significant, whole
 from .opening import headline, verdict
-from .runs import Run
 from .section import few_documents, group_name
 
 _PLACES = 4
 
 
-def markdown_tables(run: Run) -> str:
+def markdown_tables(run: RunData) -> str:
     """Return a run's numbers: totals, methods against the main one, components, and each component by itself.
 
     Ratios are bits per byte over base, with their 95 % interval of a paired bootstrap over documents where there is
@@ -36,7 +36,7 @@ def markdown_tables(run: Run) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _curves(run: Run, group: str) -> str:
+def _curves(run: RunData, group: str) -> str:
     """Make the table of all methods of one group, at every number of neighbors that was scored."""
     head = ["method", "k", "documents", "bits per byte", "ratio to base", "documents worse", "worst document"]
     head += ["tokens trained", "tokens in context", "seconds"]
@@ -63,17 +63,16 @@ def _curves(run: Run, group: str) -> str:
     return _table(head, rows)
 
 
-def _against(run: Run, main: str) -> str:
+def _against(run: RunData, main: str) -> str:
     """Make the table of ratios of bits per byte between the main method and each other one."""
     rows = []
-    for other in run.methods[1:]:
-        row = next((row for row in run.result.compare(main, other) if row.group == ALL), None)
-        if row is not None:
-            rows.append([f"{_text(main)} ({row.k_a}) / {_text(other)} ({row.k_b})", _interval(row.ratio)])
+    for rival in run.rivals:
+        row = rival.largest
+        rows.append([f"{_text(main)} ({row.k_a}) / {_text(rival.method)} ({row.k_b})", _interval(row.ratio)])
     return _table(["methods (k)", "ratio of bits per byte"], rows)
 
 
-def _components(run: Run) -> str:
+def _components(run: RunData) -> str:
     rows = []
     for group in [*sorted(run.groups), *run.totals]:
         base = run.row(group, "base")
@@ -86,11 +85,10 @@ def _components(run: Run) -> str:
     return _table(["component", "documents", "base", *heads], rows)
 
 
-def _document_ratios(run: Run, group: str, row: GroupSummary) -> list[float]:
+def _document_ratios(run: RunData, group: str, row: GroupSummary) -> list[float]:
     """Return the ratio to base of each document that a row is about and whose base has any bits."""
     within = {ALL: set(run.groups), PILE_ALL: set(PILE_WEIGHTS)}.get(group, {group})
-    lines = run.result.of(row.method)
-    return [ratio for d, ratio in run.result.ratios(row.method, row.k).items() if lines[d].group in within]
+    return [ratio for d, ratio in run.ratios[row.method, row.k].items() if run.group_of[d] in within]
 
 
 def _interval(ratio: Interval, places: int = _PLACES) -> str:

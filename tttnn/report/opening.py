@@ -7,25 +7,24 @@ from __future__ import annotations
 
 from ..evaluation.bootstrap import FEW
 from ..evaluation.results import ALL, PILE_ALL, GroupSummary
+from .data import RunData
 from .html import decimals, ends, one_line
-from .runs import Run, model_name
 from .section import counted, group_name, neighbors
 
 
-def headline(run: Run) -> str:
+def headline(run: RunData) -> str:
     """Return one sentence with the number and its interval."""
     if run.main is None:
         row = run.row(ALL, "base")
         return f"base: {decimals(row.bits_per_byte)} bits per byte over {counted(row.documents, 'document')}"
     row = run.row(ALL, run.main)
-    model = model_name(run.result)
-    of = "the base model" if model is None else one_line(model.rstrip("/").rpartition("/")[2])
+    of = "the base model" if run.model is None else one_line(run.model.rstrip("/").rpartition("/")[2])
     after = f" with {neighbors(row.k)}" if row.k else ""
     interval = f" {ends(row.ratio, row.documents)}" if row.ratio.certain else ""
     return f"{one_line(run.main)}{after}: {decimals(row.ratio.value)}{interval} times the bits per byte of {of}"
 
 
-def verdict(run: Run) -> str:
+def verdict(run: RunData) -> str:
     """Return what the headline rests on, in sentences."""
     if run.main is None:
         return "Only the base model was measured: there is nothing to compare it with."

@@ -11,27 +11,24 @@ from typing import Any
 from ..evaluation.results import ALL, PILE_ALL
 from . import figures
 from . import style as plots
+from .data import RunData
 from .figures import Panel, Series
 from .html import Cell, decimals, ends, one_line, table, whole
-from .published_curves import TASKS, TOTAL, ReferenceRun, matching_run, published
-from .runs import Run, model_name
+from .published_curves import TASKS, TOTAL, ReferenceRun
 from .section import INTERVAL, Section, counted, group_name, neighbors, tone
 from .style import Style
 
 
-def reference_section(run: Run, styles: dict[str, Style]) -> Section:
+def reference_section(run: RunData, styles: dict[str, Style]) -> Section:
     """Lay the main method's curves beside the published ones of the same tasks.
 
     Where the model's own curve under this protocol was published, both are in bits per byte; else each is a ratio to
     its own base model.
     """
     assert run.main is not None
+    assert run.published is not None
     section = Section("Published curves")
-    source, runs = published()
-    name = model_name(run.result)
-    match = matching_run(name, run.protocol) if name is not None else None
-    shown = (match,) if match is not None else runs
-    groups = [group for group in [*run.groups, *run.totals] if group == PILE_ALL or group in TASKS]
+    match, shown, groups = run.published.match, run.published.shown, run.published.groups
     if not groups:
         section.say("No component has the name of a published task.")
         return section
@@ -46,7 +43,7 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
     if match is not None:
         said = f"The model and protocol of the published run {match.name}, in bits per byte."
     else:
-        what = f"of {one_line(name)} " if name is not None else ""
+        what = f"of {one_line(run.model)} " if run.model is not None else ""
         said = (
             f"No curve {what}under the protocol {run.name} was published: the published runs have other models, "
             f"corpora "
@@ -72,7 +69,7 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
             if PILE_ALL in groups
             else ""
         )
-        + f"Source of the published figures: {source}.",
+        + f"Source of the published figures: {run.published.source}.",
     )
     section.rows[f"reference-{run.slug}"] = rows
     k = min(run.row(ALL, run.main).k, 50)
@@ -102,7 +99,7 @@ def reference_section(run: Run, styles: dict[str, Style]) -> Section:
 
 
 def _reference_panel(
-    run: Run, group: str, shown: Sequence[ReferenceRun], *, absolute: bool
+    run: RunData, group: str, shown: Sequence[ReferenceRun], *, absolute: bool
 ) -> tuple[Panel, list[dict[str, Any]]]:
     assert run.main is not None
     task = TOTAL if group == PILE_ALL else TASKS[group]

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..evaluation.catalogue import TTT_NN
 from ..evaluation.result_file import read_results
-from ..evaluation.results import ALL, PILE_ALL, EvalResult, GroupSummary, Summary
+from ..evaluation.results import EvalResult, Summary
 from ..files import describe_file
 
-MAIN = "ttt-nn"
+MAIN = TTT_NN.name
 """The method that figures of one method show, where it was measured."""
 
 _TOLERANCE = 1e-4
@@ -53,49 +54,6 @@ class Run:
     summary: Summary
     main: str | None
     sources: list[Source]
-
-    @property
-    def slug(self) -> str:
-        """The name, for files and ids."""
-        return "".join(c if c.isalnum() else "-" for c in self.name)
-
-    @property
-    def protocol(self) -> str:
-        """Name of the protocol."""
-        return self.result.lines[0].protocol
-
-    @property
-    def methods(self) -> list[str]:
-        """Methods without base, the main one first, then as in the files."""
-        others = [method for method in self.summary.methods() if method not in ("base", self.main)]
-        return ([self.main] if self.main is not None else []) + others
-
-    @property
-    def groups(self) -> list[str]:
-        """Components, those that gain most under the main method first; without the totals."""
-        ratios = {
-            group: self.row(group, self.main or "base").ratio.value
-            for group in dict.fromkeys(line.group for line in self.result.lines)
-        }
-        return sorted(ratios, key=lambda group: (ratios[group], group))
-
-    @property
-    def totals(self) -> list[str]:
-        """The total over all bytes, and the one weighted by the Pile's shares where there is one."""
-        return [ALL, PILE_ALL] if self.summary.pile_weight else [ALL]
-
-    @property
-    def seconds_known(self) -> bool:
-        """Whether every method's mean seconds are known."""
-        return all(self.row(ALL, method).seconds is not None for method in self.methods)
-
-    def curve(self, group: str, method: str) -> list[GroupSummary]:
-        """Return a method's rows of a group over the numbers of neighbors; may be empty."""
-        return [row for row in self.summary.rows if row.group == group and row.method == method]
-
-    def row(self, group: str, method: str) -> GroupSummary:
-        """Return a method's row of a group at its largest number of neighbors, or base's where it has none."""
-        return (self.curve(group, method) or self.curve(group, "base"))[-1]
 
 
 def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list[Run]:

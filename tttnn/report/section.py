@@ -11,8 +11,8 @@ from typing import Any
 from ..evaluation.bootstrap import COVERAGE, FEW
 from ..evaluation.results import ALL, PILE_ALL, Comparison, GroupSummary
 from . import style as plots
+from .data import RunData
 from .html import escape, one_line
-from .runs import Run
 
 PROTOCOLS = {
     "split": "the query is the document's first half; its second half is scored with the query before it in the "
@@ -63,7 +63,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def few_documents(run: Run) -> str:
+def few_documents(run: RunData) -> str:
     """Say how far the intervals of components can be trusted, where some have few documents."""
     if all(run.row(group, "base").documents >= FEW for group in run.groups):
         return ""

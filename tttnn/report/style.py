@@ -1,6 +1,6 @@
 """How the report's figures look, and how matplotlib's become SVG for the page and PNG beside it.
 
-Knows names of methods, colours and formats. Does not know what is drawn.
+Knows colours and formats. Does not know what is drawn.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError
+from ..evaluation.catalogue import BASE, CATALOGUE
 
 INK, RULE, PAPER = "#1c1e21", "#d4d7db", "#fefefe"
 """Text, grid and background of a PNG; on the page they follow the reader's light or dark scheme."""
@@ -49,27 +50,14 @@ STYLES = (
 )
 _BASE = Style("#6b7076", "#a2a8b0", "o", "-")
 
-_PLACES = {
-    "ttt-nn": 0,
-    "in-context": 1,
-    "ttt-nn-guard": 2,
-    "ttt-nn+in-context": 3,
-    "lora": 4,
-    "ttt-nn-sift": 5,
-    "interpolation": 6,
-    "dynamic": 7,
-    "tttlm-2024": 8,
-}
-"""Method -> its style in every report; any other method takes one that is left."""
-
 
 def styles_of(methods: Sequence[str]) -> dict[str, Style]:
-    """Give each method its look; base is grey."""
-    taken = {_PLACES[method] for method in methods if method in _PLACES}
-    left = [style for i, style in enumerate(STYLES) if i not in taken] or list(STYLES)
-    others = [method for method in methods if method != "base" and method not in _PLACES]
-    known = {method: STYLES[_PLACES[method]] for method in methods if method in _PLACES}
-    return {"base": _BASE} | known | dict(zip(others, itertools.cycle(left), strict=False))
+    """Give each method its look: that of the catalogue, any other method one that is left; base is grey."""
+    looks = {name: entry.style for name, entry in CATALOGUE.items() if entry.style is not None}
+    known = {method: STYLES[looks[method]] for method in methods if method in looks}
+    left = [style for style in STYLES if style not in known.values()] or list(STYLES)
+    others = [method for method in methods if method != BASE.name and method not in looks]
+    return {BASE.name: _BASE} | known | dict(zip(others, itertools.cycle(left), strict=False))
 
 
 def colour_rules(dark: bool) -> str:

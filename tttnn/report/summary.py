@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation.results import ALL, PILE_ALL, BudgetComparison, Comparison, GroupSummary
+from .data import RunData
 from .html import DASH, Cell, decimals, ends, one_line, signed, significant, table, whole
-from .runs import Run
 from .section import INTERVAL, Section, tone
 
 
-def summary_section(run: Run) -> Section:
+def summary_section(run: RunData) -> Section:
     """Make the table of methods at their largest number of neighbors, and the methods against each other."""
     section = Section("Summary")
     rows = sorted((run.row(ALL, method) for method in run.methods), key=lambda row: row.ratio.value)
@@ -36,7 +36,7 @@ def summary_section(run: Run) -> Section:
     return section
 
 
-def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
+def _methods_table(run: RunData, rows: Sequence[GroupSummary], caption: str) -> str:
     weighted = bool(run.summary.pile_weight)
     head = ["method", "k", "docs", "bits per byte", "ratio", "difference"]
     head += ["ratio, Pile-weighted"] if weighted else []
@@ -75,7 +75,7 @@ def _methods_table(run: Run, rows: Sequence[GroupSummary], caption: str) -> str:
     return table(head, lines, caption=caption)
 
 
-def _summary_row(run: Run, row: GroupSummary) -> dict[str, Any]:
+def _summary_row(run: RunData, row: GroupSummary) -> dict[str, Any]:
     sure = row.ratio.certain
     return {
         "protocol": run.name,
@@ -100,19 +100,16 @@ def _summary_row(run: Run, row: GroupSummary) -> dict[str, Any]:
     }
 
 
-def _compare(section: Section, run: Run, main: str) -> None:
+def _compare(section: Section, run: RunData, main: str) -> None:
     """Add the main method against each other one: at their largest k, at equal seconds, at equal tokens."""
     lines: list[list[Cell | str]] = []
     rows = []
-    for other in run.methods[1:]:
-        largest = next((row for row in run.result.compare(main, other) if row.group == ALL), None)
-        if largest is None:
-            continue
-        cells: list[Cell | str] = [one_line(other), whole(largest.documents), _compared(largest, None)]
+    for rival in run.rivals:
+        largest = rival.largest
+        cells: list[Cell | str] = [one_line(rival.method), whole(largest.documents), _compared(largest, None)]
         rows.append(_comparison_row(run, "largest k", largest, None))
-        for unit in ("seconds", "tokens"):
-            at = run.result.compare_at_budget(main, other, unit)
-            if at is None or at.budget <= 0:
+        for unit, at in rival.budgets.items():
+            if at is None:
                 cells.append(DASH)
                 continue
             cells.append(_compared(at.total(), at))
@@ -144,7 +141,7 @@ def _compared(row: Comparison, budget: BudgetComparison | None) -> Cell:
     return Cell(decimals(row.ratio.value), detail, tone(row))
 
 
-def _comparison_row(run: Run, at: str, row: Comparison, budget: BudgetComparison | None) -> dict[str, Any]:
+def _comparison_row(run: RunData, at: str, row: Comparison, budget: BudgetComparison | None) -> dict[str, Any]:
     sure = row.ratio.certain
     return {
         "protocol": run.name,

@@ -6,9 +6,7 @@ documents.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import platform
 import resource
 import time
 from collections.abc import Callable, Hashable
@@ -39,7 +37,7 @@ class Adaptation:
     def __init__(
         self,
         engine: Engine,
-        query: str,
+        report: AdaptReport,
         config: AdaptConfig,
         find: Finder,
         *,
@@ -47,18 +45,20 @@ class Adaptation:
         cancelled: Callable[[], bool] | None = None,
         max_steps: int | None = None,
         replayed_guard: GuardReport | None = None,
+        salt: str = "",
     ) -> None:
         """Begin the clock of a query; nothing else happens before `__enter__`.
 
         Args:
             engine: is trained and put back.
-            query: the text that neighbors are near to; a guard scores it.
+            report: is written; it holds the query, which a guard scores.
             config: how to train.
             find: gives the neighbors.
             observe: called with the model between neighbors.
             cancelled: asked before each step; True ends training.
             max_steps: at most this many.
             replayed_guard: what the guard of an earlier adaptation decided; no guard then scores anew.
+            salt: states kept for reuse are told apart by it.
         """
         self._engine = engine
         self._config = config
@@ -67,20 +67,11 @@ class Adaptation:
         self._cancelled = cancelled
         self._max_steps = max_steps
         self._replayed_guard = replayed_guard
+        self._salt = salt
         self._started = time.perf_counter()
         self._deadline = math.inf
-        self.report = AdaptReport(
-            query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
-            query=query,
-            requested=config.num_neighbors,
-            settings=config.to_dict(),
-            seed=config.seed,
-            precision=engine.precision,
-            model=engine.fingerprint,
-            threads=torch.get_num_threads(),
-            versions=_versions(),
-        )
-        self._adapted = AdaptedModel(engine, query, self.report)
+        self.report = report
+        self._adapted = AdaptedModel(engine, report.query, report)
 
     def __enter__(self) -> AdaptedModel:
         try:
@@ -108,27 +99,22 @@ class Adaptation:
         while self._engine.is_open(self):
             # Every step can be repeated: a Ctrl-C in the middle starts over, and is raised when all is done.
             try:
-                started = time.perf_counter()
                 self._adapted.close()
-                try:
-                    self._engine.put_back()
-                except RestoreError as error:
-                    raised = error
-                self.report.seconds["restore"] = time.perf_counter() - started
+                with self.report.seconds("restore"):
+                    try:
+                        self._engine.put_back()
+                    except RestoreError as error:
+                        raised = error
                 try:
                     if self._config.verify and self._engine.begun and raised is None:
-                        self._verify()
+                        with self.report.seconds("verify"):
+                            self._engine.arena.verify()
                 finally:
                     self._engine.close()
             except KeyboardInterrupt as error:
                 raised = error
         if raised is not None:
             raise raised
-
-    def _verify(self) -> None:
-        started = time.perf_counter()
-        self._engine.arena.verify()
-        self.report.seconds["verify"] = time.perf_counter() - started
 
     def _train(self, neighbors: list[Neighbor]) -> None:
         engine, config, report = self._engine, self._config, self.report
@@ -139,7 +125,7 @@ class Adaptation:
             return
         if config.optimizer_state == "fresh":
             engine.optimizer.reset()
-        report.seconds |= {"tokenize": 0.0, "train": 0.0}
+        report.seconds.add({"tokenize": 0.0, "train": 0.0})
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         guard = self._new_guard()
         if guard is not None and not guard.start():
@@ -160,7 +146,6 @@ class Adaptation:
             engine.guard_pace.doubt()
         if guard is not None:
             guard.finish(len(report.neighbors), steps=report.steps)
-            report.seconds["guard"] = guard.seconds
         elif report.guard is not None and report.guard.kept is not None:
             engine.arena.use_kept()
         report.page_faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
@@ -188,6 +173,7 @@ class Adaptation:
             every=config.guard_every,
             tokens=len(tokens),
             pace=engine.guard_pace,
+            stages=report.seconds,
             deadline=self._deadline,
         )
         report.guard = guard.report
@@ -203,14 +189,13 @@ class Adaptation:
         distances = [neighbor.distance for neighbor in neighbors] if config.schedule == "distance" else []
         query = self.report.query_digest if config.guard == "query" else None
         texts = tuple((neighbor.digest, neighbor.span) for neighbor in neighbors)
-        return texts, tuple(distances), query, settings, torch.get_num_threads()
+        return self._salt, texts, tuple(distances), query, settings, torch.get_num_threads()
 
     def _use(self, state: TrainedState, neighbors: list[Neighbor]) -> None:
         """Take over the weights that training on the same neighbors gave before."""
         report = self.report
-        started = time.perf_counter()
-        self._engine.arena.load(state.weights)
-        report.seconds["reuse"] = time.perf_counter() - started
+        with report.seconds("reuse"):
+            self._engine.arena.load(state.weights)
         report.reused = True
         # The same texts may lie in other documents, at another distance from this query.
         report.neighbors = [
@@ -225,32 +210,18 @@ class Adaptation:
         """Hold the weights for the next query with these neighbors, unless the deadline leaves no time for the copy."""
         engine, report = self._engine, self.report
         nbytes = engine.arena.trainable_nbytes
-        started = time.perf_counter()
-        if started + engine.copying_pace.predict(nbytes) >= self._deadline:
+        if time.perf_counter() + engine.copying_pace.predict(nbytes) >= self._deadline:
             return
-        engine.states.make_room()
-        state = TrainedState(
-            engine.arena.snapshot(),
-            list(report.neighbors),
-            report.steps,
-            report.tokens,
-            report.bytes_moved,
-            report.stopped_by,
-            report.guard,
-        )
-        engine.states.put(key, state)
-        report.seconds["reuse"] = time.perf_counter() - started
+        with report.seconds("reuse"):
+            engine.states.make_room()
+            state = TrainedState(
+                engine.arena.snapshot(),
+                list(report.neighbors),
+                report.steps,
+                report.tokens,
+                report.bytes_moved,
+                report.stopped_by,
+                report.guard,
+            )
+            engine.states.put(key, state)
         engine.copying_pace.saw(report.seconds["reuse"], nbytes)
-
-
-def _versions() -> dict[str, str]:
-    import transformers
-
-    from ..version import __version__
-
-    return {
-        "tttnn": __version__,
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

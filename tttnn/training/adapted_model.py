@@ -6,7 +6,6 @@ Knows an engine and a report. Does not know how the model came to be adapted.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +33,8 @@ class AdaptedModel:
     def score(self, text: str, *, context: str = "") -> Score:
         """Score a text under the adapted weights; see `Scorer.score`."""
         self._check_open()
-        started = time.perf_counter()
-        try:
+        with self.report.seconds("score"):
             return self._engine.scorer.score(text, context=context)
-        finally:
-            seconds = self.report.seconds
-            seconds["score"] = seconds.get("score", 0.0) + time.perf_counter() - started
 
     def bits_per_byte(self, text: str, *, context: str = "") -> float:
         """Return the bits per UTF-8 byte of a text under the adapted weights; NaN for an empty text."""

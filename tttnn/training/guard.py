@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 
+from ..stages import Stages
 from ..weights.arena import WeightArena
 from .report import GuardReport
 from .step_time import Pace
@@ -19,7 +20,7 @@ class Guard:
 
     A tie keeps the earlier state, and so does a score that is not a number.
 
-    >>> guard = Guard(arena, score, every=1, tokens=120, pace=Pace())     # doctest: +SKIP
+    >>> guard = Guard(arena, score, every=1, tokens=120, pace=Pace(), stages=Stages())     # doctest: +SKIP
     >>> guard.start()                                                     # doctest: +SKIP
     >>> guard.check(1, steps=1)                                           # doctest: +SKIP
     >>> guard.finish(1, steps=1)                                          # doctest: +SKIP
@@ -33,6 +34,7 @@ class Guard:
         every: int,
         tokens: int,
         pace: Pace,
+        stages: Stages,
         deadline: float = math.inf,
     ) -> None:
         """Guard one query.
@@ -43,15 +45,16 @@ class Guard:
             every: neighbors between two scores.
             tokens: of the query, scored each time.
             pace: learns how long that takes, over queries.
+            stages: its seconds are those of the stage ``guard``.
             deadline: as `time.perf_counter` counts.
         """
         self.report = GuardReport()
-        self.seconds = 0.0
         self._arena = arena
         self._score = score
         self._every = every
         self._tokens = tokens
         self._pace = pace
+        self._stages = stages
         self._deadline = deadline
         self._best = math.inf
         self._steps = 0  # at the last score
@@ -94,11 +97,10 @@ class Guard:
             self.report.kept = neighbors
 
     def _scored(self, neighbors: int) -> float:
-        started = time.perf_counter()
-        value = self._score()
-        taken = time.perf_counter() - started
-        self.seconds += taken
-        self._pace.saw(taken, self._tokens)
+        before = self._stages.get("guard", 0.0)
+        with self._stages("guard"):
+            value = self._score()
+        self._pace.saw(self._stages["guard"] - before, self._tokens)
         self.report.scores.append(value)
         self.report.after.append(neighbors)
         return value

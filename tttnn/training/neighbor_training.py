@@ -76,21 +76,19 @@ class NeighborTraining:
     def _train(self, neighbor: Neighbor, position: int, rate: float, guard: Guard | None) -> StoppedBy | None:
         """Train on one neighbor; return why it was not finished, None where it was."""
         engine, config, report = self._engine, self._config, self._report
-        started = time.perf_counter()
-        portion = portion_of(engine.texts, neighbor, config.max_neighbor_tokens)
-        tokenized = time.perf_counter()
-        report.seconds["tokenize"] += tokenized - started
+        with report.seconds("tokenize"):
+            portion = portion_of(engine.texts, neighbor, config.max_neighbor_tokens)
         losses: list[float] = []
         trained = 0
         stopped: StoppedBy | None = None
-        for window in training_windows(len(portion.tokens), min(config.max_length, engine.max_window)):
-            stopped = self._why_stop(window.end - window.begin, guard)
-            if stopped is not None:
-                break
-            tokens = portion.tokens[window.begin : window.end]
-            losses.append(self._step(tokens, rate, position, neighbor))
-            trained += len(tokens)
-        report.seconds["train"] += time.perf_counter() - tokenized
+        with report.seconds("train"):
+            for window in training_windows(len(portion.tokens), min(config.max_length, engine.max_window)):
+                stopped = self._why_stop(window.end - window.begin, guard)
+                if stopped is not None:
+                    break
+                tokens = portion.tokens[window.begin : window.end]
+                losses.append(self._step(tokens, rate, position, neighbor))
+                trained += len(tokens)
         if losses or stopped is None:
             report.neighbors.append(
                 TrainedNeighbor(
@@ -143,9 +141,5 @@ class NeighborTraining:
 
     def _observed(self, k: int) -> None:
         if self._observe is not None:
-            seconds = self._report.seconds
-            scored = seconds.get("score", 0.0)
-            started = time.perf_counter()
-            self._observe(self._adapted, k)
-            taken = time.perf_counter() - started - (seconds.get("score", 0.0) - scored)
-            seconds["observe"] = seconds.get("observe", 0.0) + taken
+            with self._report.seconds("observe"):
+                self._observe(self._adapted, k)

@@ -5,10 +5,13 @@ Knows nothing of how it is done.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from ..errors import AdaptError
 from ..lm.generate import Generation
+from ..stages import Stages
 
 StoppedBy = Literal["neighbors", "deadline", "max_tokens", "max_steps", "cancelled"]
 
@@ -94,7 +97,7 @@ class AdaptReport:
     guard: GuardReport | None = None
     reused: bool = False
     query_truncated: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: Stages = field(default_factory=Stages)
     step_seconds: list[float] = field(default_factory=list)
     generations: list[GenerationReport] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +116,44 @@ class AdaptReport:
 
     def to_dict(self, *, query: bool = False) -> dict[str, Any]:
         """Return plain values, ready for JSON; the query's text only where asked for."""
-        plain = asdict(self)
+        plain = asdict(self) | {"seconds": dict(self.seconds)}
         if not query:
             del plain["query"]
         return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Return the report that `to_dict` made plain values of, in this version or an earlier one.
+
+        Raises:
+            AdaptError: something is missing or of another kind; the message names it.
+        """
+        values = _fields_of(cls, plain, "report")
+        rows = values.get("neighbors", [])
+        if not isinstance(rows, list):
+            raise AdaptError(f"report: neighbors must be a list, got {type(rows).__name__}")
+        values["neighbors"] = [
+            TrainedNeighbor(
+                **_fields_of(TrainedNeighbor, row, f"report: neighbor {i}")
+                | {name: None if row.get(name) is None else tuple(row[name]) for name in ("span", "trained_span")}
+            )
+            for i, row in enumerate(rows)
+        ]
+        if values.get("guard") is not None:
+            values["guard"] = GuardReport(**_fields_of(GuardReport, values["guard"], "report: guard"))
+        values["seconds"] = Stages(values.get("seconds", {}))
+        made = values.get("generations", [])
+        values["generations"] = [
+            GenerationReport(**_fields_of(GenerationReport, m, "report: generation")) for m in made
+        ]
+        return cls(**values)
+
+
+def _fields_of(cls: type[Any], plain: Any, name: str) -> dict[str, Any]:
+    """Return those of the values that a class has fields for; an AdaptError where one that it needs is missing."""
+    if not isinstance(plain, Mapping):
+        raise AdaptError(f"{name} must be an object, as a report's to_dict() gives it, got {type(plain).__name__}")
+    for f in fields(cls):
+        if f.name not in plain and f.default is MISSING and f.default_factory is MISSING:
+            raise AdaptError(f"{name} must have {f.name!r}, as a report's to_dict() gives it, got none")
+    return {f.name: plain[f.name] for f in fields(cls) if f.name in plain}

@@ -5,27 +5,30 @@ Knows what it is made of and what it hands to each. Does not know how a model is
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
 import torch
 
+from .. import models
 from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, ConfigError
 from ..lm.generate import Generation, OnToken
-from ..lm.loading import load_model
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
-from ..retrieval.retriever import Retriever, described
+from ..retrieval.retriever import Retriever
 from ..weights.shared_weights import SharedWeights
-from .adaptation import Adaptation
+from .adaptation import Adaptation, Finder
 from .adapted_model import Observer
+from .description import TrainerInfo, description_of
 from .engine import Engine
-from .report import AdaptReport, GuardReport
+from .report import AdaptReport
 
 
 class TestTimeTrainer:
@@ -95,12 +98,16 @@ class TestTimeTrainer:
             shared_weights: of the same model; see the constructor.
 
         Raises:
-            UnknownModelError: there is no such model in reach, its files lack something, or it is no causal language
-                model that fits its tokenizer.
+            UnknownModelError: there is no such model in reach.
         """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         if threads is not None:
             torch.set_num_threads(threads)
-        model, tokenizer = load_model(name, dtype=dtype, cache_dir=cache_dir)
+        place = models.resolve(name, cache_dir=cache_dir)
+        with models.loading(name, place):
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, trust_remote_code=False)
         return cls(model.to(device), tokenizer, datastore, config, score=score, shared_weights=shared_weights)
 
     @property
@@ -144,6 +151,7 @@ class TestTimeTrainer:
         exclude_digests: Collection[str] = (),
         observe: Observer | None = None,
         cancelled: Callable[[], bool] | None = None,
+        salt: str = "",
     ) -> Adaptation:
         """Return a context manager that yields the model adapted to `query`.
 
@@ -161,6 +169,8 @@ class TestTimeTrainer:
             observe: called between neighbors with the model in its present state, also where a guard then hands out
                 an earlier one; `reuse` is not used beside it.
             cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
+            salt: of the states kept for `reuse`, those made under another salt are not used: nobody learns from the
+                seconds that somebody else had the same neighbors.
 
         Raises:
             ValueError: the query is empty.
@@ -182,16 +192,31 @@ class TestTimeTrainer:
         self._require_fit(config)
         excluded = frozenset(exclude_digests)
         if neighbors is not None:
-            adaptation = Adaptation(
-                self.engine, query, config, partial(_given, neighbors, excluded), observe=observe, cancelled=cancelled
-            )
-            adaptation.report.requested = len(neighbors)
-            return adaptation
-        find = partial(self._search, query, config.num_neighbors, excluded)
-        adaptation = Adaptation(self.engine, query, config, find, observe=observe, cancelled=cancelled)
-        searched = described(self.datastore)
-        adaptation.report.datastore, adaptation.report.embedder = searched.id, searched.embedder
-        return adaptation
+            report = self._report(query, config, requested=len(neighbors))
+            find: Finder = partial(_given, neighbors, excluded)
+        else:
+            report = self._report(query, config, requested=config.num_neighbors, retriever=self.datastore)
+            find = partial(self._search, query, config.num_neighbors, excluded)
+        return Adaptation(self.engine, report, config, find, observe=observe, cancelled=cancelled, salt=salt)
+
+    def _report(
+        self, query: str, config: AdaptConfig, *, requested: int, retriever: Retriever | None = None
+    ) -> AdaptReport:
+        """Return the report of a query before anything is done for it."""
+        made = description_of(self.engine, retriever)
+        return AdaptReport(
+            query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
+            requested=requested,
+            query=query,
+            settings=config.to_dict(),
+            seed=config.seed,
+            precision=made.precision,
+            model=made.model,
+            datastore=made.datastore,
+            embedder=made.embedder,
+            threads=made.threads,
+            versions=made.versions,
+        )
 
     def _search(self, query: str, k: int, excluded: frozenset[str], report: AdaptReport) -> list[Neighbor]:
         if k == 0:
@@ -200,7 +225,7 @@ class TestTimeTrainer:
             raise ValueError("adapt must be given neighbors, because the trainer has no datastore")
         started = time.perf_counter()
         found = self.datastore.search(query, k, exclude_digests=excluded)
-        report.seconds.update(found.seconds or {"retrieve": time.perf_counter() - started})
+        report.seconds.add(found.seconds or {"retrieve": time.perf_counter() - started})
         report.query_truncated = found.query_truncated
         report.left_out = dict(found.left_out)
         report.excluded = found.excluded
@@ -217,44 +242,38 @@ class TestTimeTrainer:
         Raises:
             AdaptError: this model or datastore is not the report's, or a document's text has changed.
         """
-        held = report.to_dict(query=True) if isinstance(report, AdaptReport) else report
-        if held["model"] != self.fingerprint:
-            raise AdaptError(f"model must be the one of the report ({held['model'][:16]}), got {self.fingerprint[:16]}")
+        held = report if isinstance(report, AdaptReport) else AdaptReport.from_dict(report)
+        if held.model != self.fingerprint:
+            raise AdaptError(f"model must be the one of the report ({held.model[:16]}), got {self.fingerprint[:16]}")
         # Made into settings first, so that lists are tuples again and settings newer than the report have defaults.
-        before = AdaptConfig(**held["settings"])
+        before = AdaptConfig().with_read(held.settings)
         fixed = before.differing(self.config, trains=True, per_call=False)
         if fixed:
             raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(fixed)}")
         trains_alike = {name: getattr(self.config, name) for name in before.differing(self.config, trains=False)}
         config = before.with_(**trains_alike).with_(deadline_ms=None)
         self._require_fit(config)
-        neighbors = self._neighbors_of(held["neighbors"])
-        adaptation = Adaptation(
-            self.engine,
-            held.get("query", ""),  # without the query's text in the report, generate() must be given a prompt
-            config,
-            partial(_given, neighbors, frozenset()),
-            max_steps=held["steps"],
-            replayed_guard=GuardReport(**held["guard"]) if held.get("guard") is not None else None,
-        )
-        adaptation.report.requested = len(neighbors)
-        adaptation.report.query_digest = held["query_digest"]
-        return adaptation
+        neighbors = self._neighbors_of(held)
+        # Without the query's text in the report, generate() must be given a prompt.
+        again = replace(self._report(held.query, config, requested=len(neighbors)), query_digest=held.query_digest)
+        find = partial(_given, neighbors, frozenset())
+        return Adaptation(self.engine, again, config, find, max_steps=held.steps, replayed_guard=held.guard)
 
-    def _neighbors_of(self, rows: list[dict[str, Any]]) -> list[Neighbor]:
+    def _neighbors_of(self, report: AdaptReport) -> list[Neighbor]:
         """Return the neighbors of a report with their texts, which must be those of the report."""
         if self.datastore is None:
             raise AdaptError("replay must have a datastore to read the neighbors from, got None")
         documents = self.datastore.documents
         neighbors = []
-        for row in rows:
-            document = documents[row["id"]]
-            span = None if row["span"] is None else (row["span"][0], row["span"][1])
-            neighbor = Neighbor(row["id"], row["distance"], document.text, document.meta, row["source"], span)
-            if neighbor.digest != row["digest"]:
+        for row in report.neighbors:
+            try:
+                document = documents[row.id]
+            except IndexError as error:
+                raise AdaptError(f"document {row.id} of the report must be in the datastore: {error}") from error
+            neighbor = Neighbor(row.id, row.distance, document.text, document.meta, row.source, row.span)
+            if neighbor.digest != row.digest:
                 raise AdaptError(
-                    f"document {row['id']} must have the text of the report (digest {row['digest']}), "
-                    f"got {neighbor.digest}"
+                    f"document {row.id} must have the text of the report (digest {row.digest}), got {neighbor.digest}"
                 )
             neighbors.append(neighbor)
         return neighbors
@@ -301,6 +320,10 @@ class TestTimeTrainer:
             seed=self.config.seed if seed is None else seed,
             on_token=on_token,
         )
+
+    def describe(self) -> TrainerInfo:
+        """Return what answers depend on beside the query, as plain values."""
+        return description_of(self.engine, self.datastore)
 
     def verify(self) -> None:
         """Prove that the weights are those taken over at creation; a RestoreError otherwise."""

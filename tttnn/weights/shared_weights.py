@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from multiprocessing import reduction
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -60,6 +60,35 @@ class SharedWeights:
     def nbytes(self) -> int:
         """Bytes of the block."""
         return self._memory.size
+
+    def described(self) -> tuple[int, list[list[Any]]]:
+        """Return the file descriptor, which stays this object's own, and what lies in the block, as plain values.
+
+        With both, another process makes its own `SharedWeights` of them, whatever way it was started; see `of`.
+        """
+        rows = [
+            [
+                *(list(tensor.names), tensor.kind, str(tensor.dtype).removeprefix("torch.")),
+                *(list(tensor.shape), list(tensor.stride), tensor.offset, tensor.nbytes),
+            ]
+            for tensor in self._tensors
+        ]
+        return self._memory.fileno(), rows
+
+    @classmethod
+    def of(cls, descriptor: int, rows: Sequence[Sequence[Any]]) -> Self:
+        """Take over weights from the descriptor and rows that `described` gave in another process.
+
+        Args:
+            descriptor: an open one of this process; it stays the caller's.
+            rows: what lies in the block.
+        """
+        tensors = tuple(
+            SharedTensor(tuple(names), kind, getattr(torch, dtype), tuple(shape), tuple(stride), offset, nbytes)
+            for names, kind, dtype, shape, stride, offset, nbytes in rows
+        )
+        size = os.fstat(descriptor).st_size
+        return cls(_core.SharedMemory(descriptor, size), tensors)
 
     def block(self) -> _core.Block:
         """Return the block as this process sees it; it may outlive this object."""

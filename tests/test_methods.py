@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tests.encoders import tiny_embedder
+from tttnn.cli.program import app
+from tttnn.evaluation.catalogue import CATALOGUE
 from tttnn.evaluation.interpolation import interpolation_curve
 from tttnn.evaluation.methods import METHODS
 from tttnn.evaluation.protocols import split_task
@@ -24,8 +28,10 @@ from tttnn.evaluation.results import EvalResult
 from tttnn.evaluation.runner import evaluate
 from tttnn.lm.neighbor_tokens import portion_of
 from tttnn.lm.tokens import token_ids
+from tttnn.report.style import STYLES, styles_of
 from tttnn.store.document import Document
 
+README = Path(__file__).resolve().parents[1] / "README.md"
 DOCUMENT = Document("What is asked of a document is that it be long enough to be cut in half. " * 2)
 CONFIG = tttnn.EvalConfig(query_tokens=60, scored_tokens=60, curve=(0, 1, 2, 5), dynamic_window=20, context_tokens=300)
 
@@ -46,6 +52,18 @@ def lines(
     result = evaluate(trainer, [document], config=config, methods=methods)
     assert_same_state(trainer.model, before)
     return {line.method: line for line in result.lines}
+
+
+def test_the_catalogue_is_the_only_list_of_methods() -> None:
+    assert list(METHODS) == list(CATALOGUE)
+    assert all(name == entry.name for name, entry in CATALOGUE.items())
+    looks = styles_of(list(CATALOGUE))
+    assert len(set(looks.values())) == len(CATALOGUE)
+    assert all(STYLES[entry.style] == looks[name] for name, entry in CATALOGUE.items() if entry.style is not None)
+    listed = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == [(entry.name, entry.about) for entry in CATALOGUE.values()]
+    told = CliRunner().invoke(app, ["eval", "--help"], terminal_width=80).output
+    assert all(f"{entry.name:<17}  {entry.about}\n" in told for entry in CATALOGUE.values())
 
 
 def test_all_methods_score_the_same_tokens_and_search_once(wide: Any) -> None:

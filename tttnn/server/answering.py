@@ -1,0 +1,195 @@
+"""What an engine does for a completion: adapt once for each query, continue its prompts, put the weights back.
+
+Knows trainers, prompts and turns. Does not know HTTP or the pipe.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..lm.generate import Generation, continued, drawing
+from . import logprobs
+from .adapting_turn import adapted, base_model
+from .cost import Work
+from .failures import Cancelled, Wrong
+from .session import Session
+from .turn import Turn
+
+_REASONS = {"eos": "stop", "stop": "stop", "max_new_tokens": "length", "callback": "length"}
+
+
+@dataclass
+class _Prompt:
+    """One prompt, understood by the tokenizer."""
+
+    index: int
+    ids: list[int]
+    begins: int
+    """Tokens at the beginning that the tokenizer adds by itself."""
+    text: str
+    query: str
+    choice: dict[str, Any] = field(default_factory=dict)
+
+
+def answer(session: Session, turn: Turn) -> dict[str, Any]:
+    """Do a completion's job; see `completions.work_for` for its frame.
+
+    Raises:
+        Wrong: a prompt and what is to be written do not fit the window together.
+        Cancelled: nobody waits any more.
+    """
+    frame = turn.frame
+    prompts = [_understood(session, i, prompt, frame) for i, prompt in enumerate(frame["prompts"])]
+    new = frame["sampling"]["max_new_tokens"]
+    longest = max(len(prompt.ids) for prompt in prompts)
+    if longest + new > session.window:
+        raise Wrong(
+            f"prompt has {longest} tokens and {new} are to follow, but the model reads {session.window} at once",
+            "messages" if "messages" in frame["prompts"][0] else "prompt",
+            "too_long",
+        )
+    groups: dict[str, list[_Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.query, []).append(prompt)
+    adaptations = []
+    for query, members in groups.items():
+        # What is left after this group's training is for its own answers and for the groups after it.
+        after = [prompt for prompt in prompts if not prompt.choice]
+        reserve = session.costs.predict(
+            Work(
+                adaptations=0 if not frame["num_neighbors"] else 1,
+                read_tokens=sum(len(prompt.ids) for prompt in after),
+                new_tokens=new * len(after),
+            )
+        )
+        block = adapted(session, turn, query, reserve) if frame["num_neighbors"] else base_model(session)
+        with block as report:
+            for prompt in members:
+                _answer(session, turn, prompt)
+        if report is not None:
+            adaptations.append({"choices": [p.index for p in members], "report": session.report(report)})
+    if frame["compare"]:
+        for prompt in prompts:
+            made = _continued(session, turn, prompt, tell=False)
+            prompt.choice["base"] = made.text if made is not None else ""
+            turn.say("base", prompt=prompt.index, text=prompt.choice["base"])
+    return {
+        "mode": "exact" if frame["num_neighbors"] else "base",
+        "choices": [prompt.choice for prompt in prompts],
+        "adaptations": adaptations,
+    }
+
+
+def _understood(session: Session, index: int, prompt: dict[str, Any], frame: dict[str, Any]) -> _Prompt:
+    tokenizer = session.tokenizer
+    if "ids" in prompt:
+        text = str(tokenizer.decode(prompt["ids"]))
+        return _Prompt(index, prompt["ids"], 0, text, _query(frame, text))
+    if "messages" in prompt:
+        ids = _chat_ids(tokenizer, prompt["messages"])
+        return _Prompt(index, ids, 0, "", _query(frame, prompt["messages"][-1]["content"]))
+    ids, begins = session.trainer.texts.prompt(prompt["text"])
+    return _Prompt(index, ids, begins, prompt["text"], _query(frame, prompt["text"]))
+
+
+def _chat_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Return the tokens of a chat. Its control tokens are the template's alone: no message may spell one."""
+    control = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for i, message in enumerate(messages):
+        if any(token in message["content"] for token in control):
+            raise Wrong(f"messages[{i}].content must not spell a control token of the model", f"messages[{i}].content")
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        # A template is a program of the model's folder, and says in its own way that it takes no such chat.
+        raise Wrong("messages must be a chat that the model's template takes", "messages") from error
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _query(frame: dict[str, Any], text: str) -> str:
+    query: str = text if frame["query"] is None else frame["query"]
+    if frame["num_neighbors"] and not query.strip():
+        raise Wrong("prompt must hold some text to search with, or tttnn.query must", "prompt")
+    return query
+
+
+def _answer(session: Session, turn: Turn, prompt: _Prompt) -> None:
+    """Continue one prompt with the weights as they are, and describe its choice."""
+    frame = turn.frame
+    if frame["pieces"]:
+        turn.say("begin", prompt=prompt.index)
+        if frame["echo"]:
+            turn.say("piece", prompt=prompt.index, text=prompt.text)
+    made = _continued(session, turn, prompt, tell=frame["pieces"])
+    written = [] if made is None else list(made.tokens)
+    prompt.choice = {
+        "text": (prompt.text if frame["echo"] else "") + ("" if made is None else made.text),
+        "finish_reason": "length" if made is None else _REASONS[made.ended_by],
+        "prompt_tokens": len(prompt.ids),
+        "completion_tokens": len(written),
+        "logprobs": _logprobs(session, turn, prompt, written),
+    }
+    turn.counts["prompt"] += len(prompt.ids)
+    turn.counts["written"] += len(written)
+    if frame["pieces"]:
+        turn.say("end", prompt=prompt.index, finish_reason=prompt.choice["finish_reason"])
+
+
+def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> Generation | None:
+    """Write, telling pieces as they settle; None where nothing is to be written."""
+    sampling = turn.frame["sampling"]
+    if sampling["max_new_tokens"] == 0:
+        return None
+    turn.check()
+    started = time.perf_counter()
+    first: list[float] = []
+    cancelled = False
+
+    def on_token(piece: str, token: int) -> bool:
+        nonlocal cancelled
+        now = time.perf_counter()
+        if not first:
+            first.append(now)
+        if tell and piece:
+            turn.say("piece", prompt=prompt.index, text=piece)
+        cancelled = turn.gone()
+        return cancelled or now + session.costs.each("restore") >= turn.deadline
+
+    temperature, seed = sampling["temperature"], sampling["seed"]
+    made = continued(
+        session.trainer.model,
+        session.tokenizer,
+        prompt.ids,
+        window=session.window,
+        begins=prompt.begins,
+        max_new_tokens=sampling["max_new_tokens"],
+        stop=sampling["stop"],
+        seed=(session.trainer.config.seed if seed is None else seed) if temperature > 0 else None,
+        on_token=on_token,
+        **drawing(temperature, sampling["top_p"]),
+    )
+    ended = time.perf_counter()
+    turn.stage("generate", ended - started)
+    turn.cost("read", first[0] - started, len(prompt.ids))
+    turn.cost("write", ended - first[0], len(made.tokens) - 1)
+    if cancelled:
+        raise Cancelled
+    return made
+
+
+def _logprobs(session: Session, turn: Turn, prompt: _Prompt, written: list[int]) -> dict[str, Any] | None:
+    count = turn.frame["logprobs"]
+    if count is None:
+        return None
+    turn.check()
+    started = time.perf_counter()
+    ids = [*prompt.ids, *written]
+    first = prompt.begins if turn.frame["echo"] else len(prompt.ids)
+    values, likeliest = logprobs.token_logprobs(
+        session.trainer.model, ids, first=first, count=count, precision=session.trainer.scorer.config.precision
+    )
+    turn.stage("score", time.perf_counter() - started)
+    turn.counts["scored"] += len(values)
+    return logprobs.described(session.tokenizer, ids[first:], values, likeliest)

@@ -1,0 +1,157 @@
+"""An engine process: loads a session, says that it is ready, and does one job after the other until the pipe ends.
+
+Knows processes, signals and the pipe. Does not know what a job is. One thread works; another hears what is cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from ..errors import RestoreError, TttnnError
+from .failures import Cancelled, described, where
+from .pipe import Frame, Pipe
+from .recipe import EngineRecipe
+from .turn import Turn
+
+_log = logging.getLogger("tttnn.server")
+
+
+class _Inbox:
+    """What has come in: jobs, and which of them nobody waits for any more."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._jobs: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        threading.Thread(target=self._hear, name="inbox", daemon=True).start()
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                frame = self._pipe.receive()
+            except OSError:
+                frame = None
+            if frame is None:
+                # The HTTP process has gone: there is nobody to finish anything for.
+                os._exit(1)
+            if "cancel" in frame:
+                self._cancelled.add(frame["cancel"])
+            else:
+                self._jobs.put(None if "stop" in frame else frame)
+
+    def next(self) -> Frame | None:
+        """Return the next job; None: there will be none."""
+        return self._jobs.get()
+
+    def is_cancelled(self, number: int) -> bool:
+        """Say whether a job was given up."""
+        return number in self._cancelled
+
+    def forget(self, number: int) -> None:
+        """Forget a job that is done."""
+        self._cancelled.discard(number)
+
+
+def main(pipe: Pipe, desk: socket.socket) -> int:
+    """Be an engine; return the exit code.
+
+    Args:
+        pipe: to the HTTP process; its first frame is what to load.
+        desk: where the descriptor of weights made here is handed over.
+    """
+    first = pipe.receive()
+    if first is None:
+        return 1
+    inbox = _Inbox(pipe)
+    recipe = EngineRecipe.of(first["recipe"])
+    try:
+        session, ready = _loaded(recipe, first["weights"], desk)
+    except (TttnnError, ValueError, OSError) as error:
+        pipe.send({"event": "failed", "message": str(error)})
+        return 1
+    except Exception as error:
+        pipe.send({"event": "failed", "message": f"the model could not be loaded: {where(error)}"})
+        return 1
+    pipe.send(ready)
+    done = 0
+    while (frame := inbox.next()) is not None:
+        sound = _do(session, frame, pipe, inbox)
+        done += 1
+        if sound and recipe.verify_every and done % recipe.verify_every == 0:
+            sound = _verified(session, pipe)
+        if not sound:
+            return 1
+    return 0
+
+
+def _loaded(recipe: EngineRecipe, held: list[Any] | None, desk: socket.socket) -> tuple[Any, Frame]:
+    """Load, make a first real step, and return the session with the frame that says so."""
+    from transformers.utils import logging as transformers_logging
+
+    from ..weights.shared_weights import SharedWeights
+    from .session import Session
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    weights = None if held is None else SharedWeights.of(held[0], held[1])
+    session = Session(recipe, weights)
+    spent = session.warm_up()
+    descriptor, layout = session.weights.described()
+    if held is None:
+        socket.send_fds(desk, [b"w"], [descriptor])
+    return session, {"event": "ready", "facts": session.facts(), "layout": layout, "spent": spent}
+
+
+def _do(session: Any, frame: Frame, pipe: Pipe, inbox: _Inbox) -> bool:
+    """Do one job; False where the weights may not be what they were."""
+    from .tasks import TASKS
+
+    turn = Turn(frame, pipe.send, inbox.is_cancelled)
+    sound = True
+    try:
+        result = TASKS[frame["task"]](session, turn)
+        end: Frame = {"event": "done", "result": {**result, "seconds": turn.seconds}}
+    except Cancelled:
+        end = {"event": "done", "result": {"cancelled": True}}
+    except RestoreError as error:
+        _log.error("job %d: %s", frame["job"], where(error))
+        end, sound = {"event": "error", "error": described(error)}, False
+    except Exception as error:
+        plain = described(error)
+        if plain["kind"] == "internal":
+            _log.error("job %d: %s", frame["job"], where(error))
+        end = {"event": "error", "error": plain}
+    if end["event"] == "done" and "cancelled" not in end["result"]:
+        parts = sum(turn.seconds.values())
+        turn.cost("request", max(0.0, turn.total() - parts), 1)
+    session.costs.saw(turn.spent)
+    inbox.forget(frame["job"])
+    pipe.send({**end, "job": frame["job"], "spent": turn.spent, "counts": turn.counts})
+    return sound
+
+
+def _verified(session: Any, pipe: Pipe) -> bool:
+    try:
+        session.trainer.verify()
+    except RestoreError as error:
+        _log.error("verification: %s", where(error))
+        pipe.send({"event": "verified", "ok": False})
+        return False
+    pipe.send({"event": "verified", "ok": True})
+    return True
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the HTTP process says when to end
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    code = main(Pipe(socket.socket(fileno=int(sys.argv[1]))), socket.socket(fileno=int(sys.argv[2])))
+    sys.stderr.flush()
+    os._exit(code)  # at once: threads of torch and of the inbox need no farewell

@@ -1,0 +1,132 @@
+"""What an engine can be asked to do, by name.
+
+Knows trainers and turns. Does not know HTTP or the pipe.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..embedding.embed_report import EmbedReport
+from ..errors import AdaptError, ConfigError
+from ..lm.windows import scoring_windows
+from .adapting_turn import adapted, base_model
+from .answering import answer
+from .cost import Work
+from .failures import Wrong
+from .session import Session
+from .turn import Turn
+
+Task = Callable[[Session, Turn], dict[str, Any]]
+
+
+def search(session: Session, turn: Turn) -> dict[str, Any]:
+    """Find neighbors, texts and all."""
+    frame, retriever = turn.frame, session.retriever
+    turn.check()
+    started = time.perf_counter()
+    retriever.sources = frame["sources"]
+    try:
+        found = retriever.search(frame["query"], frame["k"], exclude_digests=frame["exclude_digests"])
+    finally:
+        retriever.sources = ()
+    turn.cost("retrieve", time.perf_counter() - started, 1)
+    for stage, seconds in found.seconds.items():
+        turn.stage(stage, seconds)
+    return {"object": "list", "data": [neighbor.to_dict() for neighbor in found]}
+
+
+def adapt(session: Session, turn: Turn) -> dict[str, Any]:
+    """Adapt, and put back at once: what it would do and cost."""
+    with adapted(session, turn, turn.frame["query"], session.costs.each("restore")) as report:
+        pass
+    return {"report": session.report(report)}
+
+
+def score(session: Session, turn: Turn) -> dict[str, Any]:
+    """Score a text after a context, adapted to a query, and on request under the model as it is."""
+    frame, texts = turn.frame, session.trainer.texts
+    text, context = frame["text"], frame["context"]
+    tokens, before = texts.ids(text), texts.ids(context) if context else []
+    sequence = [texts.prefix(), *before, *tokens]
+    size = len(text.encode("utf-8"))
+
+    def scored() -> dict[str, Any]:
+        nats = _nats(session, turn, sequence, 1 + len(before))
+        return {"nats": nats, "bits_per_byte": nats / math.log(2) / size}
+
+    reserve = session.costs.predict(Work(adaptations=1, read_tokens=len(sequence)))
+    block = adapted(session, turn, frame["query"], reserve) if frame["num_neighbors"] else base_model(session)
+    with block as report:
+        result = scored()
+    turn.counts["scored"] += len(tokens)
+    return {
+        **result,
+        "tokens": len(tokens),
+        "bytes": size,
+        "query_is_scored_text": bool(frame["num_neighbors"]) and text in frame["query"],
+        "report": None if report is None else session.report(report),
+        **({"base": scored()} if frame["compare"] else {}),
+    }
+
+
+def _nats(session: Session, turn: Turn, sequence: list[int], first: int) -> float:
+    """Score window by window, as `Scorer.token_nats` does, so that nobody waits for more than one that has left."""
+    nats = 0.0
+    for window in scoring_windows(len(sequence), session.trainer.scorer.max_length, first=first):
+        turn.check()
+        started = time.perf_counter()
+        part = sequence[window.begin : window.end]
+        nats += float(session.trainer.scorer.token_nats(part, first=window.first - window.begin).sum())
+        taken = time.perf_counter() - started
+        turn.stage("score", taken)
+        turn.cost("read", taken, len(part))
+    return nats
+
+
+def replay(session: Session, turn: Turn) -> dict[str, Any]:
+    """Repeat an adaptation from its report, and compare every loss."""
+    held = turn.frame["report"]
+    turn.check()
+    try:
+        before = [float(loss) for neighbor in held["neighbors"] for loss in neighbor["losses"]]
+        adaptation = session.trainer.replay(held)
+    except (AdaptError, ConfigError, IndexError) as error:
+        raise Wrong(str(error), "report") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Wrong("report must be one that this server gave, whole", "report") from None
+    with adaptation as model:
+        losses = model.report.losses
+    for stage, seconds in adaptation.report.seconds.items():
+        turn.stage(stage, seconds)
+    pairs = list(zip(before, losses, strict=False))
+    difference = max((abs(a - b) for a, b in pairs), default=0.0)
+    same = difference == 0.0 and len(before) == len(losses)
+    return {"steps": len(losses), "largest_difference": difference, "same": same}
+
+
+def embed(session: Session, turn: Turn) -> dict[str, Any]:
+    """Make texts into vectors."""
+    turn.check()
+    texts = turn.frame["texts"]
+    embedder = session.datastore.embedder
+    started = time.perf_counter()
+    report = EmbedReport()
+    vectors = embedder.embed(texts, report=report)
+    seconds = time.perf_counter() - started
+    turn.stage("embed", seconds)
+    turn.cost("embed", seconds, len(texts))
+    return {"vectors": vectors.tolist(), "tokens": report.tokens}
+
+
+TASKS: dict[str, Task] = {
+    "answer": answer,
+    "search": search,
+    "adapt": adapt,
+    "score": score,
+    "replay": replay,
+    "embed": embed,
+}

@@ -1,0 +1,77 @@
+"""One job while an engine does it: what is said of it, whether anybody still waits, what it has cost.
+
+Knows the pipe and a clock. Does not know what the job is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .failures import Cancelled
+from .pipe import Frame
+
+_BEAT_SECONDS = 0.5
+"""Between two signs of life that say nothing else."""
+
+
+class Turn:
+    """A job's turn at the engine."""
+
+    def __init__(self, frame: Frame, send: Callable[[Frame], None], cancelled: Callable[[int], bool]) -> None:
+        """Begin a job.
+
+        Args:
+            frame: what is to be done; `deadline_ms` are left from now.
+            send: hands a frame to the HTTP process.
+            cancelled: says whether a job was given up.
+        """
+        self.frame = frame
+        self.seconds: dict[str, float] = {}
+        """Of each stage."""
+        self.spent: dict[str, tuple[float, float]] = {}
+        """What work cost, for predictions; see `cost.Costs.saw`."""
+        self.counts = {"prompt": 0, "written": 0, "trained": 0, "scored": 0, "reused": 0}
+        self._number: int = frame["job"]
+        self._send = send
+        self._cancelled = cancelled
+        self._started = self._said = time.perf_counter()
+        left = frame.get("deadline_ms")
+        self.deadline = math.inf if left is None else self._started + left / 1000
+
+    def say(self, event: str, **values: Any) -> None:
+        """Tell the one who asked."""
+        self._said = time.perf_counter()
+        self._send({"event": event, "job": self._number, **values})
+
+    def gone(self) -> bool:
+        """Say whether nobody waits any more; and, now and then, that this engine is alive."""
+        if time.perf_counter() - self._said > _BEAT_SECONDS:
+            self.say("beat")
+        return self._cancelled(self._number)
+
+    def check(self) -> None:
+        """Raise Cancelled where nobody waits any more."""
+        if self.gone():
+            raise Cancelled
+
+    def cost(self, kind: str, measured: float, amount: float) -> None:
+        """Note what work cost."""
+        before = self.spent.get(kind, (0.0, 0.0))
+        self.spent[kind] = (before[0] + measured, before[1] + amount)
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Note seconds of a stage."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def left_ms(self, reserve: float) -> float | None:
+        """Return the milliseconds that are left but for `reserve` seconds; None where there is no deadline."""
+        if self.deadline == math.inf:
+            return None
+        return max(0.0, 1000 * (self.deadline - reserve - time.perf_counter()))
+
+    def total(self) -> float:
+        """Seconds since the turn began."""
+        return time.perf_counter() - self._started
