@@ -25,8 +25,7 @@ def grown(path: Path, seed: int) -> Path:
     made = build(path, corpus(30, seed=seed), **LAYOUTS["passage"])
     made.delete([2, 9])
     made.compact()
-    settings = made.manifest["settings"]["datastore"]
-    assert settings["segment_documents"] > 40
+    assert made.manifest.datastore_config.segment_documents > 40
     made.append([f"{seed} appended {i % 4}" for i in range(6)])  # equal ones: copies.bin lists them
     made.delete([4, 31])
     made.close()

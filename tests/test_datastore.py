@@ -198,7 +198,7 @@ def test_an_answer_is_a_frozen_sequence_of_its_own(datastore: tttnn.Datastore) -
     plain = json.loads(json.dumps(found.to_dict()))
     assert [row["id"] for row in plain["neighbors"]] == [n.id for n in found]
     assert plain["neighbors"][0]["text"] == first.text
-    assert plain["explanation"]["segments"] == len(datastore.manifest["segments"])
+    assert plain["explanation"]["segments"] == len(datastore.manifest.segments)
 
 
 def test_what_a_notebook_shows_is_short_and_escaped() -> None:
@@ -361,7 +361,7 @@ class _Stop(Exception):  # noqa: N818
 def test_a_build_stopped_anywhere_continues_to_the_same_files(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builder_module, "GROUP", 16)
+    monkeypatch.setattr("tttnn.datastore.vector_source.GROUP", 16)
     monkeypatch.setattr("tttnn.datastore.index._REPORT", 8)
     whole = contents(build(tmp_path / "whole", **LAYOUTS[layout]).path)
     calls: list[str] = []
@@ -461,7 +461,7 @@ def _build_until(path: str, append: bool, stage: str, call: int) -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("append", [False, True])
 def test_killed_once_inside_each_stage(tmp_path: Path, append: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builder_module, "GROUP", 64)
+    monkeypatch.setattr("tttnn.datastore.vector_source.GROUP", 64)
     monkeypatch.setattr(builder_module, "_CUT_DOCUMENTS", 32)
     monkeypatch.setattr(builder_module, "_REPORT_DOCUMENTS", 32)
     monkeypatch.setattr("tttnn.datastore.index._REPORT", 64)

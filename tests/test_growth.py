@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -16,7 +17,7 @@ from tests.encoders import tiny_embedder
 from tests.test_datastore import INDEX, LAYOUTS, build, cached_embedder, contents, corpus
 from tttnn.config import DatastoreConfig, IndexConfig, SelectionConfig, StoreConfig
 from tttnn.datastore import compaction
-from tttnn.datastore import segment as segments
+from tttnn.datastore import manifest as manifests
 from tttnn.datastore.build_report import BuildReport
 from tttnn.datastore.estimate import estimate_build
 from tttnn.errors import DatastoreLockedError, DatastoreMismatchError, IndexCorruptError
@@ -200,7 +201,7 @@ def test_deleted_is_gone_from_every_answer(datastore: tttnn.Datastore, backend: 
         for i in gone:
             with pytest.raises(IndexError, match=f"got {i}, which was deleted"):
                 now.store[i]
-            if now.manifest["unit"] == "document":
+            if now.manifest.unit == "document":
                 with pytest.raises(IndexError, match=f"got {i}, which was deleted"):
                     now.vectors([5, i])
         assert now.info()["deleted"] == len(gone)
@@ -244,7 +245,7 @@ def test_compaction_keeps_answers_and_ids(datastore: tttnn.Datastore) -> None:
     datastore.append(["after compaction"])
     assert datastore.store[85].text == "after compaction"
     assert datastore.search("after compaction", 1)[0].id == 85
-    names = {entry["name"] for entry in datastore.manifest["segments"]}
+    names = {entry.name for entry in datastore.manifest.segments}
     assert {p.name for p in (datastore.path / "segments").iterdir()} == names
     text = datastore.store[10].text
     assert tttnn.TextStore.open(datastore.path / "texts.zst")[7].text == text
@@ -262,7 +263,7 @@ def test_compaction_merges_small_segments_up_to_the_limit(tmp_path: Path) -> Non
     assert made.info()["segments"] == 5
     before = answers(made)
     assert made.compact().segments_after == 4  # 10, 10, 4 + 4, 4
-    assert [entry["documents"] for entry in made.manifest["segments"]] == [10, 10, 8, 4]
+    assert [entry.documents for entry in made.manifest.segments] == [10, 10, 8, 4]
     assert answers(made) == before
     untouched = contents(made.path)
     assert made.compact().removed == 0
@@ -320,19 +321,56 @@ def test_an_interrupted_deletion_happened_or_did_not(tmp_path: Path, monkeypatch
 def test_opening_beside_a_writer_takes_the_new_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = build(tmp_path / "d")
     made.delete([1])
-    real = segments.open_manifest
+    real = manifests.open_manifest
     read: list[str] = []
 
-    def slow(path: Path) -> dict[str, Any]:
+    def slow(path: Path) -> manifests.Manifest:
         manifest = real(path)
         if not read:
-            read.append(manifest["id"])
+            read.append(manifest.id)
             compaction.compact_datastore(path)
         return manifest
 
     monkeypatch.setattr("tttnn.datastore.datastore.open_manifest", slow)
     assert len(opened(tmp_path / "d")) == 59
     assert opened(tmp_path / "d").id != read[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 3}, "format must be at most 2, got 3. Install a newer tttnn."),
+        ({"shards": 4}, "must not have a field 'shards'"),
+        ({"unit": "word"}, "unit must be document or passage, got 'word'"),
+        ({"unit": 7}, r"manifest\.unit: must be str, got 7"),
+        ({"dim": -1}, r"manifest\.dim: must be 0 or more, got -1"),
+        ({"dim": True}, r"manifest\.dim: must be int, got True"),
+        ({"embedder": "minilm"}, r"manifest\.embedder: must be an object, got 'minilm'"),
+        ({"segments": {}}, r"manifest\.segments: must be list, got \{\}"),
+        ({"segments": [{"name": "000"}]}, r"manifest\.segments\[0\]: must have a field 'base'"),
+        ({"next_id": 3}, "segment '000' must hold ids between 0 and 3, got 0 to 60"),
+        ({"settings": {}}, "its datastore settings cannot be used"),
+    ],
+)
+def test_a_manifest_of_another_kind_is_refused_by_name(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    made = build(tmp_path / "d")
+    fields = made.manifest.to_dict() | change
+    write_manifest(made.path / "manifest.json", {**fields, "id": digest_of(fields)})
+    with pytest.raises(IndexCorruptError, match=words):
+        opened(made.path).compact()
+    fields = made.manifest.to_dict()
+    del fields["dim"]
+    write_manifest(made.path / "manifest.json", {**fields, "id": digest_of(fields)})
+    with pytest.raises(IndexCorruptError, match="manifest: must have a field 'dim'"):
+        opened(made.path)
+
+
+def test_a_manifest_is_the_same_after_reading(tmp_path: Path) -> None:
+    made = build(tmp_path / "d", **LAYOUTS["passage segments"])
+    made.delete([1])
+    assert opened(made.path).manifest == made.manifest
+    assert made.manifest.id == digest_of(made.manifest.to_dict())
+    assert json.loads((made.path / "manifest.json").read_text())["segments"][0]["deleted"]["documents"] == 1
 
 
 def test_a_list_of_deleted_documents_cannot_be_lost_or_exchanged(tmp_path: Path) -> None:
@@ -353,7 +391,8 @@ def test_a_list_of_deleted_documents_cannot_be_lost_or_exchanged(tmp_path: Path)
 def test_a_datastore_of_the_first_format_still_opens_and_grows(tmp_path: Path) -> None:
     made = build(tmp_path / "d", **LAYOUTS["segments"])
     before = answers(made)
-    old = {key: v for key, v in made.manifest.items() if key not in ("id", "next_id", "next_segment")} | {"format": 1}
+    fields = made.manifest.to_dict()
+    old = {key: v for key, v in fields.items() if key not in ("next_id", "next_segment")} | {"format": 1}
     old["segments"] = [{k: v for k, v in e.items() if k not in ("end", "deleted")} for e in old["segments"]]
     identifier = digest_of(old)
     write_manifest(made.path / "manifest.json", {**old, "id": identifier})

@@ -14,8 +14,6 @@ from tests.test_cli import run
 from tests.test_importer import write_shard
 from tests.test_workers import saved_recipe
 from tttnn import files
-from tttnn.datastore import index as index_module
-from tttnn.datastore import segment as segment_module
 from tttnn.errors import DatastoreMismatchError
 from tttnn.evaluation.harness import TttnnLM
 from tttnn.evaluation.records import UsedNeighbor
@@ -44,8 +42,8 @@ def digested(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts[str(path)] += 1
         files.check_file(path, *arguments, **options)
 
-    monkeypatch.setattr(index_module, "check_file", check_file)
-    monkeypatch.setattr(segment_module, "check_file", check_file)
+    for module in ("index", "segment", "deletions"):
+        monkeypatch.setattr(f"tttnn.datastore.{module}.check_file", check_file)
     return counts
 
 
@@ -155,7 +153,7 @@ def test_a_report_reads_the_neighbors_of_a_datastore_with_deletions(
 ) -> None:
     store, docs, out = place / "store", str(place / "docs.jsonl"), str(place / "out.jsonl")
     opened = tttnn.Datastore.open(store)
-    last = opened.append([json.loads(Path(docs).read_text())["text"] + "and more"]).manifest["next_id"] - 1
+    last = opened.append([json.loads(Path(docs).read_text())["text"] + "and more"]).manifest.next_id - 1
     assert opened.delete(range(last - 6)) == last - 6
     assert len(opened) < last
     model = ["--model", str(place / "model"), "--curve", "1", *TRAINING]

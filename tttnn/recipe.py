@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import models
 from .config import AdaptConfig, ScoreConfig, SelectionConfig
 from .datastore.datastore import Datastore
-from .datastore.segment import open_manifest
+from .datastore.manifest import Manifest, open_manifest
 from .embedding.embedder import Embedder
 from .errors import DatastoreMismatchError
 from .retrieval.selector import Selector
@@ -69,16 +69,16 @@ def with_embedder(
     return opened.attach(Embedder.load(name, config, threads=threads, cache_dir=cache_dir))
 
 
-def _embedder_of(path: Path, manifest: dict[str, Any], named: str | None) -> str:
+def _embedder_of(path: Path, manifest: Manifest, named: str | None) -> str:
     """Return the name of the embedder for queries: the one that is named, else the datastore's own."""
-    made_by = manifest["embedder"]
-    if named is None and made_by.get("foreign", False):
+    made_by = manifest.embedder
+    if named is None and made_by.foreign:
         raise DatastoreMismatchError(
             f"{path}: embedder must be named, because its vectors were imported: they were made by "
-            f"{made_by['name']!r}. Name one of {manifest['dim']} dimensions that makes the same vectors "
+            f"{made_by.name!r}. Name one of {manifest.dim} dimensions that makes the same vectors "
             "(--embedder NAME, embedder=NAME)."
         )
-    return named or str(made_by["name"])
+    return named or made_by.name
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.batches import GROUP
 from ..embedding.embed_report import EmbedReport
-from ..embedding.embedder import Embedder
 from ..errors import DatastoreMismatchError
 from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
 from ..store.corpus import Corpus as FileCorpus
@@ -33,21 +32,27 @@ from ..store.writer import TextStoreWriter, train_dictionary
 from .build_report import BuildReport
 from .index import MANIFEST as INDEX_MANIFEST
 from .index import NeighborIndex
-from .passages import RECORD_BYTES, PassageTable, byte_spans, cut_passages
-from .segment import (
+from .lock import LOCK, locked
+from .manifest import (
     FORMAT,
-    LOCK,
     MANIFEST,
     PASSAGES,
     SEGMENTS,
     STATE,
     TEXTS,
-    locked,
+    BuildState,
+    EmbeddedCounts,
+    FileEntry,
+    IngestedSegment,
+    Manifest,
+    SegmentEntry,
     open_manifest,
     remove_unlisted,
     replace_manifest,
     segment_name,
 )
+from .passages import RECORD_BYTES, PassageTable, byte_spans, cut_passages
+from .vector_source import Units, VectorSource
 
 DICTIONARY = "dictionary.partial"
 CUT = "cut.json"
@@ -76,7 +81,7 @@ class Builder:
         path: The directory.
         documents: The corpus. Where it can be read twice, the stores' dictionaries are trained on a sample of all of
             a segment's documents, else on its first ones.
-        embedder: Makes the vectors.
+        source: Makes the vectors.
         config: What is embedded, and how the corpus is cut into segments.
         index: How vectors are indexed.
         store: How texts are compressed.
@@ -89,7 +94,7 @@ class Builder:
         self,
         path: Path,
         documents: Corpus,
-        embedder: Embedder,
+        source: VectorSource,
         config: DatastoreConfig,
         index: IndexConfig,
         store: StoreConfig,
@@ -100,7 +105,7 @@ class Builder:
     ) -> None:
         self.path = path
         self.documents = iter_corpus(documents) if isinstance(documents, str | os.PathLike) else documents
-        self.embedder = embedder
+        self.source = source
         self.config = config
         self.index = index
         self.store = store
@@ -112,15 +117,16 @@ class Builder:
         self.base = 0
         """Id of the first document."""
         self.plan: dict[str, Any] = {
-            "embedder": embedder.identity,
-            "precision": embedder.precision,
-            "embed": embedder.config.to_dict(),
+            **source.plan(),
             "datastore": config.to_dict(),
             "index": index.to_dict(),
             # The number of threads does not change a store.
             "store": {f.name: getattr(store, f.name) for f in fields(store) if f.name != "threads"},
         }
-        if config.unit == "passage" and config.passage_overlap >= embedder.passage_length:
+        embedder = source.embedder
+        if config.unit == "passage" and embedder is None:
+            raise ValueError("unit must be document where vectors are imported, got passage")
+        if config.unit == "passage" and embedder is not None and config.passage_overlap >= embedder.passage_length:
             raise ValueError(
                 f"passage_overlap must be less than {embedder.passage_length} (the embedder's passage length), "
                 f"got {config.passage_overlap}"
@@ -147,33 +153,32 @@ class Builder:
             if manifest is not None and not self.append:
                 raise FileExistsError(f"{self.path}: holds a datastore already. Open it, or build somewhere else.")
             state = self._read_state(manifest)
-            if not state["ingested"]:
-                self._sample(state)
-                self._ingest(state)
+            if not state.ingested:
+                state = self._ingest(self._sample(state))
             if self.config.unit == "passage":
                 self._cut(state)
             self._embed(state)
             self._index(state)
             self._finish(state, manifest)
 
-    def _was_finished(self, manifest: dict[str, Any]) -> bool:
+    def _was_finished(self, manifest: Manifest) -> bool:
         """Clean up after a run that was killed when its segments were in the manifest already; say whether one was."""
         if not (self.path / STATE).exists():
             return False
-        state = read_manifest(self.path / STATE, format_version=FORMAT)
-        if state.get("first", 0) >= manifest["next_segment"]:
+        state = BuildState.read(self.path)
+        if state.first >= manifest.next_segment:
             return False
-        self.first = state.get("first", 0)
+        self.first = state.first
         self._clean_up(state)
-        if state.get("append", False) != self.append:
+        if state.append != self.append:
             return False
         if self.append:
             documents = documents_of(self.documents)
-            done = state["base"]
-            for number, segment in enumerate(state["segments"]):
+            done = state.base
+            for number, segment in enumerate(state.segments):
                 remedy = "That append is complete now. Append once more for other documents."
                 compare_documents(documents, self._segment(number) / TEXTS, done, remedy)
-                done += segment["documents"]
+                done += segment.documents
         return True
 
     @property
@@ -190,29 +195,16 @@ class Builder:
         if self.progress is not None:
             self.progress(stage, done, total)
 
-    def _read_state(self, manifest: dict[str, Any] | None) -> dict[str, Any]:
+    def _read_state(self, manifest: Manifest | None) -> BuildState:
         if manifest is not None:
-            self.first, self.base = manifest["next_segment"], manifest["next_id"]
+            self.first, self.base = manifest.next_segment, manifest.next_id
         if not (self.path / STATE).exists():
             if manifest is not None:
                 remove_unlisted(self.path, manifest)
-            state: dict[str, Any] = {
-                "format": FORMAT,
-                "plan": self.plan,
-                "append": self.append,
-                "first": self.first,
-                "base": self.base,
-                "sampled": False,
-                "ingested": False,
-                "segments": [],
-            }
-            write_manifest(self.path / STATE, state)
-            return state
-        state = {"append": False, "first": 0, "base": 0, "sampled": False} | read_manifest(
-            self.path / STATE, format_version=FORMAT
-        )
-        if digest_of(state["plan"]) != digest_of(self.plan):
-            differing = [name for name in self.plan if digest_of(state["plan"].get(name)) != digest_of(self.plan[name])]
+            return BuildState(self.plan, self.append, self.first, self.base).write(self.path)
+        state = BuildState.read(self.path)
+        if digest_of(state.plan) != digest_of(self.plan):
+            differing = [name for name in self.plan if digest_of(state.plan.get(name)) != digest_of(self.plan[name])]
             raise DatastoreMismatchError(
                 f"{self.path}: an interrupted build there has other settings ({', '.join(differing)}). "
                 "Continue it with the same settings, or remove the directory."
@@ -224,12 +216,12 @@ class Builder:
 
     def _segment_size(self, number: int) -> int:
         """Return the most documents that a segment may have."""
-        return self.config.segment_documents
+        return self.source.segment_documents(number, self.config.segment_documents)
 
-    def _sample(self, state: dict[str, Any]) -> None:
+    def _sample(self, state: BuildState) -> BuildState:
         """Train each segment's dictionary on documents spread over all of it."""
-        if state["sampled"] or self.store.dictionary_bytes == 0 or not _can_be_read_again(self.documents):
-            return
+        if state.sampled or self.store.dictionary_bytes == 0 or not _can_be_read_again(self.documents):
+            return state
         self._begin("dictionary")
         stage = self.report.stages["dictionary"]
         done = 0
@@ -253,27 +245,26 @@ class Builder:
             folder.mkdir(parents=True, exist_ok=True)
             write_file(folder / DICTIONARY, train_dictionary(counted(part), config=self.store))
         self._advance("dictionary", done, done)
-        state["sampled"] = True
-        write_manifest(self.path / STATE, state)
+        return replace(state, sampled=True).write(self.path)
 
-    def _ingest(self, state: dict[str, Any]) -> None:
+    def _ingest(self, state: BuildState) -> BuildState:
         documents = documents_of(self.documents)
         done = 0
         self._begin("ingest")
         stage = self.report.stages["ingest"]
-        for number, segment in enumerate(state["segments"]):
+        for number, segment in enumerate(state.segments):
             compare_documents(documents, self._segment(number) / TEXTS, done, self._remedy)
-            done += segment["documents"]
+            done += segment.documents
             stage.resumed = done
             self._advance("ingest", done, None)
-        for number in range(len(state["segments"]), 1_000_000):
+        for number in range(len(state.segments), 1_000_000):
             first = next(documents, None)
             if first is None:
                 break
             folder = self._segment(number)
             folder.mkdir(parents=True, exist_ok=True)
             trained = folder / DICTIONARY
-            dictionary = trained.read_bytes() if state["sampled"] and trained.exists() else None
+            dictionary = trained.read_bytes() if state.sampled and trained.exists() else None
             with TextStoreWriter(folder / TEXTS, config=self.store, resume=True, dictionary=dictionary) as writer:
                 stage.resumed += writer.committed
                 for document in chain([first], islice(documents, self._segment_size(number) - 1)):
@@ -283,26 +274,25 @@ class Builder:
                     if done % _REPORT_DOCUMENTS == 0:
                         self._advance("ingest", done, None)
                 summary = writer.finish()
-            state["segments"].append({"documents": summary.documents, "store_id": summary.store_id})
-            write_manifest(self.path / STATE, state)
-        if not state["segments"]:
+            ingested = IngestedSegment(summary.documents, summary.store_id)
+            state = replace(state, segments=(*state.segments, ingested)).write(self.path)
+        if not state.segments:
             (self.path / STATE).unlink()
             raise no_documents(self.documents)
         self._advance("ingest", done, done)
-        state["ingested"] = True
-        write_manifest(self.path / STATE, state)
+        return replace(state, ingested=True).write(self.path)
 
-    def _cut(self, state: dict[str, Any]) -> None:
-        total = sum(segment["documents"] for segment in state["segments"])
+    def _cut(self, state: BuildState) -> None:
+        total = sum(segment.documents for segment in state.segments)
         done = 0
         self._begin("passages", 0, total)
-        for number, segment in enumerate(state["segments"]):
+        for number, segment in enumerate(state.segments):
             folder = self._segment(number)
             if not (folder / PASSAGES).exists():
                 self._cut_segment(folder, done, total)
             else:
-                self.report.stages["passages"].resumed += segment["documents"]
-            done += segment["documents"]
+                self.report.stages["passages"].resumed += segment.documents
+            done += segment.documents
             self._advance("passages", done, total)
 
     def _cut_segment(self, folder: Path, done: int, total: int) -> None:
@@ -327,69 +317,67 @@ class Builder:
 
     def _spans(self, store: TextStore, begin: int, end: int, done: int, total: int) -> Iterator[list[tuple[int, int]]]:
         """Yield the passages, in bytes, of documents [begin, end)."""
-        stage = self.report.stages["passages"]
+        stage, embedder = self.report.stages["passages"], self.source.embedder
+        assert embedder is not None  # checked when the builder was made
         for i in range(begin, end):
             text = store.read_text(i)
-            tokens = self.embedder.token_spans(text)
+            tokens = embedder.token_spans(text)
             stage.tokens += len(tokens)
             stage.bytes += _size(text)
-            length, overlap = self.embedder.passage_length, self.config.passage_overlap
+            length, overlap = embedder.passage_length, self.config.passage_overlap
             yield byte_spans(text, cut_passages(text, tokens, length=length, overlap=overlap))
             if i % 64 == 0:
                 self._advance("passages", done + i, total)
 
-    def _units(self, number: int, segment: dict[str, Any]) -> int:
+    def _units(self, number: int, segment: IngestedSegment) -> int:
         if self.config.unit == "document":
-            return int(segment["documents"])
+            return segment.documents
         return len(PassageTable.open(self._segment(number) / PASSAGES))
 
-    def _embed(self, state: dict[str, Any]) -> None:
-        units = [self._units(number, segment) for number, segment in enumerate(state["segments"])]
+    def _embed(self, state: BuildState) -> None:
+        units = [self._units(number, segment) for number, segment in enumerate(state.segments)]
         total, done, base = sum(units), 0, self.base
         self._begin("embed", 0, total)
-        for number, segment in enumerate(state["segments"]):
+        for number, segment in enumerate(state.segments):
             folder = self._segment(number)
             if not (folder / INDEX_MANIFEST).exists():
                 self._embed_segment(number, base, units[number], done, total)
             else:
                 self.report.stages["embed"].resumed += units[number]
             done += units[number]
-            base += segment["documents"]
+            base += segment.documents
             self._advance("embed", done, total)
 
     def _embed_segment(self, number: int, base: int, units: int, done: int, total: int) -> None:
         folder = self._segment(number)
-        row_bytes = 4 * self.embedder.dim
-        counts: dict[str, int] = {"rows": 0, "tokens": 0, "truncated": 0, "empty": 0}
-        if (folder / EMBEDDED).exists():
-            counts = read_manifest(folder / EMBEDDED, format_version=FORMAT)
-            counts.pop("format")
+        row_bytes = 4 * self.source.dim
+        counts = EmbeddedCounts.read(folder / EMBEDDED)
         stage = self.report.stages["embed"]
-        stage.resumed += counts["rows"]
-        if counts["rows"] == units and (folder / VECTORS).stat().st_size == units * row_bytes:
+        stage.resumed += counts.rows
+        if counts.rows == units and (folder / VECTORS).stat().st_size == units * row_bytes:
             return
         table = PassageTable.open(folder / PASSAGES) if self.config.unit == "passage" else None
         with TextStore.open(folder / TEXTS) as store, open(folder / VECTORS, "ab") as file:
-            file.truncate(counts["rows"] * row_bytes)
-            while counts["rows"] < units:
-                # The groups are the same after an interruption, so the vectors are too, to the last bit.
-                begin = counts["rows"]
-                end = min(units, begin + GROUP)
-                texts, name_of = _read_units(store, table, begin, end, base)
+            file.truncate(counts.rows * row_bytes)
+            while counts.rows < units:
+                begin, end = counts.rows, min(units, counts.rows + self.source.batch)
                 read = EmbedReport()
-                advance = self._advance_embedding(read, done + begin, total)
-                vectors = self.embedder.embed(texts, name_of=name_of, report=read, progress=advance)
-                stage.bytes += sum(map(_size, texts))
+                vectors, size = self.source.vectors(
+                    number,
+                    begin,
+                    end,
+                    partial(_read_units, store, table, begin, end, base),
+                    report=read,
+                    progress=self._advance_embedding(read, done + begin, total),
+                )
+                stage.bytes += size
                 file.write(vectors.astype("<f4", copy=False).tobytes())
                 file.flush()
                 os.fdatasync(file.fileno())
-                counts = {
-                    "rows": end,
-                    "tokens": counts["tokens"] + read.tokens,
-                    "truncated": counts["truncated"] + read.truncated,
-                    "empty": counts["empty"] + read.empty,
-                }
-                write_manifest(folder / EMBEDDED, {"format": FORMAT, **counts})
+                counts = EmbeddedCounts(
+                    end, counts.tokens + read.tokens, counts.truncated + read.truncated, counts.empty + read.empty
+                ).write(folder / EMBEDDED)
+                self._advance("embed", done + end, total)
 
     def _advance_embedding(self, read: EmbedReport, done: int, total: int) -> Progress:
         stage = self.report.stages["embed"]
@@ -401,8 +389,8 @@ class Builder:
 
         return advance
 
-    def _index(self, state: dict[str, Any]) -> None:
-        units = [self._units(number, segment) for number, segment in enumerate(state["segments"])]
+    def _index(self, state: BuildState) -> None:
+        units = [self._units(number, segment) for number, segment in enumerate(state.segments)]
         finished = [(self._segment(number) / INDEX_MANIFEST).exists() for number in range(len(units))]
         done = [units[number] if finished[number] else 0 for number in range(len(units))]
         guard = threading.Lock()
@@ -414,12 +402,12 @@ class Builder:
 
             def advance(_: str, now: int, __: int | None) -> None:
                 with guard:
-                    stage.bytes += 4 * self.embedder.dim * (now - done[number])
+                    stage.bytes += 4 * self.source.dim * (now - done[number])
                     done[number] = now
                     self._advance("index", sum(done), sum(units))
 
             if not finished[number]:
-                vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(units[number], self.embedder.dim))
+                vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(units[number], self.source.dim))
                 index = NeighborIndex.build(
                     folder, vectors, self.index, seed=self.config.seed + self.first + number, progress=advance
                 )
@@ -432,44 +420,32 @@ class Builder:
             for _ in workers.map(build, range(len(units))):
                 pass
 
-    def _describe_embedder(self) -> dict[str, Any]:
-        embedder = self.embedder
-        return {"name": embedder.name, "precision": embedder.precision, "identity": embedder.identity}
-
-    def _finish(self, state: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+    def _finish(self, state: BuildState, manifest: Manifest | None) -> None:
         entries = []
         base = self.base
-        for number, segment in enumerate(state["segments"]):
-            counts = read_manifest(self._segment(number) / EMBEDDED, format_version=FORMAT)
+        for number, segment in enumerate(state.segments):
+            counts = EmbeddedCounts.read(self._segment(number) / EMBEDDED)
             names = [PASSAGES] if self.config.unit == "passage" else []
             entries.append(describe_segment(self._segment(number), base, segment, counts, names))
-            base = entries[-1]["end"]
+            base = entries[-1].end
         if manifest is None:
-            manifest = {
-                "unit": self.config.unit,
-                "settings": {key: value for key, value in self.plan.items() if key not in ("embedder", "precision")},
-                "embedder": self._describe_embedder(),
-                "dim": self.embedder.dim,
-                "segments": [],
-            }
-        changes = {
-            "segments": [*manifest["segments"], *entries],
-            "next_id": base,
-            "next_segment": self.first + len(entries),
-        }
-        replace_manifest(self.path, manifest | changes)
+            settings = {key: value for key, value in self.plan.items() if key not in ("embedder", "precision")}
+            manifest = Manifest(self.config.unit, self.source.dim, self.source.entry(), settings, (), 0, 0)
+        segments = (*manifest.segments, *entries)
+        next_segment = self.first + len(entries)
+        replace_manifest(self.path, replace(manifest, segments=segments, next_id=base, next_segment=next_segment))
         self._clean_up(state)
 
-    def _clean_up(self, state: dict[str, Any]) -> None:
-        for number in range(len(state["segments"])):
+    def _clean_up(self, state: BuildState) -> None:
+        for number in range(len(state.segments)):
             for name in (EMBEDDED, CUT, DICTIONARY):
                 (self._segment(number) / name).unlink(missing_ok=True)
         (self.path / STATE).unlink()
 
 
 def describe_segment(
-    folder: Path, base: int, segment: dict[str, Any], counts: dict[str, Any], names: list[str]
-) -> dict[str, Any]:
+    folder: Path, base: int, segment: IngestedSegment, counts: EmbeddedCounts, names: list[str]
+) -> SegmentEntry:
     """Return what the manifest says of a finished segment.
 
     Args:
@@ -480,21 +456,20 @@ def describe_segment(
         names: Files beside the index whose content the manifest answers for.
     """
     index = NeighborIndex.open(folder)
-    return {
-        "name": folder.name,
-        "base": base,
-        "end": base + segment["documents"],
-        "documents": segment["documents"],
-        "store_id": segment["store_id"],
-        "store_bytes": (folder / TEXTS).stat().st_size,
-        "units": counts["rows"],
-        "tokens": counts["tokens"],
-        "truncated": counts["truncated"],
-        "empty": counts["empty"],
-        "recall_at_20": round(index.estimate_recall(20, sample=RECALL_QUERIES), 4),
-        "files": {name: describe_file(folder / name) for name in [INDEX_MANIFEST, *names]},
-        "deleted": None,
-    }
+    return SegmentEntry(
+        folder.name,
+        base,
+        base + segment.documents,
+        segment.documents,
+        segment.store_id,
+        (folder / TEXTS).stat().st_size,
+        counts.rows,
+        counts.tokens,
+        counts.truncated,
+        counts.empty,
+        round(index.estimate_recall(20, sample=RECALL_QUERIES), 4),
+        {name: FileEntry(**describe_file(folder / name)) for name in [INDEX_MANIFEST, *names]},
+    )
 
 
 def _is_ours(path: Path) -> bool:
@@ -537,16 +512,14 @@ def compare_documents(documents: Iterator[Document], path: Path, base: int, reme
                 raise ValueError(f"document {base + i} differs from the one that the interrupted build read. {remedy}")
 
 
-def _read_units(
-    store: TextStore, table: PassageTable | None, begin: int, end: int, base: int
-) -> tuple[list[str], Callable[[int], str]]:
+def _read_units(store: TextStore, table: PassageTable | None, begin: int, end: int, base: int) -> Units:
     """Return the texts of units [begin, end) and what names them in messages."""
     if table is None:
         texts = []
         for first in range(begin, end, _READ_DOCUMENTS):
             ids = range(first, min(end, first + _READ_DOCUMENTS))
             texts += [text[:DOCUMENT_CHARACTERS] for text in store.read_many(ids, texts_only=True)]
-        return texts, lambda i: f"document {base + begin + i}"
+        return Units(texts, lambda i: f"document {base + begin + i}")
     texts = []
     document, content = -1, b""
     for i in range(begin, end):
@@ -554,4 +527,4 @@ def _read_units(
         if passage.document != document:
             document, content = passage.document, store.read_text(passage.document).encode()
         texts.append(content[passage.begin : passage.end].decode())
-    return texts, lambda i: f"document {base + table[begin + i].document} (passage {begin + i})"
+    return Units(texts, lambda i: f"document {base + table[begin + i].document} (passage {begin + i})")

@@ -9,38 +9,40 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import IndexConfig, Progress, StoreConfig
+from ..config import Progress
 from ..errors import DatastoreLockedError
 from ..files import write_file
 from ..retrieval.where import check_sources
 from ..store.document import text_digest
 from ..store.writer import TextStoreWriter, train_dictionary
 from .builder import VECTORS, describe_segment
+from .deletions import write_deleted
+from .documents import Documents
 from .index import NeighborIndex
-from .passages import PassageTable
-from .segment import (
+from .lock import locked
+from .manifest import (
     IDS,
     PASSAGES,
     SEGMENTS,
     STATE,
     TEXTS,
-    Documents,
-    Segment,
-    locked,
+    EmbeddedCounts,
+    IngestedSegment,
+    Manifest,
+    SegmentEntry,
     open_manifest,
-    open_segments,
     remove_unlisted,
     replace_manifest,
     segment_name,
-    write_deleted,
 )
+from .passages import PassageTable
+from .segment import Segment, open_segments
 
 _CHUNK = 4096  # documents or vectors that are held at a time
 
@@ -89,12 +91,12 @@ def delete_documents(
     with locked(path):
         manifest = open_manifest(path)
         segments = open_segments(path, manifest, opened)
-        wrong = [i for i in ids if not 0 <= i < manifest["next_id"]]
+        wrong = [i for i in ids if not 0 <= i < manifest.next_id]
         if wrong:
-            raise IndexError(f"document id must be between 0 and {manifest['next_id'] - 1}, got {wrong[0]}")
+            raise IndexError(f"document id must be between 0 and {manifest.next_id - 1}, got {wrong[0]}")
         check_sources(sources, {name for segment in segments for name in segment.store.sources})
         wanted = np.unique(np.fromiter(ids, np.int64, len(ids)))
-        changed: list[dict[str, Any]] = []
+        changed: list[SegmentEntry] = []
         total = 0
         for segment in segments:
             doomed = _doomed(segment, wanted, sources, set(digests))
@@ -103,12 +105,12 @@ def delete_documents(
             entry = segment.entry
             if fresh:
                 total += fresh
-                entry = entry | {"deleted": write_deleted(segment.folder, entry, before | doomed)}
+                entry = replace(entry, deleted=write_deleted(segment.folder, entry, before | doomed))
             changed.append(entry)
         if total:
-            replace_manifest(path, manifest | {"segments": changed})
+            manifest = replace_manifest(path, replace(manifest, segments=tuple(changed)))
             if not (path / STATE).exists():
-                remove_unlisted(path, manifest | {"segments": changed})
+                remove_unlisted(path, manifest)
         return total
 
 
@@ -154,19 +156,18 @@ def compact_datastore(path: Path, *, progress: Progress | None = None, opened: S
         segments = open_segments(path, manifest, opened)
         before = sum(_size(segment.folder) for segment in segments)
         removed = sum(len(segment.store) - len(segment) for segment in segments)
-        entries: list[dict[str, Any]] = []
-        number = manifest["next_segment"]
-        for group in _groups(segments, manifest["settings"]["datastore"]["segment_documents"]):
+        entries: list[SegmentEntry] = []
+        number = manifest.next_segment
+        for group in _groups(segments, manifest.datastore_config.segment_documents):
             if len(group) == 1 and group[0].deleted is None:
                 entries.append(group[0].entry)
             elif any(len(segment) for segment in group):
                 entries.append(_merge(path / SEGMENTS / segment_name(number), group, manifest, number, progress))
                 number += 1
-        if number > manifest["next_segment"] or len(entries) < len(segments):
-            manifest = manifest | {"segments": entries, "next_segment": number}
-            replace_manifest(path, manifest)
+        if number > manifest.next_segment or len(entries) < len(segments):
+            manifest = replace_manifest(path, replace(manifest, segments=tuple(entries), next_segment=number))
         remove_unlisted(path, manifest)
-        after = sum(_size(path / SEGMENTS / entry["name"]) for entry in entries)
+        after = sum(_size(path / SEGMENTS / entry.name) for entry in entries)
         return CompactReport(removed, len(segments), len(entries), before, after)
 
 
@@ -202,16 +203,15 @@ def _groups(segments: list[Segment], most: int) -> Iterator[list[Segment]]:
 
 
 def _merge(
-    folder: Path, group: list[Segment], manifest: dict[str, Any], number: int, progress: Progress | None
-) -> dict[str, Any]:
+    folder: Path, group: list[Segment], manifest: Manifest, number: int, progress: Progress | None
+) -> SegmentEntry:
     """Write one segment of what is left of several; return what the manifest says of it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    settings = manifest["settings"]
     base, end = group[0].base, group[-1].end
     ids = np.concatenate([segment.live_ids for segment in group])
     live = Documents(group, end)
-    config = StoreConfig(**settings["store"])
+    config = manifest.store_config
     dictionary = train_dictionary(live, config=config) if config.dictionary_bytes else None
     with TextStoreWriter(folder / TEXTS, config=config, dictionary=dictionary) as writer:
         for done, document in enumerate(live, 1):
@@ -224,20 +224,24 @@ def _merge(
         write_file(folder / IDS, ids.astype("<i8").tobytes())
         files.append(IDS)
     units = [segment.live_units for segment in group]
-    if manifest["unit"] == "passage":
+    if manifest.unit == "passage":
         _merge_passages(group, units).save(folder / PASSAGES)
         files.append(PASSAGES)
-    _copy_vectors(folder / VECTORS, group, units, manifest["dim"])
-    vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(sum(map(len, units)), manifest["dim"]))
-    seed = settings["datastore"]["seed"] + number
-    NeighborIndex.build(folder, vectors, IndexConfig(**settings["index"]), seed=seed, progress=progress)
+    _copy_vectors(folder / VECTORS, group, units, manifest.dim)
+    vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(sum(map(len, units)), manifest.dim))
+    seed = manifest.datastore_config.seed + number
+    NeighborIndex.build(folder, vectors, manifest.index_config, seed=seed, progress=progress)
     del vectors
     (folder / VECTORS).unlink()
     # What embedding counted stays a count of what was embedded, deleted documents included.
-    counts = {name: sum(s.entry[name] for s in group) for name in ("tokens", "truncated", "empty")}
-    segment = {"documents": summary.documents, "store_id": summary.store_id}
-    entry = describe_segment(folder, base, segment, {"rows": sum(map(len, units)), **counts}, files)
-    return entry | {"end": end}
+    counts = EmbeddedCounts(
+        sum(map(len, units)),
+        sum(segment.entry.tokens for segment in group),
+        sum(segment.entry.truncated for segment in group),
+        sum(segment.entry.empty for segment in group),
+    )
+    written = IngestedSegment(summary.documents, summary.store_id)
+    return replace(describe_segment(folder, base, written, counts, files), end=end)
 
 
 def _merge_passages(group: list[Segment], units: list[NDArray[np.int64]]) -> PassageTable:

@@ -27,9 +27,12 @@ from ..store.document import Document
 from .build_report import BuildReport
 from .builder import Builder, Corpus
 from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
-from .faiss_import import FaissImport
+from .documents import Documents
+from .faiss_import import FlatFiles
+from .manifest import MANIFEST, PASSAGES, Manifest, open_manifest
 from .searcher import Searcher
-from .segment import MANIFEST, PASSAGES, Documents, Segment, open_manifest, open_segments
+from .segment import Segment, open_segments
+from .vector_source import EmbeddedTexts
 
 _OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
 
@@ -41,7 +44,7 @@ class Datastore:
     >>> datastore.search("def quicksort(", k=3)                                        # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], segments: list[Segment]) -> None:
+    def __init__(self, path: Path, manifest: Manifest, segments: list[Segment]) -> None:
         self.path = path
         self.build_report = BuildReport()
         """What the stages cost, where this object was made by `build`, or of its last `append`."""
@@ -49,11 +52,11 @@ class Datastore:
         self._closed = False
         self._hold(manifest, segments)
 
-    def _hold(self, manifest: dict[str, Any], segments: list[Segment]) -> None:
+    def _hold(self, manifest: Manifest, segments: list[Segment]) -> None:
         self.manifest = manifest
-        self.id: str = manifest["id"]
+        self.id: str = manifest.id
         """Changes with every append, deletion and compaction."""
-        self._searcher = Searcher(segments, unit=manifest["unit"], dim=manifest["dim"])
+        self._searcher = Searcher(segments, unit=manifest.unit, dim=manifest.dim)
 
     @property
     def _opened(self) -> Sequence[Segment]:
@@ -105,7 +108,7 @@ class Datastore:
             EmbeddingError: The embedding of a document is not finite.
         """
         config, index, store = config or DatastoreConfig(), index or IndexConfig(), store or StoreConfig()
-        builder = Builder(Path(path), documents, embedder, config, index, store, progress, report)
+        builder = Builder(Path(path), documents, EmbeddedTexts(embedder), config, index, store, progress, report)
         builder.run()
         datastore = cls.open(path, embedder)
         datastore.build_report = builder.report
@@ -145,19 +148,20 @@ class Datastore:
             IndexCorruptError: An index is damaged.
             EmbeddingError: A vector is not finite.
         """
-        run = FaissImport(
+        flat = FlatFiles(indexes, texts, embedder_name=embedder_name)
+        builder = Builder(
             Path(path),
-            indexes,
-            texts,
-            embedder_name=embedder_name,
-            index=index or IndexConfig(),
-            store=store or StoreConfig(),
-            progress=progress,
-            report=report,
+            flat.documents,
+            flat,
+            DatastoreConfig(segment_documents=flat.largest),
+            (index or IndexConfig()).with_(metric=flat.metric),
+            store or StoreConfig(),
+            progress,
+            report,
         )
-        run.run()
+        builder.run()
         datastore = cls.open(path)
-        datastore.build_report = run.report
+        datastore.build_report = builder.report
         return datastore
 
     @classmethod
@@ -198,7 +202,7 @@ class Datastore:
         return self
 
     def _check(self, embedder: Embedder) -> None:
-        differing = differences(self.manifest["embedder"]["identity"], embedder.identity)
+        differing = differences(self.manifest.embedder.identity, embedder.identity)
         if differing:
             raise DatastoreMismatchError(
                 f"{self.path}: was built with embedder {self.embedder_name!r}, got {embedder.name!r}: "
@@ -208,12 +212,12 @@ class Datastore:
     @property
     def foreign(self) -> bool:
         """Whether the vectors were imported, so that tttnn cannot know that an embedder is the one that made them."""
-        return bool(self.manifest["embedder"].get("foreign", False))
+        return self.manifest.embedder.foreign
 
     @property
     def embedder_name(self) -> str:
         """The name of the embedder it was built with, as `Embedder.load` takes it."""
-        return str(self.manifest["embedder"]["name"])
+        return self.manifest.embedder.name
 
     @property
     def embed_config(self) -> EmbedConfig:
@@ -223,14 +227,14 @@ class Datastore:
             DatastoreMismatchError: The vectors were imported; nothing is known of their embedder.
         """
         self._refuse_foreign("embedding settings")
-        return settings_of(self.manifest["embedder"]["identity"], self.manifest["settings"]["embed"])
+        return settings_of(self.manifest.embedder.identity, self.manifest.settings["embed"])
 
     def _refuse_foreign(self, what: str) -> None:
         if self.foreign:
             raise DatastoreMismatchError(
                 f"{self.path}: {what} must come from the embedder that made its imported vectors, "
                 f"{self.embedder_name!r}, which tttnn does not have. "
-                f"Give an embedder of {self.manifest['dim']} dimensions that makes the same vectors."
+                f"Give an embedder of {self.manifest.dim} dimensions that makes the same vectors."
             )
 
     @property
@@ -266,7 +270,7 @@ class Datastore:
 
     @property
     def _documents(self) -> Documents:
-        return Documents(self._searcher.segments, self.manifest["next_id"])
+        return Documents(self._searcher.segments, self.manifest.next_id)
 
     def __len__(self) -> int:
         """The number of documents that are not deleted."""
@@ -297,14 +301,13 @@ class Datastore:
         """
         if self.foreign:
             self._refuse_foreign("vectors of new documents")
-        settings = self.manifest["settings"]
         builder = Builder(
             self.path,
             documents,
-            self.embedder,
-            DatastoreConfig(**settings["datastore"]),
-            IndexConfig(**settings["index"]),
-            StoreConfig(**settings["store"]),
+            EmbeddedTexts(self.embedder),
+            self.manifest.datastore_config,
+            self.manifest.index_config,
+            self.manifest.store_config,
             progress,
             report,
             append=True,
@@ -495,9 +498,9 @@ class Datastore:
             ValueError: Passages are embedded, so a document has several.
             IndexError: An id was never given, or its document was deleted.
         """
-        if self.manifest["unit"] != "document":
+        if self.manifest.unit != "document":
             raise ValueError("unit must be document, got passage: a document has several vectors")
-        out = np.empty((len(ids), self.manifest["dim"]), np.float32)
+        out = np.empty((len(ids), self.manifest.dim), np.float32)
         for number, rows, positions in self._documents.locate(ids):
             out[rows] = self._searcher.segments[number].index.vectors(positions)
         return out
@@ -508,37 +511,37 @@ class Datastore:
         `memory`: bytes of vectors and links that searches read through memory maps (fast where the machine keeps them),
         and bytes of tables in this process's own memory.
         """
-        entries = self.manifest["segments"]
+        entries = self.manifest.segments
         segments = self._searcher.segments
         indexes = [segment.index.manifest["files"].values() for segment in segments]
-        units = sum(entry["units"] for entry in entries)
-        recall = sum(entry["recall_at_20"] * entry["units"] for entry in entries)
+        units = sum(entry.units for entry in entries)
+        recall = sum(entry.recall_at_20 * entry.units for entry in entries)
         return {
             "path": str(self.path),
             "id": self.id,
-            "format": self.manifest["format"],
+            "format": self.manifest.format,
             "documents": len(self),
-            "deleted": sum(entry["deleted"]["documents"] for entry in entries if entry["deleted"]),
-            "next_id": self.manifest["next_id"],
-            "unit": self.manifest["unit"],
+            "deleted": sum(entry.deleted.documents for entry in entries if entry.deleted is not None),
+            "next_id": self.manifest.next_id,
+            "unit": self.manifest.unit,
             "vectors": units,
-            "dim": self.manifest["dim"],
+            "dim": self.manifest.dim,
             "segments": len(entries),
             "sources": sorted({name for segment in segments for name in segment.sources}),
             "text_bytes": sum(segment.store.info()["text_bytes"] for segment in segments),
-            "store_bytes": sum(entry["store_bytes"] for entry in entries),
+            "store_bytes": sum(entry.store_bytes for entry in entries),
             "index_bytes": sum(described["size"] for files in indexes for described in files),
-            "passage_bytes": sum(entry["files"][PASSAGES]["size"] for entry in entries if PASSAGES in entry["files"]),
+            "passage_bytes": sum(entry.files[PASSAGES].size for entry in entries if PASSAGES in entry.files),
             "memory": {
                 "mapped_for_search_bytes": sum(segment.index.mapped_bytes for segment in segments),
                 "held_bytes": sum(segment.held_bytes for segment in segments),
             },
-            "embedded_tokens": sum(entry["tokens"] for entry in entries),
-            "truncated": sum(entry["truncated"] for entry in entries),
-            "empty": sum(entry["empty"] for entry in entries),
+            "embedded_tokens": sum(entry.tokens for entry in entries),
+            "truncated": sum(entry.truncated for entry in entries),
+            "empty": sum(entry.empty for entry in entries),
             "recall_at_20": round(recall / units, 4) if units else 1.0,
-            "embedder": self.manifest["embedder"],
-            "settings": self.manifest["settings"],
+            "embedder": self.manifest.embedder.to_dict(),
+            "settings": self.manifest.settings,
         }
 
     def verify(self, *, full: bool = True, progress: Progress | None = None) -> None:
@@ -599,13 +602,13 @@ def _shifted(progress: Progress, base: int, total: int) -> Progress:
     return lambda stage, done, _: progress(stage, base + done, total)
 
 
-def _open(path: Path, opened: Sequence[Segment] = ()) -> tuple[dict[str, Any], list[Segment]]:
+def _open(path: Path, opened: Sequence[Segment] = ()) -> tuple[Manifest, list[Segment]]:
     """Open what the manifest names; again where a writer has replaced it meanwhile."""
     for remaining in reversed(range(_OPEN_TRIES)):
         manifest = open_manifest(path)
         try:
             return manifest, open_segments(path, manifest, opened)
         except FileNotFoundError:
-            if remaining == 0 or open_manifest(path)["id"] == manifest["id"]:
+            if remaining == 0 or open_manifest(path).id == manifest.id:
                 raise
     raise AssertionError("the last try returns or raises")

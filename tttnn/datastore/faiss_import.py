@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embedder import Embedder
+from ..config import EmbedConfig, Progress
+from ..embedding.embed_report import EmbedReport
 from ..errors import IndexCorruptError
-from ..files import read_manifest, write_manifest
 from ..store.corpus import iter_corpus
 from ..store.document import Document
-from .build_report import BuildReport
-from .builder import EMBEDDED, VECTORS, Builder
-from .segment import FORMAT
+from .manifest import EmbedderEntry
+from .vector_source import Units
 
 _HEADER = struct.Struct("<4siqqqBi")  # fourcc, dimension, vectors, unused, unused, trained, metric
 _FLOATS = struct.Struct("<Q")
@@ -91,54 +89,34 @@ class FlatFile:
         return content.reshape(-1, self.dim)
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """What stands in the place of the embedder while its vectors are imported."""
-
-    name: str
-    dim: int
-    precision: str = "unknown"
-    config: EmbedConfig = EmbedConfig()
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"dim": self.dim}
-
-
-class FaissImport(Builder):
-    """One run of an import: one segment for each index; `run` returns when the manifest stands.
+class FlatFiles:
+    """Vectors of flat faiss indexes, one segment for each, and the documents that they stand for.
 
     Args:
-        path: A new or empty directory, or one with an interrupted import.
         indexes: Flat faiss indexes of one dimension and metric.
         texts: As many corpora; document i of one belongs to vector i of the index beside it.
         embedder_name: Names what made the vectors.
-        index: How vectors are indexed; its metric is that of the files.
-        store: How texts are compressed.
-        progress: Called with a stage, what is done and all of it.
-        report: Filled while the import runs.
 
     Raises:
         ValueError: The files do not fit each other, or one is no flat index.
         IndexCorruptError: An index is damaged.
     """
 
+    batch = _CHUNK
+    embedder = None
+
     def __init__(
         self,
-        path: Path,
         indexes: Sequence[str | os.PathLike[str]],
         texts: Sequence[str | os.PathLike[str]],
         *,
         embedder_name: str,
-        index: IndexConfig,
-        store: StoreConfig,
-        progress: Progress | None = None,
-        report: BuildReport | None = None,
     ) -> None:
         if not indexes or len(indexes) != len(texts):
             raise ValueError(f"texts must be one file for each index, got {len(texts)} for {len(indexes)} indexes")
         self.shards = [FlatFile.open(index) for index in indexes]
-        self.texts = texts
+        self._texts = texts
+        self._embedder_name = embedder_name
         first = self.shards[0]
         for shard in self.shards:
             if (shard.dim, shard.metric) != (first.dim, first.metric) or shard.count == 0:
@@ -146,21 +124,38 @@ class FaissImport(Builder):
                     f"{shard.path}: must hold vectors of {first.dim} dimensions with metric {first.metric} as "
                     f"{first.path}, got {shard.count} of {shard.dim} with {shard.metric}"
                 )
-        maker = _Maker(embedder_name, first.dim)
-        super().__init__(
-            path,
-            self._documents,
-            cast(Embedder, maker),  # embeds nothing: `_embed_segment` copies
-            DatastoreConfig(segment_documents=max(shard.count for shard in self.shards)),
-            index.with_(metric=first.metric),
-            store,
-            progress,
-            report,
-        )
-        self.plan["imported"] = [[shard.path.name, shard.count] for shard in self.shards]
+        self.dim = first.dim
+        self.metric = first.metric
 
-    def _documents(self) -> Iterator[Document]:
-        for shard, texts in zip(self.shards, self.texts, strict=True):
+    @property
+    def largest(self) -> int:
+        """Vectors of the largest file."""
+        return max(shard.count for shard in self.shards)
+
+    def entry(self) -> EmbedderEntry:
+        """Return the name that was given: of what made the vectors no more is known."""
+        return EmbedderEntry(self._embedder_name, "unknown", {"dim": self.dim}, foreign=True)
+
+    def plan(self) -> dict[str, Any]:
+        """Return the files' names and sizes."""
+        return {
+            "embedder": {"dim": self.dim},
+            "precision": "unknown",
+            "embed": EmbedConfig().to_dict(),
+            "imported": [[shard.path.name, shard.count] for shard in self.shards],
+        }
+
+    def segment_documents(self, number: int, most: int) -> int:
+        """Return the vectors of a file; behind the last one there may be no document."""
+        return self.shards[number].count if number < len(self.shards) else 1
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents of all files.
+
+        Raises:
+            ValueError: A file has more or fewer than vectors.
+        """
+        for shard, texts in zip(self.shards, self._texts, strict=True):
             count = 0
             for count, document in enumerate(iter_corpus(texts), 1):
                 if count > shard.count:
@@ -172,30 +167,8 @@ class FaissImport(Builder):
                     f"{texts}: must hold {shard.count} documents, one for each vector of {shard.path}, got {found}"
                 )
 
-    def _segment_size(self, number: int) -> int:
-        return self.shards[number].count if number < len(self.shards) else 1
-
-    def _embed_segment(self, number: int, base: int, units: int, done: int, total: int) -> None:
-        """Copy an index's vectors to where embedding would have put them."""
-        folder, shard = self._segment(number), self.shards[number]
-        rows = 0
-        if (folder / EMBEDDED).exists():
-            rows = int(read_manifest(folder / EMBEDDED, format_version=FORMAT)["rows"])
-        stage = self.report.stages["embed"]
-        stage.resumed += rows
-        with open(folder / VECTORS, "ab") as file:
-            file.truncate(4 * shard.dim * rows)
-            while rows < units:
-                end = min(units, rows + _CHUNK)
-                file.write(shard.read(rows, end).tobytes())
-                file.flush()
-                os.fdatasync(file.fileno())
-                stage.bytes += 4 * shard.dim * (end - rows)
-                rows = end
-                write_manifest(
-                    folder / EMBEDDED, {"format": FORMAT, "rows": rows, "tokens": 0, "truncated": 0, "empty": 0}
-                )
-                self._advance("embed", done + rows, total)
-
-    def _describe_embedder(self) -> dict[str, Any]:
-        return super()._describe_embedder() | {"foreign": True}
+    def vectors(
+        self, number: int, begin: int, end: int, units: Callable[[], Units], *, report: EmbedReport, progress: Progress
+    ) -> tuple[NDArray[np.float32], int]:
+        """Read the vectors."""
+        return self.shards[number].read(begin, end), 4 * self.dim * (end - begin)

@@ -1,0 +1,281 @@
+"""What a datastore's directory says of itself: its manifest, and how far a build is, as typed values.
+
+Knows the names of files and the fields of manifest.json and build.json; does not know what is in the other files.
+
+A document's id is given once and names that document for ever: a segment that was built holds the ids from `base`
+upwards, one after another. The manifest's `next_id` only grows, so an id is never used again, not even that of a
+deleted document. The manifest is replaced at once, so a build, an append, a deletion and a compaction happen when its
+name stands for the new content.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..config import DatastoreConfig, IndexConfig, StoreConfig
+from ..errors import ConfigError, IndexCorruptError
+from ..files import digest_of, read_manifest, write_manifest
+from ..settings import Config
+from .records import read_record
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+STATE = "build.json"
+SEGMENTS = "segments"
+TEXTS = "texts.zst"
+PASSAGES = "passages.bin"
+IDS = "ids.bin"
+
+_Config = TypeVar("_Config", bound=Config)
+_REMEDY = "Restore the file or rebuild the datastore."
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file's size in bytes and the sha256 of its content."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedEntry:
+    """The list of a segment's deleted documents that is valid, and how many it holds."""
+
+    name: str
+    documents: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEntry:
+    """One segment. `tokens`, `truncated` and `empty` count what was embedded, deleted documents included."""
+
+    name: str
+    base: int
+    """Its first id."""
+    end: int
+    """No id of it is as large as this."""
+    documents: int
+    store_id: str
+    store_bytes: int
+    units: int
+    tokens: int
+    truncated: int
+    empty: int
+    recall_at_20: float
+    files: dict[str, FileEntry]
+    """Files beside the texts whose content the manifest answers for."""
+    deleted: DeletedEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderEntry:
+    """What made the vectors. `identity`: what an embedder must agree in to make the same ones."""
+
+    name: str
+    precision: str
+    identity: dict[str, Any]
+    foreign: bool = False
+    """Whether the vectors were imported, so that tttnn cannot know that an embedder is the one that made them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as the manifest holds them."""
+        plain = asdict(self)
+        if not self.foreign:
+            del plain["foreign"]
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A state of a datastore. `id` is the digest of all the rest; empty until it is written."""
+
+    unit: str
+    dim: int
+    embedder: EmbedderEntry
+    settings: dict[str, Any]
+    segments: tuple[SegmentEntry, ...]
+    next_id: int
+    next_segment: int
+    """Number of the next segment; only grows."""
+    format: int = FORMAT
+    id: str = ""
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], path: Path) -> Manifest:
+        """Return what a manifest's fields say; one of format 1 gets those of the newest.
+
+        Raises:
+            IndexCorruptError: A field is missing, unknown or has a value it may not have.
+        """
+        entries = fields.get("segments")
+        if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
+            entries = [{"end": _end_of(entry), **entry} for entry in entries]
+            fields = {"next_id": entries[-1]["end"] if entries else 0, "next_segment": len(entries), **fields}
+        manifest = read_record(cls, {**fields, "segments": entries}, f"{path}: manifest")
+        if manifest.unit not in ("document", "passage"):
+            raise IndexCorruptError(f"{path}: unit must be document or passage, got {manifest.unit!r}. {_REMEDY}")
+        end = 0
+        for entry in manifest.segments:
+            if not end <= entry.base <= entry.end <= manifest.next_id or not entry.name.isdigit():
+                raise IndexCorruptError(
+                    f"{path}: segment {entry.name!r} must hold ids between {end} and {manifest.next_id}, "
+                    f"got {entry.base} to {entry.end}. {_REMEDY}"
+                )
+            end = entry.end
+        return manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without the id."""
+        plain = asdict(self)
+        del plain["id"]
+        return plain | {"embedder": self.embedder.to_dict()}
+
+    @property
+    def datastore_config(self) -> DatastoreConfig:
+        """How the corpus was cut and laid out."""
+        return _settings(DatastoreConfig, self.settings, "datastore")
+
+    @property
+    def index_config(self) -> IndexConfig:
+        """How vectors are indexed."""
+        return _settings(IndexConfig, self.settings, "index")
+
+    @property
+    def store_config(self) -> StoreConfig:
+        """How texts are compressed."""
+        return _settings(StoreConfig, self.settings, "store")
+
+
+def _end_of(entry: dict[str, Any]) -> Any:
+    base, documents = entry.get("base"), entry.get("documents")
+    return base + documents if isinstance(base, int) and isinstance(documents, int) else None
+
+
+def _settings(cls: type[_Config], settings: dict[str, Any], name: str) -> _Config:
+    try:
+        return cls().with_(**settings[name])
+    except (KeyError, TypeError, ConfigError) as problem:
+        raise IndexCorruptError(f"{MANIFEST}: its {name} settings cannot be used ({problem}). {_REMEDY}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class IngestedSegment:
+    """A segment whose store is finished."""
+
+    documents: int
+    store_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildState:
+    """How far a build or an append is."""
+
+    plan: dict[str, Any]
+    """Settings that a run which continues it must have."""
+    append: bool = False
+    first: int = 0
+    """Number of the first segment that is built."""
+    base: int = 0
+    """Id of its first document."""
+    sampled: bool = False
+    """Whether the stores' dictionaries are trained."""
+    ingested: bool = False
+    segments: tuple[IngestedSegment, ...] = ()
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, path: Path) -> BuildState:
+        """Read build.json of a datastore.
+
+        Raises:
+            IndexCorruptError: It is damaged, or of a newer format.
+        """
+        place = path / STATE
+        return read_record(cls, read_manifest(place, format_version=FORMAT), f"{place}: state")
+
+    def write(self, path: Path) -> BuildState:
+        """Make this the state of the build, at once; return it."""
+        write_manifest(path / STATE, asdict(self))
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedCounts:
+    """Units of a segment whose vectors are on disk, and what was read for them."""
+
+    rows: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    empty: int = 0
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, path: Path) -> EmbeddedCounts:
+        """Read them; where there is no such file nothing was embedded."""
+        if not path.exists():
+            return cls()
+        return read_record(cls, read_manifest(path, format_version=FORMAT), f"{path}: counts")
+
+    def write(self, path: Path) -> EmbeddedCounts:
+        """Write them, at once; return them."""
+        write_manifest(path, asdict(self))
+        return self
+
+
+def segment_name(number: int) -> str:
+    """Return the directory name of a segment."""
+    return f"{number:03d}"
+
+
+def open_manifest(path: Path) -> Manifest:
+    """Read a datastore's manifest and check its digest; one of an older format gets the fields of the newest.
+
+    Raises:
+        FileNotFoundError: There is no datastore, or its build was not finished.
+        IndexCorruptError: The manifest is damaged.
+    """
+    if not (path / MANIFEST).is_file():
+        if (path / STATE).is_file():
+            raise FileNotFoundError(f"{path}: its build was not finished. Run the same build again to continue it.")
+        raise FileNotFoundError(f"{path}: is not a datastore: there is no {MANIFEST} in it")
+    fields = read_manifest(path / MANIFEST, format_version=FORMAT)
+    if digest_of({key: value for key, value in fields.items() if key != "id"}) != fields.get("id"):
+        raise IndexCorruptError(f"{path / MANIFEST}: its id is not that of its content. {_REMEDY}")
+    return Manifest.from_dict(fields, path / MANIFEST)
+
+
+def replace_manifest(path: Path, manifest: Manifest) -> Manifest:
+    """Make another state of the datastore the valid one, at once; return it with its id."""
+    content = replace(manifest, format=FORMAT).to_dict()
+    shortcut = path / TEXTS
+    if manifest.segments:
+        target = Path(SEGMENTS) / manifest.segments[0].name / TEXTS
+        fresh = path / f"{TEXTS}.partial"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(target)
+        fresh.replace(shortcut)
+    else:
+        shortcut.unlink(missing_ok=True)
+    identifier = digest_of(content)
+    write_manifest(path / MANIFEST, {**content, "id": identifier})
+    return replace(manifest, format=FORMAT, id=identifier)
+
+
+def remove_unlisted(path: Path, manifest: Manifest) -> None:
+    """Remove what an interrupted append, deletion or compaction left and the manifest does not name."""
+    listed = {entry.name: entry for entry in manifest.segments}
+    for folder in sorted((path / SEGMENTS).iterdir()) if (path / SEGMENTS).is_dir() else []:
+        entry = listed.get(folder.name)
+        if entry is None:
+            shutil.rmtree(folder)
+            continue
+        valid = entry.deleted.name if entry.deleted is not None else None
+        for file in folder.glob("deleted.*"):
+            if file.name != valid:
+                file.unlink()
