@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tttnn
-from tests.conftest import TEXTS
+from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tttnn.evaluation.protocols import split_task
 from tttnn.evaluation.result_file import read_results
 from tttnn.evaluation.runner import evaluate
@@ -48,6 +49,64 @@ def test_too_little_text_is_counted_not_dropped(trainer: Any, text: str, tmp_pat
     before = out.read_bytes()
     assert evaluate(trainer, [Document(text), DOCUMENTS[0]], out=out, config=config).skipped == 1
     assert out.read_bytes() == before
+
+
+class PoisonedRetriever(FakeRetriever):
+    """Fails on queries that hold a word, as an embedder whose vector is not finite does."""
+
+    def search(self, query: str, k: int, **options: Any) -> Any:
+        if "poison" in query:
+            raise tttnn.EmbeddingError("embedding must be finite, got nan for the query")
+        return super().search(query, k, **options)
+
+
+def test_a_document_on_which_a_method_fails_is_left_out_with_its_reason(tokenizer: Any, tmp_path: Path) -> None:
+    model = tiny_gpt2(tie_word_embeddings=False)
+    with torch.no_grad():
+        (bell,) = tokenizer("\x07")["input_ids"]
+        model.transformer.wte.weight[bell] = 3e38  # a text that holds it has no finite loss
+    config = tttnn.AdaptConfig(num_neighbors=5, max_length=64, learning_rate=1e-3, precision="float32")
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, PoisonedRetriever(TEXTS), config)
+    before = state_of(model)
+    good = [document.text for document in DOCUMENTS[:2]]
+    texts = [
+        good[0],
+        "rings a \x07 bell, " * 6,
+        "this is poison, " * 6,
+        "half a pair \ud800 of surrogates, " * 3,
+        good[1],
+    ]
+    out = tmp_path / "results.jsonl"
+    result = evaluate(trainer, texts, out=out, config=CONFIG)
+    assert_same_state(model, before)
+    assert {line.document for line in result.lines} == {0, 4}
+    reasons = {document: left.reason for document, left in result.unmeasured.items()}
+    assert reasons == {
+        1: "base: loss of the scored text must be finite, got nan at k = 0",
+        2: "ttt-nn: embedding must be finite, got nan for the query",
+        3: "its text has a lone surrogate, which UTF-8 cannot hold",
+    }
+    held = read_results(out)
+    assert held.unmeasured == result.unmeasured
+    assert held.lines == result.lines == evaluate(trainer, texts, config=CONFIG).lines
+    kept = out.read_bytes()
+    assert evaluate(trainer, texts, out=out, config=CONFIG).unmeasured == result.unmeasured
+    assert out.read_bytes() == kept
+    told = str(result.summary())
+    assert all(f"1 document not measured: {reason}" in told for reason in reasons.values())
+    trainer.release()
+
+
+def test_what_is_no_fault_of_a_document_ends_the_run(trainer: Any) -> None:
+    def observe(*_: Any) -> None:
+        raise ValueError("a fault of the caller")
+
+    with pytest.raises(ValueError, match="a fault of the caller"):
+        evaluate(trainer, DOCUMENTS, config=CONFIG, observe=observe)
+    trainer.datastore = None
+    with pytest.raises(tttnn.ConfigError, match="trainer must have a datastore, in which ttt-nn finds neighbors"):
+        evaluate(trainer, DOCUMENTS, config=CONFIG)
+    assert evaluate(trainer, DOCUMENTS, config=CONFIG, methods=["base"]).lines
 
 
 def test_lines_hold_base_and_curve(trainer: Any, tmp_path: Path) -> None:

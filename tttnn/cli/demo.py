@@ -269,6 +269,8 @@ def run_demo(
             progress("adapt (neighbors)", position * steps + k, MEASURED * steps)
 
     def collect(document: Document, measured: Measured) -> None:
+        if not measured.lines:
+            return
         line = measured.lines[-1]
         names = {n.id: str(datastore.store[n.id].meta.get("name", n.id)) for n in line.neighbors}
         result.documents.append(

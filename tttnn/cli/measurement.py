@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from .. import models
 from ..config import PRESETS, AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
+from ..errors import TttnnError
 from ..evaluation.catalogue import BASE, CATALOGUE, TTT_NN
 from .bars import Bars
 from .exit_codes import FAILED
 from .flags import as_json_flag, cache_dir_flag, config_file_flag, model_flag, preset_flag, settings_flags
 from .loading import quiet_transformers
 from .printing import print_audit, print_json, print_results, tell_rejected
+
+if TYPE_CHECKING:
+    from ..evaluation.results import EvalResult
+    from ..store.corpus import Corpus
 
 _METHODS = "\b\nMethods:\n" + "\n".join(f"{entry.name:<17}  {entry.about}" for entry in CATALOGUE.values())
 
@@ -121,6 +126,8 @@ def eval_(
         else:
             result = evaluate_with_workers(recipe, documents, workers=workers, **options)
         tell_rejected(documents.rejected, rejects, bars)
+    if not result.lines:
+        raise _nothing_measured(docs, documents, result)
     summary = result.summary()
     hidden = {"both": (), "bytes": ("pile_all",), "pile": ("all",)}[weighting]
     summary = dataclasses.replace(summary, rows=[row for row in summary.rows if row.group not in hidden])
@@ -131,6 +138,17 @@ def eval_(
         print_json(summary.to_dict() | described)
         return
     print_results(summary, pairs, weights)
+
+
+def _nothing_measured(docs: str, documents: Corpus, result: EvalResult) -> TttnnError:
+    """Return the error for an evaluation without a line, with the first reasons why."""
+    from ..evaluation.results import reasons_told
+    from ..store.corpus import no_documents
+
+    if not result.unmeasured:
+        return TttnnError(f"{docs}: {no_documents(documents)}")
+    told = reasons_told(result.summary().reasons)
+    return TttnnError(f"{docs}: must hold a document that can be measured, got none: {'; '.join(told)}.")
 
 
 @click.command()

@@ -169,8 +169,7 @@ class Case:
         if k == 0:
             return Found([], {})
         retriever = sift_selector(lab.trainer) if choice == "sift" else lab.trainer.datastore
-        if retriever is None:
-            raise ConfigError("trainer must have a datastore to find neighbors in, got None")
+        assert retriever is not None  # the lab sees to it
         excluded = {text_digest(self.document.text)} if lab.exclude_own_text else set()
         own = len(excluded)
         while True:
@@ -267,7 +266,11 @@ class Case:
         def observe(adapted: AdaptedModel, k: int) -> None:
             nonlocal seen
             if watched is not None:
-                watched(self.document, adapted, k)
+                try:
+                    watched(self.document, adapted, k)
+                except Exception as error:
+                    lab.raised = error
+                    raise
             seen = (k, adapted.report.steps)
             if k in lab.curve:
                 measure(adapted.report, k)

@@ -15,22 +15,23 @@ class MethodEntry:
     """A method's row.
 
     `about` says what it does, without a full stop. `style` is the number of its look among the report's styles; None:
-    the grey of the base model.
+    the grey of the base model. `neighbors`: whether it takes any, and so needs a datastore.
     """
 
     name: str
     about: str
     style: int | None
+    neighbors: bool = True
 
 
-BASE = MethodEntry("base", "the model as it is", None)
+BASE = MethodEntry("base", "the model as it is", None, neighbors=False)
 TTT_NN = MethodEntry("ttt-nn", "trains on the nearest neighbors, one after another", 0)
 SIFT = MethodEntry("ttt-nn-sift", "trains on neighbors that repeat each other little (SIFT)", 5)
 GUARD = MethodEntry("ttt-nn-guard", "the state of ttt-nn under which the query is likeliest", 2)
 LORA = MethodEntry("lora", "trains a low-rank update on the nearest neighbors", 4)
 IN_CONTEXT = MethodEntry("in-context", "reads the neighbors before the query, trains nothing", 1)
 TOGETHER = MethodEntry("ttt-nn+in-context", "trains on the neighbors and reads them before the query", 3)
-DYNAMIC = MethodEntry("dynamic", "trains on each window of the document after scoring it", 7)
+DYNAMIC = MethodEntry("dynamic", "trains on each window of the document after scoring it", 7, neighbors=False)
 INTERPOLATION = MethodEntry("interpolation", "mixes in how often each token occurs in the neighbors", 6)
 REFERENCE = MethodEntry("tttlm-2024", "the published procedure: whole neighbors, moments carried", 8)
 

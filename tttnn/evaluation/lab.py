@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
-from .catalogue import GUARD
+from .catalogue import CATALOGUE, GUARD
 
 
 class Lab:
@@ -40,20 +40,25 @@ class Lab:
             observe: called in the pass of ttt-nn, as by `evaluate`.
 
         Raises:
-            ConfigError: the trainer has a guard, which would hide the states between.
+            ConfigError: the trainer has a guard, which would hide the states between, or no datastore.
         """
         if trainer.config.guard != "none":
             raise ConfigError(
                 f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
                 f"{GUARD.name} measures it"
             )
+        limit = trainer.config.num_neighbors
+        searching = [name for name in names if name in CATALOGUE and CATALOGUE[name].neighbors]
+        if searching and limit and trainer.datastore is None:
+            raise ConfigError(f"trainer must have a datastore, in which {searching[0]} finds neighbors, got None")
         self.trainer = trainer
         self.config = config
         self.names = list(names)
         self.exclude_own_text = exclude_own_text
         self.keep_text = keep_text
         self.observe = observe
-        limit = trainer.config.num_neighbors
+        self.raised: Exception | None = None
+        """What `observe` raised: no fault of the document."""
         self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})
         self._variants: dict[str, TestTimeTrainer] = {}
 

@@ -94,13 +94,18 @@ class Line:
         return cls(**row | {"points": points, "neighbors": neighbors})
 
 
+TOO_LITTLE = "too little text"
+"""Why most documents that are not measured are not: the protocol needs more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A document that has too little text for the protocol."""
+    """A document that was not measured, and why: it has too little text for the protocol, or a method failed on it."""
 
     document: int
     digest: str
     group: str
+    reason: str = TOO_LITTLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All of one document: a line for each method, or None where it was left out, and what goes beside them."""
+    """All of one document: a line for each method, or why there is none, and what goes beside them."""
 
     skipped: Skipped | None
     lines: list[Line]

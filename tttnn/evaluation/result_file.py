@@ -61,7 +61,7 @@ def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[i
         try:
             value = json.loads(row)
             if "skipped" in value:
-                skipped = Skipped(value["document"], value["digest"], value["group"])
+                skipped = Skipped(value["document"], value["digest"], value["group"], str(value["skipped"]))
                 held[skipped.document] = Measured(skipped, [], [], [])
                 kept = start
                 continue
@@ -186,7 +186,8 @@ class ResultFile:
                 self._texts.write(json.dumps(asdict(texts) | {"neighbors": excerpts}) + "\n")
             self._texts.flush()
         if measured.skipped is not None:
-            rows = [asdict(measured.skipped) | {"skipped": "too little text"}]
+            left = measured.skipped
+            rows = [{"document": left.document, "digest": left.digest, "group": left.group, "skipped": left.reason}]
         else:
             rows = [line.to_dict() for line in measured.lines]
         self._file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))

@@ -6,7 +6,8 @@ Knows no file and no model: results are summed up without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from .bootstrap import PILE_WEIGHTS, Interval, Paired, paired_bootstrap, pile_weights
-from .records import Line, Measured, Seconds, Texts
+from .records import TOO_LITTLE, Line, Measured, Seconds, Skipped, Texts
 
 ALL, PILE_ALL = "all", "pile_all"
 """Totals: over the bytes of all documents, and over components by their share of the Pile."""
@@ -91,13 +92,14 @@ class BudgetComparison:
 class Summary:
     """All groups and totals, for each method and number of neighbors.
 
-    `pile_weight` is the per cent of the Pile that the components present make up: "pile_all" is over these alone,
-    renormalised.
+    `skipped` documents were not measured, for the `reasons` that are counted. `pile_weight` is the per cent of the Pile
+    that the components present make up: "pile_all" is over these alone, renormalised.
     """
 
     rows: list[GroupSummary]
     skipped: int
     pile_weight: float = 0.0
+    reasons: dict[str, int] = field(default_factory=dict)
 
     def methods(self) -> list[str]:
         """Return the methods, in the order of the file."""
@@ -146,8 +148,7 @@ class Summary:
                 f"pile_all: components weighted by their share of the Pile (Gao et al. 2020, table 1), renormalised; "
                 f"those present make up {self.pile_weight:.1f} % of it"
             )
-        if self.skipped:
-            lines.append(f"{self.skipped} documents had too little text for the protocol")
+        lines += reasons_told(self.reasons)
         return "\n".join(lines)
 
 
@@ -155,19 +156,25 @@ class Summary:
 class EvalResult:
     """The lines of an evaluation and its settings.
 
-    `seconds` and `texts` are by (document, method); `texts` is None where none were kept. `skipped` counts documents
-    that have too little text for the protocol.
+    `seconds` and `texts` are by (document, method); `texts` is None where none were kept. `unmeasured` holds, by
+    position, the documents that have no lines, and why.
     """
 
     settings: dict[str, Any]
     lines: list[Line] = field(default_factory=list)
     seconds: dict[tuple[int, str], Seconds] = field(default_factory=dict)
     texts: dict[tuple[int, str], Texts] | None = None
-    skipped: int = 0
+    unmeasured: dict[int, Skipped] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """How many documents were not measured."""
+        return len(self.unmeasured)
 
     def add(self, measured: Measured) -> None:
         """Take one more document in."""
-        self.skipped += measured.skipped is not None
+        if measured.skipped is not None:
+            self.unmeasured[measured.position] = measured.skipped
         self.lines += measured.lines
         self.seconds.update({(row.document, row.method): row for row in measured.seconds})
         if self.texts is not None:
@@ -196,7 +203,7 @@ class EvalResult:
     def summary(self, *, seed: int = 0) -> Summary:
         """Sum the lines up by group, method and k against base, with 95 % intervals of a bootstrap over documents."""
         if not self.lines:
-            return Summary([], self.skipped)
+            return Summary([], self.skipped, reasons=self._reasons())
         base = self.of("base")
         rows = []
         for method in self.methods():
@@ -206,7 +213,7 @@ class EvalResult:
         order = {group: i for i, group in enumerate(self._groups([line.group for line in self.lines]))}
         rows.sort(key=lambda row: order[row.group])
         present = pile_weights([line.group for line in self.lines])
-        return Summary(rows, self.skipped, sum(PILE_WEIGHTS[group] for group in present))
+        return Summary(rows, self.skipped, sum(PILE_WEIGHTS[group] for group in present), self._reasons())
 
     def _rows(
         self, method: str, k: int, base: dict[int, Line], lines: dict[int, Line], seed: int
@@ -313,9 +320,27 @@ class EvalResult:
         found = [self.compare_at_budget(a, b, unit, seed=seed) for a, b in pairs]
         return [comparison for comparison in found if comparison is not None]
 
+    def _reasons(self) -> dict[str, int]:
+        return dict(Counter(skipped.reason for skipped in self.unmeasured.values()).most_common())
+
     @staticmethod
     def _groups(names: Sequence[str]) -> list[str]:
         return [*sorted(set(names)), ALL, PILE_ALL]
+
+
+def reasons_told(reasons: Mapping[str, int], most: int = 3) -> list[str]:
+    """Say how many documents were not measured and why, a sentence for each reason, the most frequent ones first."""
+    told = []
+    for reason, count in list(reasons.items())[:most]:
+        documents = "1 document" if count == 1 else f"{count} documents"
+        if reason == TOO_LITTLE:
+            told.append(f"{documents} had too little text for the protocol")
+        else:
+            told.append(f"{documents} not measured: {reason}")
+    rest = sum(list(reasons.values())[most:])
+    if rest:
+        told.append(f"{rest} more not measured, for other reasons")
+    return told
 
 
 def _by_group(

@@ -5,25 +5,41 @@ Knows protocols, samples and files of results. Does not know how a model is adap
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import EvalConfig, Progress
-from ..errors import ConfigError
+from ..errors import (
+    AdaptError,
+    ConfigError,
+    DatastoreMismatchError,
+    EmbeddingError,
+    NonFiniteLossError,
+    RestoreError,
+    UnknownModelError,
+)
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
 from .case import Case
 from .catalogue import BASE, TTT_NN
 from .lab import Lab
+from .measurement import Method
 from .methods import methods_named
 from .protocols import split_task
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .result_file import ResultFile
 from .results import EvalResult
 from .sampling import group_of, sampled
+
+_log = logging.getLogger("tttnn")
+
+_OF_ONE_DOCUMENT = (AdaptError, EmbeddingError, ValueError, IndexError)
+"""What one document can be the cause of: a loss or vector that is not finite, a text that cannot be read."""
 
 DEFAULT_METHODS = (BASE.name, TTT_NN.name)
 
@@ -117,42 +133,72 @@ def carries_state(settings: dict[str, Any]) -> bool:
 
 
 def measured_document(lab: Lab, position: int, document: Document) -> Measured:
-    """Measure one document under every method."""
-    config, digest = lab.config, text_digest(document.text)
-    group = group_of(document, config.group_field)
-    task = split_task(lab.trainer.texts, document.text, config)
-    if task is None:
-        return Measured(Skipped(position, digest, group), [], [], [])
-    case = Case(lab, document, task)
-    measured = Measured(None, [], [], [])
-    for method in methods_named(lab.names):
-        answer = method.measure(case)
-        measured.lines.append(
-            Line(
-                document=position,
-                digest=digest,
-                group=group,
-                method=method.name,
-                protocol=config.protocol,
-                tokens=len(case.scored_ids),
-                num_bytes=len(task.scored.encode("utf-8")),
-                words=len(task.scored.split()),
-                query_tokens=len(case.query_ids),
-                query_bytes=len(task.query.encode("utf-8")),
-                found=answer.found,
-                stopped_by=answer.stopped_by,
-                points=answer.points,
-                neighbors=answer.neighbors,
-                left_out=answer.left_out,
-            )
+    """Measure one document under every method; one on which a method fails is left out, with the reason.
+
+    Raises:
+        TttnnError: what no other document would be spared: damaged files, weights that were changed from outside.
+    """
+    digest, group = text_digest(document.text), group_of(document, lab.config.group_field)
+    measured, failing = Measured(None, [], [], []), ""
+    try:
+        document.text.encode()
+        task = split_task(lab.trainer.texts, document.text, lab.config)
+        if task is None:
+            return Measured(Skipped(position, digest, group), [], [], [])
+        case = Case(lab, document, task)
+        for method in methods_named(lab.names):
+            failing = f"{method.name}: "
+            _take(measured, case, method, position, digest, group)
+        return measured
+    except UnicodeEncodeError:
+        reason = "its text has a lone surrogate, which UTF-8 cannot hold"
+    except (RestoreError, DatastoreMismatchError, UnknownModelError):
+        raise
+    except _OF_ONE_DOCUMENT as error:
+        if error is lab.raised:
+            raise
+        reason = failing + (" ".join(str(error).split()) or type(error).__name__)
+    _log.warning("document %d is not measured: %s", position, reason)
+    return Measured(Skipped(position, digest, group, reason), [], [], [])
+
+
+def _take(measured: Measured, case: Case, method: Method, position: int, digest: str, group: str) -> None:
+    """Ask one method, and keep what it answers.
+
+    Raises:
+        NonFiniteLossError: a loss that it measured is not finite.
+    """
+    lab, task = case.lab, case.task
+    answer = method.measure(case)
+    for point in answer.points:
+        for name, nats in (("scored text", point.nats), ("query", point.query_nats)):
+            if nats is not None and not math.isfinite(nats):
+                raise NonFiniteLossError(f"loss of the {name} must be finite, got {nats} at k = {point.k}")
+    measured.lines.append(
+        Line(
+            document=position,
+            digest=digest,
+            group=group,
+            method=method.name,
+            protocol=lab.config.protocol,
+            tokens=len(case.scored_ids),
+            num_bytes=len(task.scored.encode("utf-8")),
+            words=len(task.scored.split()),
+            query_tokens=len(case.query_ids),
+            query_bytes=len(task.query.encode("utf-8")),
+            found=answer.found,
+            stopped_by=answer.stopped_by,
+            points=answer.points,
+            neighbors=answer.neighbors,
+            left_out=answer.left_out,
         )
-        measured.seconds.append(Seconds(position, method.name, answer.stages, answer.seconds))
-        if lab.keep_text and answer.after is not None:
-            excerpts = [(neighbor.id, case.excerpt(neighbor.id)) for neighbor in answer.neighbors]
-            measured.texts.append(
-                Texts(position, method.name, task.query, task.scored, excerpts, case.before(), answer.after)
-            )
-    return measured
+    )
+    measured.seconds.append(Seconds(position, method.name, answer.stages, answer.seconds))
+    if lab.keep_text and answer.after is not None:
+        excerpts = [(neighbor.id, case.excerpt(neighbor.id)) for neighbor in answer.neighbors]
+        measured.texts.append(
+            Texts(position, method.name, task.query, task.scored, excerpts, case.before(), answer.after)
+        )
 
 
 class Record:

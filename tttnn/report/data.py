@@ -94,7 +94,7 @@ class RunData:
         settings: of the result files.
         sources: the files.
         documents: how many were measured.
-        skipped: how many had too little text.
+        reasons: why documents were not measured -> how many.
     """
 
     name: str
@@ -119,7 +119,7 @@ class RunData:
     settings: Mapping[str, Any]
     sources: Sequence[Source]
     documents: int
-    skipped: int
+    reasons: Mapping[str, int]
 
     @property
     def slug(self) -> str:
@@ -203,7 +203,7 @@ def _gathered_run(run: Run, curves: Curves, cases: list[Extreme], *, texts: bool
         settings=result.settings,
         sources=run.sources,
         documents=len(group_of),
-        skipped=result.skipped,
+        reasons=run.summary.reasons,
     )
 
 

@@ -9,6 +9,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from ..evaluation.bootstrap import PILE_WEIGHTS
+from ..evaluation.records import TOO_LITTLE
 from ..version import __version__
 from .data import ReportData, RunData
 from .html import escape, one_line, settings_list
@@ -42,8 +43,10 @@ def how_measured(data: ReportData, command: str | None) -> str:
         shown = {
             "model": run.model or "not named",
             "documents measured": run.documents,
-            "documents with too little text": run.skipped,
+            "documents with too little text": run.reasons.get(TOO_LITTLE, 0),
         }
+        for i, (reason, count) in enumerate((why, n) for why, n in run.reasons.items() if why != TOO_LITTLE):
+            shown[f"documents not measured ({i + 1})"] = f"{count}: {one_line(reason)}"
         for source in run.sources:
             shown[f"file {source.path.name}"] = (
                 f"sha256 {source.sha256}, {source.documents} documents, {', '.join(map(one_line, source.methods))}"

@@ -144,7 +144,9 @@ def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
     held.seconds = more.seconds | held.seconds
     if more.texts is not None or held.texts is not None:
         held.texts = (more.texts or {}) | (held.texts or {})
-    held.skipped = max(held.skipped, more.skipped)
+    measured = {line.document for line in held.lines}
+    left = more.unmeasured | held.unmeasured
+    held.unmeasured = {document: why for document, why in left.items() if document not in measured}
     held.settings = held.settings | {"methods": _methods(held) | _methods(more)}
 
 

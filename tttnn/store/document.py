@@ -46,8 +46,11 @@ class Document:
 
 
 def text_digest(text: str) -> str:
-    """Return 32 hex digits that identify a text: BLAKE2b, 16 bytes, of its UTF-8."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    """Return 32 hex digits that identify a text: BLAKE2b, 16 bytes, of its UTF-8.
+
+    Lone surrogates, which UTF-8 does not have, are taken as their three bytes would be: every text has a digest.
+    """
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def packed_meta(meta: dict[str, Any] | None) -> bytes:
