@@ -197,6 +197,26 @@ def test_repair_lists_what_was_lost(
         assert all(repaired[i].text.startswith(f"{i} ") for i in kept)
 
 
+def test_eval_fails_where_nothing_was_measured(tmp_path: Path, tokenizer: Any, monkeypatch: Any, capsys: Any) -> None:
+    recipe = saved_recipe(tmp_path, tokenizer)
+    documents, out = tmp_path / "documents.jsonl", tmp_path / "results.jsonl"
+    arguments = ["eval", recipe.datastore, str(documents), "--model", recipe.model, "--out", str(out)]
+    arguments += ["--num-neighbors", "1", "--curve", "1"]
+    documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("x", "y", " ")))
+    assert run(monkeypatch, *arguments) == exit_codes.FAILED
+    said = capsys.readouterr().err
+    assert "must hold a document that can be measured, got none: 3 documents had too little text" in said
+    assert run(monkeypatch, *arguments, "--json") == exit_codes.FAILED  # and again, from the file
+    documents.write_text('{"tekst": "misnamed"}\n[1]\n')
+    out.unlink()
+    capsys.readouterr()
+    assert run(monkeypatch, *arguments) == exit_codes.FAILED
+    said = capsys.readouterr().err
+    assert "got none" in said
+    assert "no field" in said
+    assert "line 2" in said
+
+
 def test_eval_then_audit(tmp_path: Path, tokenizer: Any, monkeypatch: Any, capsys: Any) -> None:
     recipe = saved_recipe(tmp_path, tokenizer)
     documents, out = tmp_path / "documents.jsonl", tmp_path / "results.jsonl"
