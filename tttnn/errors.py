@@ -42,7 +42,7 @@ class EmbeddingError(TttnnError):
 
 
 class UnknownModelError(TttnnError, ValueError):
-    """There is no such demo model, hub id or directory."""
+    """There is no such demo model, hub id or directory, or what it holds is not a whole model of the kind."""
 
 
 class AdaptError(TttnnError, RuntimeError):

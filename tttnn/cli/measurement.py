@@ -187,20 +187,18 @@ def audit(
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --max-share 0.02 --json
     """
-    from transformers import AutoTokenizer
-
     from ..datastore.datastore import Datastore
     from ..evaluation.audit import audit_results
     from ..evaluation.result_file import read_results
+    from ..lm.loading import load_tokenizer
     from ..store.corpus import iter_corpus
 
     quiet_transformers()
     held = read_results(results)
     name = model or held.settings["model"]["name"]
     with Bars() as bars:
-        place = models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
-        with models.loading(name, place):
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
+        tokenizer = load_tokenizer(name, cache_dir=cache_dir)
         with Datastore.open(datastore) as opened:
             report = audit_results(
                 held,

@@ -8,21 +8,20 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..config import ScoreConfig
 from ..kernels.precision import autocast
+from .gate import probe_ids
+from .limits import model_max_length
 from .modes import eval_mode
+from .precision import usable_precision
 from .tokens import TextTokens, Tokenizer
 from .windows import scoring_windows
 
 _ROWS = 256
 """Rows of logits turned into float32 log-probabilities at once: 256 x 50,000 x 4 bytes = 51 MB."""
-
-_UNBOUNDED = 1_000_000
-"""Tokenizers write a number above this where a model states no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,6 @@ class Score:
         return math.exp(nats) if nats < 709.0 else math.inf
 
 
-def model_max_length(model: torch.nn.Module, tokenizer: Any) -> int:
-    """Return how many tokens the model reads at once, as its configuration says; 2,048 where nothing says it."""
-    config: Any = model.config
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        limit = getattr(config, name, None)
-        if isinstance(limit, int):
-            return limit
-    stated = int(getattr(tokenizer, "model_max_length", _UNBOUNDED))
-    return stated if stated < _UNBOUNDED else 2048
-
-
 class Scorer:
     """Scores texts under one model.
 
@@ -84,9 +70,16 @@ class Scorer:
         self._model = model
         self._texts = TextTokens.of(tokenizer)
         self.config = config if config is not None else ScoreConfig()
-        limit = model_max_length(model, self._texts.tokenizer)
-        self.max_length = min(self.config.max_length or limit, limit)
+        self.model_length = model_max_length(model, self._texts.tokenizer)
+        """Tokens that the model reads at once."""
+        self.max_length = min(self.config.max_length or self.model_length, self.model_length)
+        """Tokens in a scoring window."""
+        self._precision = usable_precision(model, self._mean_nats, probe_ids(self._texts), self.config.precision)
         self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def _mean_nats(self, ids: torch.Tensor) -> torch.Tensor:
+        logits = self._model(input_ids=ids, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:])
 
     def score(self, text: str, *, context: str = "") -> Score:
         """Score a text, token by token, after an optional context that is read but not counted.
@@ -124,7 +117,7 @@ class Scorer:
             for window in scoring_windows(len(sequence), self.max_length, first=first):
                 count = window.end - window.first
                 extra = {"logits_to_keep": count} if self._slices_logits else {}
-                with autocast(self.config.precision, device):
+                with autocast(self._precision, device):
                     out = self._model(input_ids=ids[:, window.begin : window.end - 1], use_cache=False, **extra)
                 logits = out.logits[0, -count:]
                 targets = ids[0, window.first : window.end]

@@ -107,6 +107,10 @@ class TextTokens:
         """
         return prefix_token(self.tokenizer)
 
+    def is_control(self, token: int) -> bool:
+        """Return whether a token is one that no text is read as."""
+        return token in self._control
+
     def _spelled(
         self, ids: list[int], offsets: list[tuple[int, int]] | None
     ) -> tuple[list[int], list[tuple[int, int]]]:

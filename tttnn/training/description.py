@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from .. import models
-from ..kernels.precision import resolved
 from ..retrieval.retriever import Retriever, described
 from ..version import __version__
 from .engine import Engine
@@ -77,7 +76,7 @@ def description_of(engine: Engine, retriever: Retriever | None) -> TrainerInfo:
         dtype=weights.dtype,
         device=str(engine.device),
         window=engine.max_window,
-        precision=resolved(engine.config.precision, engine.device),
+        precision=engine.precision,
         native_attention=engine.attends_natively,
         settings=engine.config.to_dict(),
         score=engine.scorer.config.to_dict(),

@@ -20,10 +20,12 @@ import tttnn._core as _core
 from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, NonFiniteLossError
 from ..kernels.attention import NativeAttention
-from ..kernels.precision import autocast, resolved
+from ..kernels.precision import autocast
+from ..lm.gate import check_model, probe_ids
 from ..lm.generate import Generation, OnToken, continued, drawing
 from ..lm.loss import loss_of
-from ..lm.score import Scorer, model_max_length
+from ..lm.precision import usable_precision
+from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..weights.arena import WeightArena
 from ..weights.lora import LowRankLayers
@@ -66,6 +68,7 @@ class Engine:
         scorer: scores texts under the weights as they are.
         device: of the weights.
         max_window: tokens that the model reads at once.
+        precision: arithmetic of training: what the settings ask for, where that works.
         low_rank: its low-rank matrices, where these are what is trained.
         arena: its weights.
         optimizer: trains them.
@@ -91,26 +94,37 @@ class Engine:
         self.tokenizer = tokenizer
         self.config = config
         self.texts = TextTokens(tokenizer, config.control_tokens)
+        check_model(model, self.texts, getattr(model, "name_or_path", None))
+        self.device = next(model.parameters()).device
         self.scorer = Scorer(model, self.texts, score)
-        self.max_window = model_max_length(model, tokenizer)
+        self.max_window = self.scorer.model_length
         self.low_rank = _low_rank(model, config)
         try:
-            self.arena = _arena(model, config, self.low_rank, shared_weights)
+            # Everything that is found by running the model, before the arena takes note of what it holds: some
+            # architectures write into their buffers as they run.
+            self.objective = loss_of(model)
+            self.precision = usable_precision(
+                model,
+                self.objective,
+                probe_ids(self.texts),
+                config.precision,
+                trains=True,
+                rounded=config.optimizer == "adamw" and self.device.type == "cpu",
+            )
+            bfloat16 = self.precision == "bfloat16"
+            self._attention = NativeAttention.for_model(model) if bfloat16 and config.attention == "auto" else None
+            self.arena = _arena(model, config, self.low_rank, shared_weights, self._rounds)
             self.fingerprint = self.digest()
             self.optimizer = build_optimizer(self.arena, config)
-            self.objective = loss_of(model)
         except BaseException:
             if self.low_rank is not None:
                 self.low_rank.remove()
             raise
-        self.device = next(model.parameters()).device
         self.weights = Weights(
             sum(p.numel() for name, p in model.named_parameters() if LowRankLayers.base_name(name) is not None),
             sum(parameter.numel() for parameter in self.arena.parameters),
             str(next(model.parameters()).dtype).removeprefix("torch."),
         )
-        bfloat16 = resolved(config.precision, self.device) == "bfloat16"
-        self._attention = NativeAttention.for_model(model) if bfloat16 and config.attention == "auto" else None
         if config.keep_memory and self.device.type == "cpu":
             _core.keep_freed_memory()
         self.states = ReuseCache(config.reuse)
@@ -122,6 +136,11 @@ class Engine:
     def attends_natively(self) -> bool:
         """Whether training attends by the core."""
         return self._attention is not None
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether to train on weights rounded ahead. Otherwise bfloat16 products round them each time (autocast)."""
+        return self.config.optimizer == "adamw" and self.device.type == "cpu" and self.precision == "bfloat16"
 
     def open(self, transaction: object) -> None:
         """Let a transaction begin.
@@ -194,7 +213,7 @@ class Engine:
 
     def loss_of(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the mean loss of a window (1, n) as a scalar that has gradients, inside `training`."""
-        with autocast(self.config.precision, self.device):
+        with autocast(self.precision, self.device):
             return self.objective(ids)
 
     @contextlib.contextmanager
@@ -287,17 +306,15 @@ def _low_rank(model: torch.nn.Module, config: AdaptConfig) -> LowRankLayers | No
 
 
 def _arena(
-    model: torch.nn.Module, config: AdaptConfig, low_rank: LowRankLayers | None, shared: SharedWeights | None
+    model: torch.nn.Module,
+    config: AdaptConfig,
+    low_rank: LowRankLayers | None,
+    shared: SharedWeights | None,
+    rounded: bool,
 ) -> WeightArena:
     """Move the model's weights into an arena that trains those the configuration names, if memory allows."""
     names = trained_names(model, config) if low_rank is None else low_rank.names
     held, trained = trained_elements(model, names)
     best = config.guard == "query"
-    rounded = _rounded(config, next(model.parameters()).device)
     require_memory(held, trained, best=best, reused=config.reuse, rounded=rounded)
     return WeightArena(model, trainable=names, restore=config.restore, keeps_best=best, rounded=rounded, shared=shared)
-
-
-def _rounded(config: AdaptConfig, device: torch.device) -> bool:
-    """Whether to train on weights rounded ahead. Otherwise bfloat16 products round them each time (autocast)."""
-    return config.optimizer == "adamw" and device.type == "cpu" and resolved(config.precision, device) == "bfloat16"

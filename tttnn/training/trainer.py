@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import torch
 
-from .. import models
 from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, ConfigError
 from ..lm.generate import Generation, OnToken
+from ..lm.loading import load_model
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
@@ -98,16 +98,12 @@ class TestTimeTrainer:
             shared_weights: of the same model; see the constructor.
 
         Raises:
-            UnknownModelError: there is no such model in reach.
+            UnknownModelError: there is no such model in reach, its files lack something, or it is no causal language
+                model that fits its tokenizer.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         if threads is not None:
             torch.set_num_threads(threads)
-        place = models.resolve(name, cache_dir=cache_dir)
-        with models.loading(name, place):
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, trust_remote_code=False)
+        model, tokenizer = load_model(name, dtype=dtype, cache_dir=cache_dir)
         return cls(model.to(device), tokenizer, datastore, config, score=score, shared_weights=shared_weights)
 
     @property

@@ -1,0 +1,164 @@
+"""The gate that every language model passes before it is scored or trained: it proves what both rely on.
+
+Weights are finite, tokens are rows of the embedding, texts become different tokens, and the logits of a token depend on
+those before it alone. What is not so is refused in one sentence.
+
+Knows models and tokens. Does not know files, training or where texts come from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnknownModelError
+from .modes import eval_mode
+from .tokens import TextTokens
+
+_TEXTS = (
+    "The cat sat on a mat, 17 times.",
+    "few red PLUMS from bed; 25 (or so)",
+    "def f(x):\n    return x + 1",
+    "日本語 猫 Ünïcödé",
+    "русский وقت γάτα",
+)
+"""Texts without much in common, in scripts that some tokenizer or other knows."""
+
+_PROBE = 24
+"""Tokens of the probe: few, and more than the local windows of some architectures."""
+
+_EQUAL = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""Relative distance of logits that are the same but for rounding; 2e-2 in narrower types.
+
+Where a later token counts, random models of all architectures that transformers has differ by 1e-3 and more.
+"""
+
+
+def check_model(model: nn.Module, texts: TextTokens, name: str | os.PathLike[str] | None = None) -> None:
+    """Refuse a language model that is not what scoring and training rely on; see this module.
+
+    The model's modes are put back. Reads all weights, and runs three short passes.
+
+    Args:
+        model: A transformers causal language model.
+        texts: How it reads texts.
+        name: What messages call it; None: its class.
+
+    Raises:
+        UnknownModelError: One sentence that says what is wrong.
+    """
+    called = f"model {os.fspath(name)!r}" if name else f"model ({type(model).__name__})"
+    if any(weight.is_meta for weight in model.parameters()):
+        raise UnknownModelError(f"{called}: its weights must be in memory, got some on the device meta")
+    _check_finite(model, called)
+    _check_tokens(model, texts, called)
+    _check_causal(model, probe_ids(texts), called)
+
+
+def probe_ids(texts: TextTokens, count: int = _PROBE) -> list[int]:
+    """Return tokens of ordinary text, for trying a model."""
+    found = [token for text in _TEXTS for token in texts.ids(text)] or [0, 1]
+    return (found * count)[:count]
+
+
+def _check_finite(model: nn.Module, called: str) -> None:
+    bad = [name for name, weight in model.named_parameters() if not _finite(weight)]
+    # Masks among the buffers may hold infinity; nothing holds NaN.
+    bad += [
+        name
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point() and buffer.numel() and bool(buffer.isnan().any())
+    ]
+    if bad:
+        raise UnknownModelError(f"{called}: its weights must be finite, got NaN or infinity in {some(bad)}")
+
+
+@torch.no_grad()
+def _finite(weight: Tensor) -> bool:
+    if not weight.is_floating_point() or weight.numel() == 0:
+        return True
+    if weight.element_size() < 2:  # eight-bit types know no minimum
+        return bool(weight.float().isfinite().all())
+    low, high = torch.aminmax(weight)
+    return bool(low.isfinite()) and bool(high.isfinite())
+
+
+def _check_tokens(model: Any, texts: TextTokens, called: str) -> None:
+    """Refuse a tokenizer that gives tokens which the model has not, or the same ones for every text."""
+    tokenizer = texts.tokenizer
+    rows = _rows(model)
+    vocabulary: dict[str, int] = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    if rows is not None and max(vocabulary.values(), default=0) >= rows:
+        # Control tokens that no text is read as, like one for padding, may lie beyond.
+        reachable = [token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+        reachable += [token for token in vocabulary.values() if not texts.is_control(token)]
+        largest = max(reachable)
+        if largest >= rows:
+            word = next((word for word, token in vocabulary.items() if token == largest), "")
+            raise UnknownModelError(
+                f"{called}: tokens must be below {rows} (the rows of its embedding), got {largest} for {word!r}. "
+                f"The tokenizer is another model's, or needs: model.resize_token_embeddings({largest + 1})"
+            )
+    found = [tuple(texts.ids(text)) for text in _TEXTS]
+    if len({tokens for tokens in found if tokens}) < 2:
+        raise UnknownModelError(
+            f"{called}: texts must become different tokens, but its tokenizer gives {list(found[0]) or 'none'} for "
+            "all of a probe. The tokenizer's files are missing, or another model's."
+        )
+
+
+def _rows(model: Any) -> int | None:
+    try:
+        return int(model.get_input_embeddings().num_embeddings)
+    except (AttributeError, NotImplementedError, TypeError):
+        return None  # it reads bytes, characters or hashes of them
+
+
+def _check_causal(model: nn.Module, ids: list[int], called: str) -> None:
+    """Refuse a model whose logits of a token change with a later one, or that does not run on tokens alone."""
+    other = [*ids[:-1], next((token for token in ids if token != ids[-1]), 0)]
+    first = _logits(model, ids, called)
+    if not bool(first.isfinite().all()):
+        raise UnknownModelError(f"{called}: its logits must be finite, got NaN or infinity for a short text")
+    limit = _EQUAL.get(next(model.parameters()).dtype, 2e-2) * first.norm()
+    if (_logits(model, ids, called) - first).norm() > limit:
+        return  # Reformer hashes at random: nothing can be compared
+    if (_logits(model, other, called) - first)[:-1].norm() > limit:
+        config = getattr(model, "config", None)
+        why = " (is_decoder=False)" if getattr(config, "is_decoder", None) is False else ""
+        raise UnknownModelError(
+            f"{called}: must be a causal language model, but the logits of a token change with the tokens after it"
+            f"{why}. {type(model).__name__} reads a text as a whole."
+        )
+
+
+def _logits(model: Any, ids: list[int], called: str) -> Tensor:
+    """Return (tokens, vocabulary) float32."""
+    inputs = torch.tensor([ids], device=next(model.parameters()).device)
+    try:
+        with torch.inference_mode(), eval_mode(model):
+            logits: Tensor = model(input_ids=inputs, use_cache=False).logits
+    except Exception as error:  # each architecture raises what it will
+        raise UnknownModelError(
+            f"{called}: must give logits for tokens alone, but failed on {len(ids)} of them: {first_line(error)}"
+        ) from error
+    if logits.dim() != 3 or logits.shape[:2] != (1, len(ids)):
+        raise UnknownModelError(
+            f"{called}: must give one row of logits for each token, got shape {tuple(logits.shape)} for {len(ids)}"
+        )
+    return logits[0].float()
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first names and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
