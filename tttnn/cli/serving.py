@@ -60,7 +60,7 @@ def serve(
 ) -> None:
     """Answer the OpenAI API: each request by a model adapted to its neighbors in DATASTORE.
 
-    A SIGTERM or Ctrl-C finishes what there is; a second one ends at once.
+    A page to look into it is at /. A SIGTERM or Ctrl-C finishes what there is; a second one ends at once.
 
     \b
     Examples:
@@ -98,7 +98,7 @@ def serve(
         app,
         listening,
         shutdown_timeout=config.shutdown_timeout,
-        on_ready=lambda: click.echo(f"ready: {address}/v1"),
+        on_ready=lambda: click.echo(f"ready: {address}/ (page), {address}/v1 (OpenAI API)"),
     )
 
 

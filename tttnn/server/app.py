@@ -9,6 +9,7 @@ import base64
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Sequence
+from importlib import resources
 from typing import Any
 
 from starlette.requests import Request
@@ -28,6 +29,18 @@ from .refusals import Refused
 from .replies import Reply, embeddings, server_timing
 from .streams import Stream, answered
 from .tokens import TokenCounter
+
+_PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 
 
 class App:
@@ -56,6 +69,7 @@ class App:
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/info", self._info),
+            *(Route(path, self._page) for path in _PAGE),
         ]
         router = Router(routes, redirect_slashes=False, lifespan=lambda _: self.running())
         self._door: ASGIApp = Door(router, keys=keys, metrics=metrics, routes=[route.path for route in routes])
@@ -183,6 +197,12 @@ class App:
         }
         modes = ["exact", "base", "auto"] if facts["datastore"] else ["base"]
         return JSONResponse({"tttnn": __version__, "modes": modes, **shown, "limits": limits})
+
+    async def _page(self, request: Request) -> Response:
+        path = request.url.path.removeprefix(request.scope.get("root_path", ""))
+        name, kind = _PAGE[path]
+        content = resources.files(__package__).joinpath("web", name).read_bytes()
+        return Response(content, media_type=kind, headers=_PAGE_HEADERS)
 
     # ---
 
