@@ -89,11 +89,11 @@ def replay(value: Any, facts: Frame, config: ServeConfig) -> Job:
     fields = Fields(value)
     report = fields.take("report")
     fields.end()
-    if not isinstance(report, dict):
+    if report is None:
         raise bad("report must be the report of an adaptation", param="report", code="missing_field")
-    steps, neighbors = report.get("steps"), report.get("neighbors")
-    if type(steps) is not int or not isinstance(neighbors, list):
-        raise bad("report must hold steps and neighbors", param="report")
+    if not _is_report(report):
+        raise bad("report must be one that this server gave, whole", param="report")
+    neighbors = report["neighbors"]
     if len(neighbors) > max(config.max_neighbors, facts["settings"]["num_neighbors"]):
         raise bad(f"report must have at most {config.max_neighbors} neighbors", param="report")
     work = Work(adaptations=1, neighbors=len(neighbors), token_limit=facts["settings"]["max_neighbor_tokens"])
@@ -139,3 +139,49 @@ def _work(how: Adapting, facts: Frame, adaptations: int, *, read_tokens: int = 0
         token_limit=facts["settings"]["max_neighbor_tokens"],
         read_tokens=read_tokens,
     )
+
+
+def _is_report(value: Any) -> bool:
+    """Say whether a value has what replaying reads of a report, each of its kind."""
+    guard = value.get("guard") if isinstance(value, dict) else None
+    return (
+        isinstance(value, dict)
+        and _is_count(value.get("steps"))
+        and all(isinstance(value.get(name), str) for name in ("model", "query_digest"))
+        and isinstance(value.get("settings"), dict)
+        and isinstance(value.get("neighbors"), list)
+        and all(map(_is_neighbor, value["neighbors"]))
+        and (guard is None or _is_guard(guard))
+    )
+
+
+def _is_neighbor(value: Any) -> bool:
+    span = value.get("span") if isinstance(value, dict) else None
+    return (
+        isinstance(value, dict)
+        and _is_count(value.get("id"))
+        and _is_number(value.get("distance"))
+        and isinstance(value.get("digest"), str)
+        and isinstance(value.get("source"), str | None)
+        and (span is None or (isinstance(span, list) and len(span) == 2 and all(map(_is_count, span))))
+        and isinstance(value.get("losses"), list)
+        and all(map(_is_number, value["losses"]))
+    )
+
+
+def _is_guard(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"scores", "after", "kept", "reason"}
+        and all(isinstance(value[name], list) and all(map(_is_number, value[name])) for name in ("scores", "after"))
+        and (value["kept"] is None or _is_count(value["kept"]))
+        and isinstance(value["reason"], str | None)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63

@@ -6,6 +6,7 @@ Knows trainers and turns. Does not know HTTP or the pipe.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -95,7 +96,8 @@ def replay(session: Session, turn: Turn) -> dict[str, Any]:
         before = [float(loss) for neighbor in held["neighbors"] for loss in neighbor["losses"]]
         adaptation = session.trainer.replay(held)
     except (AdaptError, ConfigError, IndexError) as error:
-        raise Wrong(str(error), "report") from None
+        # What stands in parentheses is the report's own, and not told back.
+        raise Wrong(re.sub(r" \([^)]*\)", "", str(error)), "report") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Wrong("report must be one that this server gave, whole", "report") from None
     with adaptation as model:
