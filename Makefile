@@ -13,10 +13,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 native := pyproject.toml CMakeLists.txt $(wildcard cmake/* csrc/core/* csrc/bindings/*)
 
-.PHONY: demo test lint sanitize bench-smoke package clean
+.PHONY: demo serve test lint sanitize bench-smoke package clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tttnn demo $(if $(CORPUS),--corpus "$(CORPUS)")
+
+# The demo's datastore and model behind a server; the address of its page is printed.
+serve: $(VENV)/.serve tttnn-demo
+	$(BIN)/tttnn serve "$$(ls -d tttnn-demo/datastore-* | head -n 1)" --model smollm2-135m --num-neighbors 5
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
@@ -67,6 +71,13 @@ $(VENV)/.demo: $(native) | $(VENV)/bin/python
 $(VENV)/.dev: $(native) | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.serve: $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable '.[demo,serve]'
+	touch $@
+
+tttnn-demo: | $(VENV)/.demo
+	$(BIN)/tttnn demo
 
 clean:
 	rm -rf $(VENV) build dist tttnn-demo
