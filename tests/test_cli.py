@@ -19,6 +19,7 @@ from tests.encoders import save_encoder
 from tests.test_workers import saved_recipe
 from tttnn.cli import exit_codes, flags
 from tttnn.cli import program as cli
+from tttnn.cli.command import Command
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -37,8 +38,30 @@ def test_help_shows_examples(command: str) -> None:
     assert f"tttnn {command}" in shown.output
 
 
+@pytest.mark.parametrize("command", sorted(cli.app.commands))
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_help_fits_eighty_columns(command: str, flag: str) -> None:
+    shown = CliRunner().invoke(cli.app, [command, flag], terminal_width=80)
+    if shown.exit_code == 0:
+        assert not [line for line in shown.output.splitlines() if len(line) > 80 and "tttnn lm-eval" not in line]
+    else:
+        assert flag == "--help-all"
+
+
+def test_help_shows_the_common_flags_and_names_the_other_groups() -> None:
+    short = CliRunner().invoke(cli.app, ["generate", "--help"]).output
+    every = CliRunner().invoke(cli.app, ["generate", "--help-all"]).output
+    assert "--num-neighbors" in short
+    assert "--beta1" not in short
+    assert "--beta1" in every
+    assert len(short.splitlines()) < 50
+    for group in ("Training", "Selection", "Memory", "Models"):
+        assert f"{group} (" in " ".join(short.split())
+        assert f"{group}:" in every
+
+
 def test_every_setting_is_a_flag_with_its_default() -> None:
-    shown = " ".join(CliRunner().invoke(cli.app, ["eval", "--help"], terminal_width=110).output.split())
+    shown = " ".join(CliRunner().invoke(cli.app, ["eval", "--help-all"], terminal_width=110).output.split())
     for cls, prefix in ((tttnn.AdaptConfig, ""), (tttnn.EvalConfig, ""), (tttnn.ScoreConfig, "score-")):
         for field in fields(cls):
             assert f"--{prefix}{field.name.replace('_', '-')} " in shown
@@ -67,9 +90,17 @@ def test_info_build(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         (["verify", "/no/such/datastore"], exit_codes.USAGE, "/no/such/datastore"),
         (["build", "/no/such/corpus", "out"], exit_codes.USAGE, "/no/such/corpus"),
         (["nonsense"], exit_codes.USAGE, "nonsense"),
-        (["generate", "x", "y", "--num-neighbors", "many"], exit_codes.USAGE, "whole number, got 'many'"),
-        (["generate", "x", "y", "--num-neighbors", "-3"], exit_codes.USAGE, "num_neighbors must be between 0"),
-        (["generate", "x", "y", "--schedule", "cosine"], exit_codes.USAGE, "cosine"),
+        (["search", ".", "  "], exit_codes.USAGE, "query must hold some text, got '  '"),
+        (["search", ".", "caf\udce9"], exit_codes.USAGE, "query must be UTF-8"),
+        (["generate", ".", ""], exit_codes.USAGE, "query must hold some text, got ''"),
+        (["search", "."], exit_codes.USAGE, "either a QUERY or --queries FILE"),
+        (["search", ".", "a", "--queries", "-"], exit_codes.USAGE, "either a QUERY or --queries FILE"),
+        (["search", ".", "a", "-k", "0"], exit_codes.USAGE, "-k"),
+        (["search", ".", "a", "--device", "cdua"], exit_codes.USAGE, "device must be one of torch's"),
+        (["generate", ".", "a", "--dtype", "int8"], exit_codes.USAGE, "int8"),
+        (["generate", ".", "y", "--num-neighbors", "many"], exit_codes.USAGE, "whole number, got 'many'"),
+        (["generate", ".", "y", "--num-neighbors", "-3"], exit_codes.USAGE, "num_neighbors must be between 0"),
+        (["generate", ".", "y", "--schedule", "cosine"], exit_codes.USAGE, "cosine"),
     ],
 )
 def test_wrong_use_is_exit_code_2_and_names_it(
@@ -80,6 +111,57 @@ def test_wrong_use_is_exit_code_2_and_names_it(
     assert words in captured.err
     assert captured.out == ""
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{}", "must be a report of tttnn generate --json"),
+        (b"[]", "must be a report of tttnn generate --json, got list"),
+        (b"x", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"report": 3}', "must be a report of tttnn generate --json, got int"),
+        (b'{"report": {"neighbors": 3}}', "must be a report of tttnn generate --json"),
+    ],
+)
+def test_a_report_that_is_none_is_named(
+    tmp_path: Path, content: bytes, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(content)
+    assert run(monkeypatch, "replay", str(file), str(tmp_path)) == exit_codes.USAGE
+    assert f"{file}: {words}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyError("gone"), exit_codes.FAILED, "KeyError: 'gone'. Where it happened is shown with: --traceback"),
+        (RuntimeError("first\nsecond"), exit_codes.FAILED, "RuntimeError: first second."),
+        (MemoryError(), exit_codes.FAILED, "there is not enough memory"),
+        (ValueError("k must be 1, got 2"), exit_codes.USAGE, "tttnn: k must be 1, got 2"),
+        (ValueError(), exit_codes.USAGE, "ValueError: . Where"),
+        (OSError(28, "No space left on device", "x"), exit_codes.FAILED, "No space left on device: 'x'"),
+        (tttnn.StoreCorruptError("x: broken"), exit_codes.DAMAGED, "tttnn: x: broken"),
+    ],
+)
+def test_any_error_is_one_sentence_and_the_rest_with_traceback(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing() -> None:
+        raise error
+
+    monkeypatch.setitem(cli.app.commands, "info", Command("info", callback=failing))
+    assert run(monkeypatch, "info") == code
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+    for arguments in (["--traceback", "info"], ["info", "--traceback"]):
+        assert run(monkeypatch, *arguments) == code
+        said = capsys.readouterr().err
+        assert "Traceback" in said
+        assert "in failing" in said
 
 
 def settings_of(arguments: list[str]) -> dict[str, Any]:
@@ -141,7 +223,7 @@ def test_a_toml_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
 def test_a_toml_file_with_a_fault_is_named(tmp_path: Path, content: str, words: str) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(content, encoding="latin-1")
-    shown = CliRunner().invoke(cli.app, ["generate", "x", "y", "--config", str(file)], terminal_width=1000)
+    shown = CliRunner().invoke(cli.app, ["generate", ".", "y", "--config", str(file)], terminal_width=1000)
     assert shown.exit_code == exit_codes.USAGE
     assert f"{file}: {words}" in shown.output
 
@@ -158,7 +240,7 @@ def test_import_verify_info_export_round_trip(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["documents"] == 5
     assert json.loads(captured.out)["rejected"] == 1
-    assert "left out 3" in captured.err
+    assert "left out line 3" in captured.err
     assert json.loads(rejects.read_text())["where"] == 3
     assert run(monkeypatch, "verify", store, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"ok": True, "documents": 5, "full": True}
@@ -293,7 +375,24 @@ def test_a_datastore_grows_and_shrinks(
     assert found["explanation"]["tokens"] > 0
     assert {n["source"] for n in told("search", place, "more", "--source", "Set1", "--json")} == {"Set1"}
     assert run(monkeypatch, "search", place, "more", "--explain") == 0
-    assert "recall" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "recall: 1.000 of the true nearest" in shown
+    assert "every vector compared in 2 segments" in shown
+    assert "10 are deleted" in shown
+    assert "walk" not in shown.replace("than a walk", "")
+    queries = tmp_path / "queries.txt"
+    queries.write_bytes(b"\xef\xbb\xbfmore document 1\r\n\n{first document 2\ncaf\xe9\n")
+    assert run(monkeypatch, "search", place, "--queries", str(queries), "-k", "1") == exit_codes.FAILED
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["line"] for answer in answers] == [1, 3, 4]
+    assert [answer["query"] for answer in answers[:2]] == ["more document 1", "{first document 2"]
+    assert answers[0]["neighbors"][0]["id"] == 13
+    assert "query must be UTF-8" in answers[2]["error"]
+    queries.write_text('{"query": "more document 1", "id": 7}\n{"text": "no query"}\n"x"\n')
+    assert run(monkeypatch, "search", place, "--queries", str(queries), "-k", "1") == exit_codes.FAILED
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert answers[0]["neighbors"][0]["id"] == 13
+    assert [("error" in answer) for answer in answers] == [False, True, True]
     assert told("compact", place, "--json")["removed"] == 10
     assert told("info", place, "--json")["documents"] == told("verify", place, "--json")["documents"] == 7
     for arguments, words in (
@@ -304,3 +403,74 @@ def test_a_datastore_grows_and_shrinks(
     ):
         assert run(monkeypatch, *arguments) == exit_codes.USAGE
         assert words in capsys.readouterr().err
+
+
+def test_what_a_build_made_is_told_in_a_few_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = str(save_encoder(tmp_path / "encoder"))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": "word " * n}) + "\n" for n in range(1, 200, 40)) + "{\n")
+    place = str(tmp_path / "a b")
+    assert run(monkeypatch, "build", str(corpus), place, "--embedder", encoder) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert len(lines) < 12
+    assert "5 documents, 5 vectors of" in lines[0]
+    assert "4 of 5 documents are longer than the embedder reads" in captured.out
+    assert "left out: 1" in captured.out
+    assert f"next: tttnn search '{place}'" in captured.out
+    assert "left out line 6" in captured.err
+    assert run(monkeypatch, "info", place) == 0
+    assert capsys.readouterr().out.splitlines()[0] == lines[0]
+
+
+def test_no_file_is_replaced_without_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, store, other = (tmp_path / name for name in ("corpus.jsonl", "texts.zst", "other"))
+    corpus.write_text('{"text": "a"}\n')
+    (tmp_path / "folder").mkdir()
+    assert run(monkeypatch, "import", str(corpus), str(store)) == 0
+    link = tmp_path / "link"
+    link.symlink_to(corpus)
+    for command, target in (
+        (["import", str(corpus)], store),
+        (["import", str(corpus)], corpus),
+        (["export", str(store)], store),
+        (["repair", str(store)], store),
+        (["export", str(store)], link),
+    ):
+        before = target.read_bytes()
+        assert run(monkeypatch, *command, str(target)) == exit_codes.USAGE
+        assert f"{target}: " in capsys.readouterr().err
+        assert target.read_bytes() == before
+        if str(target) in command or target is corpus:
+            assert run(monkeypatch, *command, str(target), "--force") == exit_codes.USAGE
+            assert "read meanwhile" in capsys.readouterr().err
+            assert target.read_bytes() == before
+    other.write_text("mine")
+    assert run(monkeypatch, "export", str(store), str(other), "--force") == 0
+    assert json.loads(other.read_text())["text"] == "a"
+    assert run(monkeypatch, "export", str(store), str(tmp_path / "folder"), "--force") == exit_codes.USAGE
+    assert run(monkeypatch, "export", str(store), "/dev/null", "--force") == exit_codes.USAGE
+    assert "regular file" in capsys.readouterr().err
+    assert run(monkeypatch, "export", str(store), str(tmp_path / "no" / "x")) == exit_codes.USAGE
+    assert "its folder" in capsys.readouterr().err
+    rejects = tmp_path / "rejects"
+    rejects.write_text("mine")
+    again = str(tmp_path / "again")
+    assert run(monkeypatch, "import", str(corpus), again, "--rejects", str(rejects)) == exit_codes.USAGE
+    assert rejects.read_text() == "mine"
+    assert not Path(again).exists()
+
+
+def test_a_corpus_without_documents_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, store = tmp_path / "corpus.jsonl", tmp_path / "texts.zst"
+    corpus.write_text('{"content": "x"}\n')
+    assert run(monkeypatch, "import", str(corpus), str(store)) == exit_codes.USAGE
+    assert "has no field 'text'" in capsys.readouterr().err
+    assert not store.exists()
+    assert run(monkeypatch, "import", str(corpus), str(store), "--text-field", "content") == 0

@@ -25,6 +25,8 @@ ControlTokens = Literal["text", "tokens"]
 class CorpusConfig(Config):
     """How files and folders are read as documents."""
 
+    GROUP = "Corpus"
+
     text_field: str = setting("text", "field or column that holds the text")
     source_field: str | None = setting(
         None, "field or column that names the source of a document; none: pile_set_name, as in the Pile"
@@ -46,6 +48,8 @@ class CorpusConfig(Config):
 class StoreConfig(Config):
     """How a text store is written."""
 
+    GROUP = "Store"
+
     level: int = setting(6, "zstd compression level", minimum=1, maximum=19)
     dictionary_bytes: int = setting(
         131072, "size of the dictionary trained on the corpus; 0 for none", minimum=0, maximum=2**20
@@ -56,6 +60,8 @@ class StoreConfig(Config):
 @dataclass(frozen=True)
 class EmbedConfig(Config):
     """How texts become vectors."""
+
+    GROUP = "Embedding"
 
     pooling: Literal["auto", "mean", "cls"] = setting(
         "auto", "how token states are pooled; auto: as the encoder's files say"
@@ -82,6 +88,8 @@ class EmbedConfig(Config):
 class IndexConfig(Config):
     """How vectors are indexed and searched."""
 
+    GROUP = "Index"
+
     backend: Literal["hnsw", "exact"] = setting("hnsw", "approximate graph search, or exact search")
     metric: Literal["l2", "ip"] = setting("l2", "squared Euclidean distance, or 1 - inner product")
     M: int = setting(16, "links per node of the HNSW graph", minimum=2, maximum=512)
@@ -93,8 +101,10 @@ class IndexConfig(Config):
 class DatastoreConfig(Config):
     """How a corpus is cut and laid out."""
 
+    GROUP = "Segments"
+
     unit: Literal["document", "passage"] = setting(
-        "document", "what is embedded: the beginning of each document, or every passage of it"
+        "document", "what is embedded: the beginning of each document, or every passage of it", group="common"
     )
     passage_overlap: int = setting(32, "tokens that neighboring passages share", minimum=0, maximum=100_000)
     segment_documents: int = setting(1_000_000, "documents in a segment", minimum=1)
@@ -104,6 +114,8 @@ class DatastoreConfig(Config):
 @dataclass(frozen=True)
 class SelectionConfig(Config):
     """Which of the documents near a query are trained on."""
+
+    GROUP = "Selection"
 
     method: Literal["nearest", "sift", "hull"] = setting(
         "nearest",
@@ -122,8 +134,16 @@ class SelectionConfig(Config):
 class AdaptConfig(Config):
     """How a model is trained on the neighbors of one query."""
 
+    GROUP = "Training"
+
     num_neighbors: int = setting(
-        20, "neighbors to train on, nearest first", minimum=0, maximum=1_000_000, per_call=True, trains=False
+        20,
+        "neighbors to train on, nearest first",
+        minimum=0,
+        maximum=1_000_000,
+        per_call=True,
+        trains=False,
+        group="common",
     )
     max_length: int = setting(1024, "tokens in a training window; one optimizer step each", minimum=2, per_call=True)
     max_neighbor_tokens: int | None = setting(
@@ -131,9 +151,11 @@ class AdaptConfig(Config):
     )
     max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2, per_call=True)
     deadline_ms: float | None = setting(
-        None, "milliseconds from the call until training stops", minimum=0, per_call=True, trains=False
+        None, "milliseconds from the call until training stops", minimum=0, per_call=True, trains=False, group="common"
     )
-    learning_rate: float = setting(5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0, per_call=True)
+    learning_rate: float = setting(
+        5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0, per_call=True, group="common"
+    )
     schedule: Literal["constant", "inverse_sqrt", "distance"] = setting(
         "constant",
         "learning rate over the neighbors; inverse_sqrt: divided by the root of the position; distance: the farther, "
@@ -161,30 +183,40 @@ class AdaptConfig(Config):
         True,
         "keep the memory that a step frees for the next one: no page faults, but the process stays as large",
         trains=False,
+        group="Memory",
     )
     restore: Literal["auto", "copy", "flip"] = setting(
-        "auto", "put weights back by copying or by re-pointing", trains=False
+        "auto", "put weights back by copying or by re-pointing", trains=False, group="Memory"
     )
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",
         "which weights are trained; no-embeddings: all but embeddings and output head; lora: low-rank matrices beside "
         "the linear layers (needs peft; 1e-3 is a good learning rate for them)",
+        group="Trained weights",
     )
-    last_layers: int = setting(4, "layers that trainable=last-layers trains, from the last backwards", minimum=1)
+    last_layers: int = setting(
+        4, "layers that trainable=last-layers trains, from the last backwards", minimum=1, group="Trained weights"
+    )
     trainable_patterns: tuple[str, ...] = setting(
-        (), "names of the parameters that trainable=patterns trains; * stands for any text"
+        (), "names of the parameters that trainable=patterns trains; * stands for any text", group="Trained weights"
     )
-    lora_rank: int = setting(8, "rank of the low-rank matrices", minimum=1, maximum=65536)
-    lora_alpha: float = setting(16.0, "low-rank updates are scaled by this over the rank", minimum=0.0, maximum=1e6)
+    lora_rank: int = setting(8, "rank of the low-rank matrices", minimum=1, maximum=65536, group="Trained weights")
+    lora_alpha: float = setting(
+        16.0, "low-rank updates are scaled by this over the rank", minimum=0.0, maximum=1e6, group="Trained weights"
+    )
     lora_targets: tuple[str, ...] = setting(
-        (), "linear layers given low-rank matrices, by last name or pattern; empty: all of the decoder's layers"
+        (),
+        "linear layers given low-rank matrices, by last name or pattern; empty: all of the decoder's layers",
+        group="Trained weights",
     )
     control_tokens: ControlTokens = setting(
         "text",
         "what a text is read as that spells a control token like <|endoftext|>; text: its letters; tokens: the token",
     )
     guard: Literal["none", "query"] = setting(
-        "none", "query: score the query while training and keep the best state seen, or the base weights"
+        "none",
+        "query: score the query while training and keep the best state seen, or the base weights",
+        group="common",
     )
     guard_every: int = setting(1, "neighbors between two scores of the guard", minimum=1, per_call=True)
     guard_min_tokens: int = setting(64, "a query with fewer tokens is not guarded", minimum=2, per_call=True)
@@ -193,6 +225,7 @@ class AdaptConfig(Config):
         "trained states kept for neighbor lists that come again, each as large as the trained weights",
         minimum=0,
         trains=False,
+        group="Memory",
     )
     verify: bool = setting(
         False,
@@ -207,6 +240,8 @@ class AdaptConfig(Config):
 class ScoreConfig(Config):
     """How text is scored."""
 
+    GROUP = "Scoring"
+
     max_length: int | None = setting(None, "tokens in a scoring window; none: the model's own limit", minimum=2)
     precision: Precision = setting("float32", "arithmetic of scoring")
 
@@ -215,15 +250,20 @@ class ScoreConfig(Config):
 class EvalConfig(Config):
     """How a model is measured on documents."""
 
+    GROUP = "Measurement"
+
     protocol: Literal["split", "split-bare", "full"] = setting(
         "split",
         "split: search with the first half, score the second with the first in its context; split-bare: without it; "
         "full: search with and score the whole document",
+        group="common",
     )
     query_tokens: int = setting(1024, "longest query, in tokens", minimum=1)
     scored_tokens: int = setting(1024, "longest scored text, in tokens", minimum=1)
-    curve: tuple[int, ...] = setting((0, 1, 2, 5, 10, 20), "numbers of neighbors to score after", minimum=0)
-    limit: int | None = setting(None, "documents of each group; none: all", minimum=1)
+    curve: tuple[int, ...] = setting(
+        (0, 1, 2, 5, 10, 20), "numbers of neighbors to score after", minimum=0, group="common"
+    )
+    limit: int | None = setting(None, "documents of each group; none: all", minimum=1, group="common")
     sample: Literal["seed", "paper"] = setting(
         "seed",
         "seed: documents in an order drawn by sample_seed; paper: the first fifth of each group after a shuffle with "
@@ -237,6 +277,7 @@ class EvalConfig(Config):
         "holds more; none: keep them",
         minimum=0.0,
         maximum=1.0,
+        group="common",
     )
     context_tokens: int | None = setting(
         2560, "tokens of neighbors that in-context reads; none: up to the model's own limit", minimum=1
@@ -252,6 +293,8 @@ class EvalConfig(Config):
 @dataclass(frozen=True)
 class ServeConfig(Config):
     """What the server lets in, how long it waits, and how many engines it runs."""
+
+    GROUP = "Server"
 
     engines: int = setting(1, "processes that answer, each with all of the model's working weights", minimum=1)
     max_queue: int = setting(64, "requests that may wait; more are refused with 429", minimum=0)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,30 @@ def write_file(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
     finish_file(partial, path)
+
+
+def check_target(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Raise where a file that is to be written would be lost work or someone's loss.
+
+    Args:
+        path: Where it goes.
+        force: Whether a regular file that is there may be replaced.
+        inputs: What is read meanwhile: none of it is ever replaced.
+
+    Raises:
+        FileExistsError: There is something else, or an input, or a file and no `force`.
+        FileNotFoundError: There is no folder for it.
+    """
+    if not os.path.lexists(path):
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: its folder must be there, and is not. Make it with: mkdir -p")
+        return
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path}: must be a regular file or nothing, and is neither")
+    if any(given.exists() and path.exists() and given.samefile(path) for given in inputs):
+        raise FileExistsError(f"{path}: must not be a file that is read meanwhile")
+    if not force:
+        raise FileExistsError(f"{path}: is there already. --force (force=True) replaces it")
 
 
 def describe_file(path: Path) -> dict[str, Any]:

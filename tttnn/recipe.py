@@ -30,6 +30,7 @@ def open_datastore(
     path: str | os.PathLike[str],
     *,
     embedder: str | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     on_fetch: OnFetch | None = None,
@@ -40,6 +41,7 @@ def open_datastore(
         path: The directory.
         embedder: A demo name, hub id or directory; None: the datastore's own. For imported vectors one must be named;
             it is loaded as it is, because nothing is known of the one that made them.
+        device: Torch's name of the embedder's device.
         threads: Torch's, for the embedder; None leaves them as they are.
         cache_dir: Where demo models are kept.
         on_fetch: Called with one sentence before a demo model is fetched.
@@ -51,13 +53,16 @@ def open_datastore(
         UnknownModelError: There is no such embedder.
     """
     opened = Datastore.open(path)
-    return with_embedder(opened, embedder=embedder, threads=threads, cache_dir=cache_dir, on_fetch=on_fetch)
+    return with_embedder(
+        opened, embedder=embedder, device=device, threads=threads, cache_dir=cache_dir, on_fetch=on_fetch
+    )
 
 
 def with_embedder(
     opened: Datastore,
     *,
     embedder: str | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     on_fetch: OnFetch | None = None,
@@ -66,7 +71,7 @@ def with_embedder(
     name = _embedder_of(opened.path, opened.manifest, embedder)
     models.resolve(name, cache_dir=cache_dir, on_fetch=on_fetch)
     config = None if opened.foreign else opened.embed_config
-    return opened.attach(Embedder.load(name, config, threads=threads, cache_dir=cache_dir))
+    return opened.attach(Embedder.load(name, config, device=device, threads=threads, cache_dir=cache_dir))
 
 
 def _embedder_of(path: Path, manifest: Manifest, named: str | None) -> str:
@@ -86,7 +91,8 @@ class TrainerRecipe:
     """What a process needs to load a trainer of its own.
 
     `model` and `embedder` are demo names, hub ids or directories; an embedder of None is the datastore's own.
-    `threads` are torch's in each process; None leaves them as they are.
+    `threads` are torch's in each process; None leaves them as they are. `device` is torch's name of a device, `dtype`
+    its name of the type of the model's weights.
     """
 
     model: str
@@ -96,7 +102,9 @@ class TrainerRecipe:
     score: ScoreConfig
     embedder: str | None = None
     threads: int | None = None
-    cache_dir: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
 
     def fetch(self, on_fetch: OnFetch | None = None) -> None:
         """Fetch the models of these names that are not in reach yet, so that no process has to wait for another.
@@ -121,14 +129,24 @@ class TrainerRecipe:
         Args:
             shared_weights: of a trainer that the same recipe made in another process.
         """
+        import torch
+
         from .training.trainer import TestTimeTrainer
 
-        opened = open_datastore(self.datastore, embedder=self.embedder, threads=self.threads, cache_dir=self.cache_dir)
+        opened = open_datastore(
+            self.datastore,
+            embedder=self.embedder,
+            device=self.device,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+        )
         return TestTimeTrainer.load(
             self.model,
             Selector(opened, self.selection),
             self.adapt,
             score=self.score,
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
             threads=self.threads,
             cache_dir=self.cache_dir,
             shared_weights=shared_weights,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -36,7 +36,7 @@ def setting(
         about: what the help shows of it.
         minimum: smallest value it may have, itself or each of its entries.
         maximum: largest value, likewise.
-        group: under which heading help shows it; empty: that of its class.
+        group: under which heading help shows it, "common" before all others; empty: that of its class.
         per_call: whether it may differ from one call to the next of what was made with the settings.
         trains: whether it changes what is trained of given texts.
     """
@@ -185,6 +185,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 @dataclass(frozen=True)
 class Config:
     """What every settings class can do: check itself, copy itself with changes, turn into plain values."""
+
+    GROUP: ClassVar[str] = ""
+    """The heading under which help shows these settings."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -12,32 +12,52 @@ from typing import Any
 import click
 
 from ..config import PRESETS, AdaptConfig, SelectionConfig
+from ..errors import AdaptError, ConfigError
 from .bars import Bars
+from .command import Command
 from .exit_codes import FAILED
-from .flags import as_json_flag, cache_dir_flag, config_file_flag, model_flag, preset_flag, settings_flags, threads_flag
-from .loading import load_trainer, open_datastore, quiet_transformers
-from .printing import print_json, show, stages_line
+from .flags import (
+    Query,
+    as_json_flag,
+    config_file_flag,
+    loading_flags,
+    model_flag,
+    other_embedder_flag,
+    preset_flag,
+    queries_flag,
+    settings_flags,
+)
+from .loading import Loading
+from .printing import counted, print_json, show, stages_line
+from .queries import answer_all, one_or_many
 
 
-@click.command()
-@click.argument("datastore", type=click.Path())
-@click.argument("query")
+@click.command(cls=Command)
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.argument("query", required=False, type=Query())
 @model_flag
+@queries_flag
 @preset_flag
 @settings_flags(AdaptConfig, "adapt_flags")
 @settings_flags(SelectionConfig, "select_flags", prefix="select_")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest continuation.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token each time.")
+@click.option(
+    "--temperature",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="0 takes the likeliest token each time.",
+)
 @click.option("--base/--no-base", default=True, show_default=True, help="Show the base model's continuation too.")
-@click.option("--embedder", help="Instead of the one the datastore was built with.")
-@threads_flag
-@cache_dir_flag
+@other_embedder_flag
+@loading_flags()
 @config_file_flag
 @as_json_flag
 def generate(
     datastore: str,
-    query: str,
+    query: str | None,
     model: str,
+    queries: str | None,
     preset: str,
     adapt_flags: dict[str, Any],
     select_flags: dict[str, Any],
@@ -45,68 +65,92 @@ def generate(
     temperature: float,
     base: bool,
     embedder: str | None,
-    threads: int | None,
-    cache_dir: str | None,
+    loading: Loading,
     as_json: bool,
 ) -> None:
     """Adapt the model to QUERY's neighbors in DATASTORE and continue QUERY.
 
     \b
     Examples:
-      tttnn generate pile-00 "def quicksort(" --model smollm2-135m --num-neighbors 20
+      tttnn generate pile-00 "def quicksort(" --num-neighbors 20
       tttnn generate pile-00 "def quicksort(" --deadline-ms 2000 --json
+      tttnn generate pile-00 --queries prompts.txt > answers.jsonl
     """
-    from ..retrieval.selector import Selector
-
-    quiet_transformers()
+    one_or_many(query, queries)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    config = PRESETS[preset].with_(**adapt_flags)
+    selection = SelectionConfig(**select_flags)
     with Bars() as bars:
-        config = PRESETS[preset].with_(**adapt_flags)
-        opened = open_datastore(datastore, embedder, threads, cache_dir, bars)
-        chosen = Selector(opened, SelectionConfig(**select_flags))
-        trainer = load_trainer(model, chosen, config, None, threads, cache_dir, bars)
-        before = trainer.generate(query, **options) if base else None
-        with trainer.adapt(query, observe=lambda _, k: bars("adapt", k, config.num_neighbors)) as adapted:
-            after = adapted.generate(**options)
-            report = adapted.report
+        from ..retrieval.selector import Selector
+
+        opened = loading.datastore(datastore, embedder, bars)
+        trainer = loading.trainer(model, Selector(opened, selection), config, None, bars)
+
+        def answer(text: str) -> dict[str, Any]:
+            before = trainer.generate(text, **options) if base else None
+            with trainer.adapt(text, observe=lambda _, k: bars("adapt", k, config.num_neighbors)) as adapted:
+                after = adapted.generate(**options)
+            return {"query": text, "base": before, "adapted": after, "report": adapted.report.to_dict()}
+
+        if queries is not None:
+            answer_all(queries, answer)
+            return
+        assert query is not None
+        answered = answer(query)
     if as_json:
-        print_json({"query": query, "base": before, "adapted": after, "report": report.to_dict()})
+        print_json(answered)
         return
-    if before is not None:
-        click.echo(f"--- base\n{before}\n--- adapted to {len(report.neighbors)} neighbors")
-    click.echo(after)
-    bars.tell(stages_line(report.seconds))
+    report = answered["report"]
+    if base:
+        click.echo(f"--- base\n{answered['base']}\n--- adapted to {counted(len(report['neighbors']), 'neighbor')}")
+    click.echo(answered["adapted"])
+    bars.tell(f"seconds: {stages_line(report['seconds'])}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("report", type=click.Path(exists=True, dir_okay=False))
-@click.argument("datastore", type=click.Path())
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @model_flag
-@threads_flag
-@cache_dir_flag
+@loading_flags()
 @as_json_flag
-def replay(report: str, datastore: str, model: str, threads: int | None, cache_dir: str | None, as_json: bool) -> None:
+def replay(report: str, datastore: str, model: str, loading: Loading, as_json: bool) -> None:
     """Repeat the adaptation that REPORT describes, and compare every loss.
 
-    REPORT is what generate --json printed, or its "report". Exit code 1 when a loss differs.
+    REPORT is what generate --json printed, or its "report". Exit code 1 when a
+    loss differs.
 
     \b
     Examples:
       tttnn generate pile-00 "def quicksort(" --json > report.json
       tttnn replay report.json pile-00
     """
+    held, config = _read_report(report)
     from ..datastore.datastore import Datastore
 
-    quiet_transformers()
-    held = json.loads(Path(report).read_text(encoding="utf-8"))
-    held = held.get("report", held)
-    config = AdaptConfig().with_read(held["settings"])
     with Bars() as bars:
-        trainer = load_trainer(model, Datastore.open(datastore), config, None, threads, cache_dir, bars)
+        trainer = loading.trainer(model, Datastore.open(datastore), config, None, bars)
         with trainer.replay(held) as adapted:
             losses = adapted.report.losses
-    before = [loss for neighbor in held["neighbors"] for loss in neighbor["losses"]]
-    difference = max((abs(a - b) for a, b in zip(before, losses, strict=True)), default=0.0)
-    show({"steps": len(losses), "largest_difference": difference, "same": difference == 0.0}, as_json)
-    if difference != 0.0:
+    differences = [abs(a - b) for a, b in zip(held.losses, losses, strict=False)]
+    same = len(losses) == len(held.losses) and not any(differences)
+    show({"steps": len(losses), "largest_difference": max(differences, default=0.0), "same": same}, as_json)
+    if not same:
         raise SystemExit(FAILED)
+
+
+def _read_report(path: str) -> tuple[Any, AdaptConfig]:
+    """Read a report and its settings; what is wrong with the file is one sentence with its name."""
+    from ..training.report import AdaptReport
+
+    try:
+        held = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not JSON ({error})") from None
+    held = held.get("report", held) if isinstance(held, dict) else held
+    if not isinstance(held, dict):
+        raise ConfigError(f"{path}: must be a report of tttnn generate --json, got {type(held).__name__}")
+    try:
+        report = AdaptReport.from_dict(held)
+        return report, AdaptConfig().with_read(report.settings)
+    except (AdaptError, ConfigError) as error:
+        raise ConfigError(f"{path}: must be a report of tttnn generate --json. {error}") from None

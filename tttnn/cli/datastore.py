@@ -9,44 +9,56 @@ from typing import Any
 
 import click
 
-from ..config import DatastoreConfig, EmbedConfig, IndexConfig, StoreConfig
+from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, StoreConfig
 from .bars import Bars
-from .flags import as_json_flag, cache_dir_flag, config_file_flag, embedder_flag, settings_flags, threads_flag
-from .loading import load_embedder, quiet_transformers
-from .printing import show, tell_rejected
+from .command import Command
+from .flags import (
+    as_json_flag,
+    config_file_flag,
+    corpus_argument,
+    embedder_flag,
+    loading_flags,
+    rejects_flag,
+    settings_flags,
+    writes,
+)
+from .loading import Loading
+from .printing import print_built, print_json, show, tell_rejected
 
 
-@click.command()
-@click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
+@click.command(cls=Command)
+@corpus_argument
 @click.argument("datastore", type=click.Path())
 @embedder_flag
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
+@click.option("--dry-run", is_flag=True, help="Only estimate documents, time and disk: reads CORPUS once.")
+@rejects_flag
+@settings_flags(CorpusConfig, "corpus_flags")
 @settings_flags(DatastoreConfig, "datastore_flags")
 @settings_flags(IndexConfig, "index_flags")
 @settings_flags(EmbedConfig, "embed_flags", prefix="embed_")
 @settings_flags(StoreConfig, "store_flags", prefix="store_")
-@click.option("--dry-run", is_flag=True, help="Only estimate documents, time and disk: reads CORPUS once.")
-@threads_flag
-@cache_dir_flag
+@loading_flags(dtype=False)
 @config_file_flag
 @as_json_flag
+@writes("rejects")
 def build(
     corpus: tuple[str, ...],
     datastore: str,
     embedder: str,
     rejects: str | None,
     dry_run: bool,
+    corpus_flags: dict[str, Any],
     datastore_flags: dict[str, Any],
     index_flags: dict[str, Any],
     embed_flags: dict[str, Any],
     store_flags: dict[str, Any],
-    threads: int | None,
-    cache_dir: str | None,
+    loading: Loading,
     as_json: bool,
 ) -> None:
-    """Build DATASTORE from CORPUS: .jsonl, .jsonl.zst, text files or folders of text.
+    """Build DATASTORE from CORPUS: files and folders of texts, JSON lines, tables.
 
-    A build that was interrupted continues where it was.
+    Each may be compressed; - is standard input. A build that was interrupted
+    continues where it was.
 
     \b
     Examples:
@@ -55,49 +67,57 @@ def build(
       tttnn build train.jsonl.zst pile-00 --dry-run
     """
     from ..datastore.build_report import BuildReport
-    from ..datastore.datastore import Datastore
-    from ..datastore.estimate import estimate_build
     from ..store.corpus import iter_corpora
 
-    quiet_transformers()
     report = BuildReport()
     settings: dict[str, Any] = {
         "config": DatastoreConfig(**datastore_flags),
         "index": IndexConfig(**index_flags),
         "store": StoreConfig(**store_flags),
     }
+    documents = iter_corpora(corpus, CorpusConfig(**corpus_flags), rejects=rejects)
     with Bars(report) as bars:
-        documents = iter_corpora(corpus)
-        encoder = load_embedder(embedder, EmbedConfig(**embed_flags), threads, cache_dir, bars)
+        encoder = loading.embedder(embedder, EmbedConfig(**embed_flags), bars)
         if dry_run:
+            from ..datastore.estimate import estimate_build
+
             estimate = estimate_build(documents, encoder, **settings, progress=bars)
+            tell_rejected(documents, rejects, bars)
             show(estimate.to_dict(), as_json)
             return
+        from ..datastore.datastore import Datastore
+
         made = Datastore.build(datastore, documents, encoder, **settings, progress=bars, report=report)
-        tell_rejected(documents.rejected, rejects, bars)
-    show(made.info() | {"rejected": len(documents.rejected), "build": report.to_dict()}, as_json)
+        tell_rejected(documents, rejects, bars)
+    described = made.info() | {"rejected": documents.num_rejected, "build": report.to_dict()}
+    if as_json:
+        print_json(described)
+    else:
+        print_built(described, datastore, len(made))
 
 
-@click.command()
-@click.argument("corpus", nargs=-1, type=click.Path(exists=True))
+@click.command(cls=Command)
+@click.argument("corpus", nargs=-1, type=click.Path(exists=True, allow_dash=True), metavar="[CORPUS]...")
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @click.option("--discard", is_flag=True, help="Forget an append that was interrupted, instead of appending.")
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
-@threads_flag
-@cache_dir_flag
+@rejects_flag
+@settings_flags(CorpusConfig, "corpus_flags")
+@loading_flags(dtype=False)
 @as_json_flag
+@writes("rejects")
 def append(
     corpus: tuple[str, ...],
     datastore: str,
     discard: bool,
     rejects: str | None,
-    threads: int | None,
-    cache_dir: str | None,
+    corpus_flags: dict[str, Any],
+    loading: Loading,
     as_json: bool,
 ) -> None:
-    """Add CORPUS to DATASTORE as new segments, with its embedder and settings; ids go on.
+    """Add CORPUS to DATASTORE as new segments, with its embedder and settings.
 
-    An append that was interrupted continues where it was; DATASTORE can be searched meanwhile.
+    Ids go on. An append that was interrupted continues where it was; DATASTORE
+    can be searched meanwhile.
 
     \b
     Examples:
@@ -106,7 +126,6 @@ def append(
     """
     from ..datastore.build_report import BuildReport
     from ..datastore.datastore import Datastore
-    from ..recipe import with_embedder
     from ..store.corpus import iter_corpora
 
     if discard == bool(corpus):
@@ -114,24 +133,24 @@ def append(
     if discard:
         show({"discarded": Datastore.open(datastore).discard_append()}, as_json)
         return
-    quiet_transformers()
     report = BuildReport()
+    documents = iter_corpora(corpus, CorpusConfig(**corpus_flags), rejects=rejects)
     with Bars(report) as bars:
-        documents = iter_corpora(corpus)
         opened = Datastore.open(datastore)
         if not opened.foreign:  # of imported vectors `append` says itself why it refuses
-            with_embedder(opened, threads=threads, cache_dir=cache_dir, on_fetch=bars.tell)
+            loading.attach(opened, bars)
         before = len(opened)
         opened.append(documents, progress=bars, report=report)
-        tell_rejected(documents.rejected, rejects, bars)
-    show(
-        {"appended": len(opened) - before, **opened.info(), "rejected": len(documents.rejected)}
-        | {"build": report.to_dict()},
-        as_json,
-    )
+        tell_rejected(documents, rejects, bars)
+    appended = len(opened) - before
+    described = {"appended": appended, **opened.info(), "rejected": documents.num_rejected, "build": report.to_dict()}
+    if as_json:
+        print_json(described)
+    else:
+        print_built(described, datastore, appended)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(0))
 @click.option("--source", "sources", multiple=True, help="All documents of this source; may be given again.")
@@ -160,7 +179,7 @@ def delete(
     show({"deleted": deleted, "documents": len(opened)}, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @as_json_flag
 def compact(datastore: str, as_json: bool) -> None:

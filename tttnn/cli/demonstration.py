@@ -11,23 +11,24 @@ import click
 
 from ..config import AdaptConfig
 from .bars import Bars
-from .flags import as_json_flag, cache_dir_flag, config_file_flag, settings_flags
-from .loading import quiet_transformers
+from .command import Command
+from .flags import as_json_flag, config_file_flag, loading_flags, settings_flags
+from .loading import Loading, quiet_transformers
 from .printing import print_demo, print_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--corpus", type=click.Path(exists=True), help="Folder, .jsonl or .jsonl.zst; else Python's own library.")
 @click.option(
     "--out", default="tttnn-demo", show_default=True, type=click.Path(file_okay=False), help="Where files go."
 )
 @click.option("--sample-seed", default=0, show_default=True, help="Draws the held-out documents and the sample.")
 @settings_flags(AdaptConfig, "adapt_flags")
-@cache_dir_flag
+@loading_flags()
 @config_file_flag
 @as_json_flag
 def demo(
-    corpus: str | None, out: str, sample_seed: int, adapt_flags: dict[str, Any], cache_dir: str | None, as_json: bool
+    corpus: str | None, out: str, sample_seed: int, adapt_flags: dict[str, Any], loading: Loading, as_json: bool
 ) -> None:
     """Run test-time training on real text and show what it gains.
 
@@ -45,7 +46,7 @@ def demo(
             corpus=corpus,
             seed=sample_seed,
             config=AdaptConfig(**adapt_flags),
-            cache_dir=cache_dir,
+            cache_dir=loading.cache_dir,
             progress=bars,
             tell=bars.tell,
         )

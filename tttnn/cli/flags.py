@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import click
@@ -15,8 +16,11 @@ from click.core import ParameterSource
 
 from ..config import PRESETS
 from ..errors import ConfigError
+from ..files import check_target
 from ..settings import Config, check, read, text_of
+from .command import Flag
 from .config_file import load_config_file
+from .loading import Loading
 
 _Command = Callable[..., Any]
 
@@ -62,9 +66,94 @@ def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Call
                 f"{flag}/--no-{flag[2:]}" if switch else flag,
                 f"flag_{names[field.name]}",
                 type=(_Switch if switch else _Value)(field, hints[field.name]),
+                cls=Flag,
+                group=(field.metadata["group"] or cls.GROUP).removeprefix("common"),
                 default=None,
                 help=f"{field.metadata['help']}  [default: {text_of(field.default) or 'empty'}]",
             )(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def writes(*names: str, makes_folder: bool = False) -> Callable[[_Command], _Command]:
+    """Give a command --force: without it, none of the files that these arguments name may be there already.
+
+    Put nearest to the function. An argument of None is no file; no file that another argument names is replaced.
+
+    Args:
+        names: arguments of the command.
+        makes_folder: whether the command makes the folder of what it writes.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def wrapped(force: bool, **arguments: Any) -> Any:
+            for name in names:
+                if arguments[name] is not None and not (makes_folder and not Path(arguments[name]).parent.exists()):
+                    others = [value for key, value in arguments.items() if key not in names]
+                    check_target(Path(arguments[name]), force=force, inputs=_paths_in(others))
+            return command(**arguments)
+
+        click.option("--force", is_flag=True, help="Replace a file that is there.")(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _paths_in(values: list[Any]) -> list[Path]:
+    flat = [entry for value in values for entry in (value if isinstance(value, tuple) else (value,))]
+    return [Path(entry) for entry in flat if isinstance(entry, str) and "\0" not in entry and len(entry) < 4096]
+
+
+class Query(click.ParamType):  # type: ignore[type-arg]
+    """A text to search with: refused before anything is loaded where it holds none."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"query must be UTF-8, got {value!r}", param, ctx)
+        if not value.strip():
+            self.fail(f"query must hold some text, got {value!r}", param, ctx)
+        return value
+
+
+def loading_flags(*, dtype: bool = True) -> Callable[[_Command], _Command]:
+    """Give a command the flags that say how its models are loaded; it receives a `Loading`.
+
+    Args:
+        dtype: whether one of the models is a language model, whose weights may have another type.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def wrapped(
+            device: str, threads: int | None, cache_dir: str | None, dtype: str = "float32", **arguments: Any
+        ) -> Any:
+            return command(**arguments, loading=Loading(device, dtype, threads, cache_dir))
+
+        group = "Models"
+        cache_dir_flag(wrapped)
+        click.option(
+            "--threads", cls=Flag, group=group, type=click.IntRange(1), help="Threads of torch; all cores unless given."
+        )(wrapped)
+        if dtype:
+            click.option(
+                "--dtype",
+                cls=Flag,
+                group=group,
+                type=click.Choice(["float32", "bfloat16", "float16"]),
+                default="float32",
+                show_default=True,
+                help="Type of the language model's weights.",
+            )(wrapped)
+        click.option(
+            "--device", cls=Flag, group=group, default="cpu", show_default=True, help="Device of torch, like cuda:0."
+        )(wrapped)
         return wrapped
 
     return decorate
@@ -79,9 +168,16 @@ config_file_flag = click.option(
     callback=load_config_file,
     help="TOML file with defaults for these flags.",
 )
-as_json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON, with everything.")
+queries_flag = click.option(
+    "--queries",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="File of queries, - for standard input: one a line, or JSON lines with a query in each. Prints JSON lines.",
+)
 cache_dir_flag = click.option(
     "--cache-dir",
+    cls=Flag,
+    group="Models",
     envvar="TTTNN_CACHE",
     type=click.Path(file_okay=False),
     help="Folder of demo models  [env: TTTNN_CACHE]",
@@ -89,6 +185,18 @@ cache_dir_flag = click.option(
 embedder_flag = click.option(
     "--embedder", default="minilm-l6", show_default=True, help="Demo name, hub id or directory."
 )
+other_embedder_flag = click.option("--embedder", help="Instead of the one the datastore was built with.")
 model_flag = click.option("--model", default="smollm2-135m", show_default=True, help="Demo name, hub id or directory.")
-threads_flag = click.option("--threads", type=click.IntRange(1), help="Threads of torch; all cores unless given.")
-preset_flag = click.option("--preset", type=click.Choice(list(PRESETS)), default="default", show_default=True)
+preset_flag = click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="default",
+    show_default=True,
+    help="Settings to begin with; paper-: those of Hardt & Sun.",
+)
+corpus_argument = click.argument(
+    "corpus", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True), metavar="CORPUS..."
+)
+rejects_flag = click.option(
+    "--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why."
+)

@@ -11,11 +11,12 @@ from typing import Any
 import click
 
 from .bars import Bars
+from .command import Command
 from .flags import as_json_flag
-from .printing import print_json, show
+from .printing import print_datastore, print_json, show
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datastore", required=False, type=click.Path())
 @click.option("--build", "about_build", is_flag=True, help="Describe this installation instead.")
 @as_json_flag
@@ -40,6 +41,10 @@ def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
         from ..datastore.datastore import Datastore
 
         described = Datastore.open(datastore).info()
+        if not as_json:
+            print_datastore(described)
+            click.echo("more: --json")
+            return
     show(described, as_json)
 
 
@@ -60,7 +65,7 @@ def _build_info() -> dict[str, Any]:
     return described
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datastore", type=click.Path(exists=True))
 @click.option("--quick", is_flag=True, help="Check sizes, tables and the manifest; do not read every byte.")
 @as_json_flag

@@ -1,14 +1,17 @@
-"""Models and datastores loaded from what flags name, told while they are fetched.
+"""How models are loaded: on which device, in what type, with how many threads, and told while they are fetched.
 
 Knows names, directories and bars. Does not know a command.
 """
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from typing import Any
 
 from .. import models
 from ..config import AdaptConfig, EmbedConfig, ScoreConfig
+from ..errors import ConfigError
 from .bars import Bars
 
 
@@ -20,32 +23,80 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def load_embedder(name: str, config: EmbedConfig | None, threads: int | None, cache_dir: str | None, bars: Bars) -> Any:
-    """Load an embedder by demo name, hub id or directory."""
-    from ..embedding.embedder import Embedder
+@dataclass(frozen=True)
+class Loading:
+    """What the flags say of how models are loaded.
 
-    models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
-    return Embedder.load(name, config, threads=threads, cache_dir=cache_dir)
+    `device` is torch's name of one, `dtype` the name of the language model's type, `threads` torch's threads (None
+    leaves them as they are), `cache_dir` the folder of demo models.
+    """
 
+    device: str
+    dtype: str
+    threads: int | None
+    cache_dir: str | os.PathLike[str] | None
 
-def open_datastore(path: str, embedder: str | None, threads: int | None, cache_dir: str | None, bars: Bars) -> Any:
-    """Open a datastore with its embedder, or with the one that is named."""
-    from .. import recipe
+    def check(self) -> None:
+        """Raise a ConfigError where there is no such device, before anything is loaded."""
+        import torch
 
-    return recipe.open_datastore(path, embedder=embedder, threads=threads, cache_dir=cache_dir, on_fetch=bars.tell)
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError:
+            raise ConfigError(f"device must be one of torch's, like cpu or cuda:0, got {self.device!r}") from None
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device must be one of this machine, got {self.device!r}: torch finds no CUDA device")
 
+    def embedder(self, name: str, config: EmbedConfig | None, bars: Bars) -> Any:
+        """Load an embedder by demo name, hub id or directory."""
+        from ..embedding.embedder import Embedder
 
-def load_trainer(
-    name: str,
-    datastore: Any,
-    config: AdaptConfig,
-    score: ScoreConfig | None,
-    threads: int | None,
-    cache_dir: str | None,
-    bars: Bars,
-) -> Any:
-    """Load a trainer whose model has a demo name, hub id or directory."""
-    from ..training.trainer import TestTimeTrainer
+        self.check()
+        quiet_transformers()
+        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+        return Embedder.load(name, config, device=self.device, threads=self.threads, cache_dir=self.cache_dir)
 
-    models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
-    return TestTimeTrainer.load(name, datastore, config, score=score, threads=threads, cache_dir=cache_dir)
+    def datastore(self, path: str, embedder: str | None, bars: Bars) -> Any:
+        """Open a datastore with its embedder, or with the one that is named."""
+        from .. import recipe
+
+        self.check()
+        quiet_transformers()
+        return recipe.open_datastore(
+            path,
+            embedder=embedder,
+            device=self.device,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+            on_fetch=bars.tell,
+        )
+
+    def attach(self, opened: Any, bars: Bars) -> None:
+        """Load the embedder of a datastore that is open."""
+        from .. import recipe
+
+        self.check()
+        quiet_transformers()
+        recipe.with_embedder(
+            opened, device=self.device, threads=self.threads, cache_dir=self.cache_dir, on_fetch=bars.tell
+        )
+
+    def trainer(self, name: str, datastore: Any, config: AdaptConfig, score: ScoreConfig | None, bars: Bars) -> Any:
+        """Load a trainer whose model has a demo name, hub id or directory."""
+        import torch
+
+        from ..training.trainer import TestTimeTrainer
+
+        self.check()
+        quiet_transformers()
+        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+        return TestTimeTrainer.load(
+            name,
+            datastore,
+            config,
+            score=score,
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+        )

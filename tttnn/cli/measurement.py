@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from .. import models
-from ..config import PRESETS, AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
+from ..config import PRESETS, AdaptConfig, CorpusConfig, EvalConfig, ScoreConfig, SelectionConfig
 from ..errors import TttnnError
 from ..evaluation.catalogue import BASE, CATALOGUE, TTT_NN
 from .bars import Bars
+from .command import Command
 from .exit_codes import FAILED
-from .flags import as_json_flag, cache_dir_flag, config_file_flag, model_flag, preset_flag, settings_flags
-from .loading import quiet_transformers
+from .flags import (
+    as_json_flag,
+    cache_dir_flag,
+    config_file_flag,
+    loading_flags,
+    model_flag,
+    other_embedder_flag,
+    preset_flag,
+    rejects_flag,
+    settings_flags,
+    writes,
+)
+from .loading import Loading, quiet_transformers
 from .printing import print_audit, print_json, print_results, tell_rejected
 
 if TYPE_CHECKING:
@@ -28,9 +40,9 @@ if TYPE_CHECKING:
 _METHODS = "\b\nMethods:\n" + "\n".join(f"{entry.name:<17}  {entry.about}" for entry in CATALOGUE.values())
 
 
-@click.command("eval", epilog=_METHODS)
-@click.argument("datastore", type=click.Path())
-@click.argument("docs", type=click.Path(exists=True))
+@click.command("eval", cls=Command, epilog=_METHODS)
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.argument("docs", type=click.Path(exists=True, allow_dash=True))
 @model_flag
 @preset_flag
 @settings_flags(AdaptConfig, "adapt_flags")
@@ -53,12 +65,13 @@ _METHODS = "\b\nMethods:\n" + "\n".join(f"{entry.name:<17}  {entry.about}" for e
     show_default=True,
     help="Totals to show: over all bytes, over components by their share of the Pile, or both.",
 )
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was no document, and why.")
-@click.option("--embedder", help="Instead of the one the datastore was built with.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of torch in each process  [default: cores / workers]")
-@cache_dir_flag
+@rejects_flag
+@other_embedder_flag
+@settings_flags(CorpusConfig, "corpus_flags")
+@loading_flags()
 @config_file_flag
 @as_json_flag
+@writes("rejects")
 def eval_(
     datastore: str,
     docs: str,
@@ -75,8 +88,8 @@ def eval_(
     weighting: str,
     rejects: str | None,
     embedder: str | None,
-    threads: int | None,
-    cache_dir: str | None,
+    corpus_flags: dict[str, Any],
+    loading: Loading,
     as_json: bool,
 ) -> None:
     """Measure methods on DOCS: bits per byte after each number of neighbors, against the base model.
@@ -86,46 +99,49 @@ def eval_(
 
     \b
     Examples:
-      tttnn eval pile-00 test.jsonl --model smollm2-135m --num-neighbors 20 --out results.jsonl
-      tttnn eval pile-00 val.jsonl.zst --methods ttt-nn,in-context --limit 4 --workers 2 --out val.jsonl
+      tttnn eval pile-00 test.jsonl --num-neighbors 20 --out results.jsonl
+      tttnn eval pile-00 val.jsonl --methods ttt-nn,in-context --limit 4 --out v
     """
     from ..evaluation.interpolation import interpolation_curve
     from ..evaluation.results import Budget
     from ..evaluation.runner import evaluate
     from ..evaluation.workers import evaluate_with_workers
     from ..recipe import TrainerRecipe
-    from ..store.corpus import iter_corpus
+    from ..store.corpus import Corpus
 
-    quiet_transformers()
     names = [name.strip() for name in methods.split(",") if name.strip()]
+    threads = loading.threads
     if threads is None and workers > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    recipe = TrainerRecipe(
+        model,
+        datastore,
+        PRESETS[preset].with_(**adapt_flags),
+        SelectionConfig(**select_flags),
+        ScoreConfig(**score_flags),
+        embedder,
+        threads,
+        loading.cache_dir,
+        loading.device,
+        loading.dtype,
+    )
+    documents = Corpus([docs], CorpusConfig(**corpus_flags), rejects=rejects, name_paths=False)
+    options: dict[str, Any] = {
+        "out": out,
+        "config": EvalConfig(**eval_flags),
+        "methods": names,
+        "keep_text": keep_text,
+    }
+    loading.check()
+    quiet_transformers()
     with Bars() as bars:
-        recipe = TrainerRecipe(
-            model,
-            datastore,
-            PRESETS[preset].with_(**adapt_flags),
-            SelectionConfig(**select_flags),
-            ScoreConfig(**score_flags),
-            embedder,
-            threads,
-            cache_dir,
-        )
-        config = EvalConfig(**eval_flags)
         recipe.fetch(bars.tell)
-        documents = iter_corpus(docs)
-        options: dict[str, Any] = {
-            "out": out,
-            "config": config,
-            "methods": names,
-            "keep_text": keep_text,
-            "progress": bars,
-        }
+        options["progress"] = bars
         if workers == 1:
             result = evaluate(recipe.load(), documents, **options)
         else:
             result = evaluate_with_workers(recipe, documents, workers=workers, **options)
-        tell_rejected(documents.rejected, rejects, bars)
+        tell_rejected(documents, rejects, bars)
     if not result.lines:
         raise _nothing_measured(docs, documents, result)
     summary = result.summary()
@@ -151,7 +167,7 @@ def _nothing_measured(docs: str, documents: Corpus, result: EvalResult) -> Tttnn
     return TttnnError(f"{docs}: must hold a document that can be measured, got none: {'; '.join(told)}.")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("results", type=click.Path(exists=True, dir_okay=False))
 @click.option("--datastore", required=True, type=click.Path(exists=True), help="The one that was searched.")
 @click.option("--documents", required=True, type=click.Path(exists=True), help="The documents that were measured.")
@@ -185,7 +201,7 @@ def audit(
     \b
     Examples:
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
-      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --max-share 0.02 --json
+      tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --json
     """
     from ..datastore.datastore import Datastore
     from ..evaluation.audit import audit_results
@@ -217,7 +233,9 @@ def audit(
         raise SystemExit(FAILED)
 
 
-@click.command("lm-eval", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    "lm-eval", cls=Command, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lm_eval(arguments: tuple[str, ...]) -> None:
     """Run lm-evaluation-harness with the model tttnn and the packaged task tttnn_jsonl; ARGUMENTS are its own.

@@ -9,33 +9,36 @@ from typing import Any
 
 import click
 
+from ..retrieval.neighbors import SearchResult
 from .bars import Bars
-from .flags import as_json_flag, cache_dir_flag, threads_flag
-from .loading import open_datastore, quiet_transformers
-from .printing import excerpt, print_json, print_pairs
+from .command import Command
+from .flags import Query, as_json_flag, loading_flags, other_embedder_flag, queries_flag
+from .loading import Loading
+from .printing import counted, excerpt, print_json, stages_line
+from .queries import answer_all, one_or_many
 
 
-@click.command()
-@click.argument("datastore", type=click.Path())
-@click.argument("query")
-@click.option("-k", default=10, show_default=True, help="Neighbors to show.")
-@click.option("--ef", type=int, help="Width of the search in the graph.")
+@click.command(cls=Command)
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.argument("query", required=False, type=Query())
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Neighbors to show.")
+@queries_flag
 @click.option("--source", "sources", multiple=True, help="Only documents of this source; may be given again.")
+@click.option("--ef", type=click.IntRange(1), help="Width of the search in the graph.")
 @click.option("--explain", is_flag=True, help="Say how the query was answered; costs an exact search.")
-@click.option("--embedder", help="Instead of the one the datastore was built with.")
-@threads_flag
-@cache_dir_flag
+@other_embedder_flag
+@loading_flags(dtype=False)
 @as_json_flag
 def search(
     datastore: str,
-    query: str,
+    query: str | None,
     k: int,
-    ef: int | None,
+    queries: str | None,
     sources: tuple[str, ...],
+    ef: int | None,
     explain: bool,
     embedder: str | None,
-    threads: int | None,
-    cache_dir: str | None,
+    loading: Loading,
     as_json: bool,
 ) -> None:
     """Print the K nearest documents of QUERY, nearest first.
@@ -43,34 +46,68 @@ def search(
     \b
     Examples:
       tttnn search pile-00 "def quicksort(" -k 3
-      tttnn search pile-00 "$(cat query.txt)" --json
       tttnn search pile-00 "def quicksort(" --source Github --explain
+      tttnn search pile-00 --queries questions.txt > neighbors.jsonl
     """
-    quiet_transformers()
+    one_or_many(query, queries)
     with Bars() as bars:
-        opened = open_datastore(datastore, embedder, threads, cache_dir, bars)
-        found = opened.search(query, k, ef=ef, source=sources or None, explain=explain)
+        opened = loading.datastore(datastore, embedder, bars)
+    options: dict[str, Any] = {"ef": ef, "source": sources or None, "explain": explain}
+    if queries is not None:
+        answer_all(queries, lambda text: {"query": text, **_described(opened.search(text, k, **options))})
+        return
+    found = opened.search(query, k, **options)
     if found.query_truncated:
         bars.tell("the query is longer than the embedder reads: its end was not searched with")
     if len(found) < k:
-        bars.tell(f"{len(found)} neighbors, fewer than the {k} asked for: the datastore has no more")
-    explained: dict[str, Any] = {}
-    if found.explanation is not None:
-        explained = {
-            "tokens": found.query_tokens,
-            "truncated": found.query_truncated,
-            **found.explanation.to_dict(),
-            "seconds": {name: round(value, 6) for name, value in found.seconds.items()},
-        }
+        bars.tell(f"{counted(len(found), 'neighbor')}, fewer than the {k} asked for: the datastore has no more")
     if as_json:
-        rows = [
-            {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
-            for n in found
-        ]
-        print_json({"neighbors": rows, "explanation": explained} if explain else rows)
+        described = _described(found)
+        print_json(described if explain else described["neighbors"])
         return
     for neighbor in found:
         name = neighbor.source or neighbor.meta.get("path") or ""
         click.echo(f"{neighbor.distance:8.4f}  {neighbor.id:>8}  {name}")
         click.echo(f"          {excerpt(neighbor.text)}")
-    print_pairs(explained)
+    if explain:
+        _print_explanation(found)
+
+
+def _described(found: SearchResult) -> dict[str, Any]:
+    rows = [
+        {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
+        for n in found
+    ]
+    if found.explanation is None:
+        return {"neighbors": rows}
+    explanation = {
+        "tokens": found.query_tokens,
+        "truncated": found.query_truncated,
+        **found.explanation.to_dict(),
+        "seconds": {name: round(value, 6) for name, value in found.seconds.items()},
+    }
+    return {"neighbors": rows, "explanation": explanation}
+
+
+def _print_explanation(found: SearchResult) -> None:
+    how = found.explanation
+    assert how is not None
+    read = "of which the embedder read the beginning" if found.query_truncated else "all of which were embedded"
+    click.echo(f"\nquery: {counted(found.query_tokens, 'token')}, {read}")
+    left = {"are deleted": how.deleted, "are of other sources": how.filtered, "were excluded": how.excluded}
+    without = ", ".join(f"{count:,} {why}" for why, count in left.items() if count)
+    click.echo(
+        f"searched: {counted(how.segments, 'segment')} with {counted(how.vectors, 'vector')}"
+        + (f"; of the documents {without}" if without else "")
+    )
+    ways = []
+    if how.walked:
+        ways.append(
+            f"{counted(how.walked, 'walk')} through graphs in {counted(how.rounds, 'round')}, the widest of ef {how.ef}"
+        )
+    if how.scanned:
+        ways.append(f"every vector compared in {counted(how.scanned, 'segment')}, as that was less work than a walk")
+    click.echo(f"by: {' and '.join(ways) or 'nothing'}; {counted(how.distances, 'distance')} computed")
+    if how.recall is not None:
+        click.echo(f"recall: {how.recall:.3f} of the true nearest, by exact search")
+    click.echo(f"seconds: {stages_line(found.seconds)}")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import click
 
-from .flags import as_json_flag
+from .command import Command
+from .flags import as_json_flag, writes
 from .printing import print_json
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "-o", "--out", default="report.html", show_default=True, type=click.Path(dir_okay=False), help="The page."
@@ -21,6 +22,7 @@ from .printing import print_json
 @click.option("--documents", type=click.Path(exists=True), help="What was evaluated, where the results hold no texts.")
 @click.option("--datastore", type=click.Path(exists=True, file_okay=False), help="Where the neighbors came from.")
 @as_json_flag
+@writes("out", makes_folder=True)
 def report(
     results: tuple[str, ...],
     out: str,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from .bars import Bars
 if TYPE_CHECKING:
     from ..evaluation.audit import AuditReport
     from ..evaluation.results import BudgetComparison, Summary
+    from ..store.corpus import Corpus
     from .demo import DemoResult
 
 
@@ -49,15 +51,79 @@ def show(value: dict[str, Any], as_json: bool) -> None:
         print_pairs(value)
 
 
-def tell_rejected(rejected: Sequence[tuple[int | str, str]], file: str | None, bars: Bars) -> None:
-    """Say what a corpus held that is no document; to a file too, where one is asked for."""
-    for where, reason in rejected[:20]:
-        bars.tell(f"left out {where}: {reason}")
-    if len(rejected) > 20:
-        bars.tell(f"... and {len(rejected) - 20} more; --rejects FILE lists them all")
-    if file is not None:
-        rows = [strict_json({"where": where, "reason": reason}, ascii_only=True) + "\n" for where, reason in rejected]
-        Path(file).write_text("".join(rows), encoding="utf-8")
+def in_bytes(count: float) -> str:
+    """Return a number of bytes for people: 83.3 kB."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    power = min(int(math.log10(count)) // 3, 4)
+    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def in_time(seconds: float) -> str:
+    """Return a length of time for people: 3 min 12 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 segment, 2 segments."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def print_datastore(described: dict[str, Any]) -> None:
+    """Print what a datastore is, for people: `Datastore.info` in a few lines."""
+    unit = "" if described["unit"] == "document" else f" of {described['unit']}s"
+    click.echo(
+        f"{described['path']}: {counted(described['documents'], 'document')}, {counted(described['vectors'], 'vector')}"
+        f"{unit} of {described['dim']} dimensions, {counted(described['segments'], 'segment')}"
+    )
+    sizes = {"texts": "store_bytes", "index": "index_bytes", "passages": "passage_bytes"}
+    files = ", ".join(f"{name} {in_bytes(described[key])}" for name, key in sizes.items() if described[key])
+    click.echo(
+        f"files: {files}; {in_bytes(described['text_bytes'])} of text; recall@20 {described['recall_at_20']:.3f}"
+    )
+    made_by = described["embedder"]
+    limit = made_by.get("identity", {}).get("max_length")
+    reads = f", which reads {limit} tokens" if limit else ""
+    click.echo(f"embedder: {made_by['name']}{reads}")
+    if described["sources"]:
+        names = described["sources"]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        click.echo(f"sources: {', '.join(names[:8])}{more}")
+    if described["deleted"]:
+        click.echo(f"deleted: {counted(described['deleted'], 'document')}, whose bytes tttnn compact frees")
+    if described["truncated"] and described["unit"] == "document":
+        click.echo(
+            f"{described['truncated']:,} of {counted(described['vectors'], 'document')} are longer than the embedder "
+            "reads: their ends cannot be found. A datastore built with --unit passage finds every part."
+        )
+
+
+def print_built(described: dict[str, Any], path: str, documents: int) -> None:
+    """Print what a build, an append or an import of vectors made, for people, and what to type next."""
+    print_datastore(described)
+    stages = described["build"]["stages"]
+    took = ", ".join(f"{name} {in_time(stage['seconds'])}" for name, stage in stages.items())
+    total = in_time(sum(stage["seconds"] for stage in stages.values()))
+    memory = in_bytes(described["build"]["peak_memory_bytes"])
+    click.echo(f"added {counted(documents, 'document')} in {total} ({took}), with {memory} of memory at most")
+    if described.get("rejected"):
+        click.echo(f"left out: {described['rejected']:,}; --rejects FILE lists them with their reasons")
+    place = shlex.quote(path)
+    click.echo(f'next: tttnn search {place} "some text" -k 3\n      tttnn generate {place} "some text"')
+
+
+def tell_rejected(documents: Corpus, file: str | None, bars: Bars) -> None:
+    """Say what a corpus held that is no document, and what else a reader may not expect."""
+    for where, reason in documents.rejected[:5]:
+        bars.tell(f"left out {where if isinstance(where, str) else f'line {where}'}: {reason}")
+    if documents.num_rejected > 5:
+        listed = file or "--rejects FILE"
+        bars.tell(f"... and {documents.num_rejected - 5:,} more; {listed} lists them all")
+    for remark in documents.remarks():
+        bars.tell(remark)
 
 
 def excerpt(text: str, length: int = 160) -> str:

@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import sys
+import traceback
 
 import click
 
@@ -19,9 +20,13 @@ from ..version import __version__
 from . import answers, datastore, demonstration, inspection, measurement, neighbors, pages, serving, texts
 from .exit_codes import DAMAGED, FAILED, INTERRUPTED, USAGE
 
+# Errors whose message is a sentence for the person who typed the command.
+_EXPECTED = (TttnnError, ValueError, IndexError, OSError)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tttnn")
+@click.option("--traceback", is_flag=True, expose_value=False, help="Show where an error happened.")
 def app() -> None:
     """Test-time training on nearest neighbors.
 
@@ -63,6 +68,7 @@ def main() -> None:
     """Run the command line, turning errors into one sentence and an exit code."""
     try:
         code = app.main(standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
@@ -74,12 +80,24 @@ def main() -> None:
         # The reader of our output has gone; so that Python's own flush at exit does not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
-    except (StoreCorruptError, StoreVersionError, IndexCorruptError) as error:
-        click.echo(f"tttnn: {error}", err=True)
-        sys.exit(DAMAGED)
-    except (ValueError, IndexError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        click.echo(f"tttnn: {error}", err=True)
-        sys.exit(USAGE)
-    except (TttnnError, OSError) as error:
-        click.echo(f"tttnn: {error}", err=True)
-        sys.exit(FAILED)
+    except Exception as error:
+        sys.exit(_told(error))
+
+
+def _told(error: Exception) -> int:
+    """Say in one sentence what went wrong; return the exit code."""
+    if "--traceback" in sys.argv:
+        traceback.print_exception(error)
+    sentence = " ".join(str(error).split())
+    if isinstance(error, StoreCorruptError | StoreVersionError | IndexCorruptError):
+        code = DAMAGED
+    elif isinstance(error, ValueError | IndexError | FileNotFoundError | FileExistsError | NotADirectoryError):
+        code = USAGE
+    else:
+        code = USAGE if isinstance(error, IsADirectoryError) else FAILED
+    if isinstance(error, MemoryError):
+        sentence = f"there is not enough memory. {sentence}".strip()
+    elif not isinstance(error, _EXPECTED) or not sentence:
+        sentence = f"{type(error).__name__}: {sentence}. Where it happened is shown with: --traceback"
+    click.echo(f"tttnn: {sentence}", err=True)
+    return code

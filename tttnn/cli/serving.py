@@ -15,12 +15,14 @@ import click
 
 from ..config import PRESETS, AdaptConfig, ScoreConfig, SelectionConfig, ServeConfig
 from ..errors import ConfigError, MissingExtraError
-from .flags import cache_dir_flag, config_file_flag, model_flag, preset_flag, settings_flags, threads_flag
+from .command import Command
+from .flags import config_file_flag, loading_flags, model_flag, other_embedder_flag, preset_flag, settings_flags
+from .loading import Loading
 
 KEY_VARIABLE = "TTTNN_API_KEY"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @model_flag
 @click.option("--name", help="What clients call the model  [default: --model's last part]")
@@ -36,10 +38,9 @@ KEY_VARIABLE = "TTTNN_API_KEY"
 @settings_flags(AdaptConfig, "adapt_flags")
 @settings_flags(SelectionConfig, "select_flags", prefix="select_")
 @settings_flags(ScoreConfig, "score_flags", prefix="score_")
-@click.option("--embedder", help="Instead of the one the datastore was built with.")
+@other_embedder_flag
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A JSON line for each request.")
-@threads_flag
-@cache_dir_flag
+@loading_flags()
 @config_file_flag
 def serve(
     datastore: str,
@@ -55,10 +56,9 @@ def serve(
     score_flags: dict[str, Any],
     embedder: str | None,
     access_log: bool,
-    threads: int | None,
-    cache_dir: str | None,
+    loading: Loading,
 ) -> None:
-    """Answer the OpenAI API: each request by a model adapted to its neighbors in DATASTORE.
+    """Answer the OpenAI API: each request by a model adapted to its neighbors.
 
     A page to look into it is at /. A SIGTERM or Ctrl-C finishes what there is; a second one ends at once.
 
@@ -83,8 +83,10 @@ def serve(
         ScoreConfig(**score_flags),
         embedder=embedder,
         name=name,
-        threads=threads,
-        cache_dir=cache_dir,
+        threads=loading.threads,
+        cache_dir=loading.cache_dir,
+        device=loading.device,
+        dtype=loading.dtype,
         verify_every=config.verify_every,
     )
     app = create_app(recipe, config, api_keys=_keys(api_key_file))

@@ -6,21 +6,24 @@ Knows flags and one call for each. Does not know the format of a store.
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ..config import IndexConfig, StoreConfig
+from ..config import CorpusConfig, IndexConfig, StoreConfig
 from .bars import Bars
+from .command import Command
 from .exit_codes import DAMAGED
-from .flags import as_json_flag, config_file_flag, settings_flags
-from .printing import show, tell_rejected
+from .flags import as_json_flag, config_file_flag, corpus_argument, rejects_flag, settings_flags, writes
+from .printing import in_bytes, print_built, print_json, show, tell_rejected
 
 
-@click.command("import")
-@click.argument("corpus", nargs=-1, required=True, type=click.Path(exists=True))
+@click.command("import", cls=Command)
+@corpus_argument
 @click.argument("target", type=click.Path())
-@click.option("--rejects", type=click.Path(dir_okay=False), help="File that lists what was left out, and why.")
+@rejects_flag
 @click.option("--resume", is_flag=True, help="Continue an import of texts that was interrupted.")
 @click.option(
     "--faiss",
@@ -30,10 +33,12 @@ from .printing import show, tell_rejected
     help="Flat faiss index of the vectors of a CORPUS; one for each, in their order. Makes TARGET a datastore.",
 )
 @click.option("--embedder-name", default="unknown", show_default=True, help="What made the vectors of --faiss.")
+@settings_flags(CorpusConfig, "corpus_flags")
 @settings_flags(StoreConfig, "store_flags")
 @settings_flags(IndexConfig, "index_flags")
 @config_file_flag
 @as_json_flag
+@writes("target", "rejects")
 def import_(
     corpus: tuple[str, ...],
     target: str,
@@ -41,50 +46,79 @@ def import_(
     resume: bool,
     indexes: tuple[str, ...],
     embedder_name: str,
+    corpus_flags: dict[str, Any],
     store_flags: dict[str, Any],
     index_flags: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Write CORPUS into a text store, without embedding it; with --faiss into a datastore with vectors made elsewhere.
+    """Write CORPUS into a text store, without embedding it.
+
+    With --faiss into a datastore, with vectors made elsewhere. CORPUS is as for
+    build.
 
     \b
     Examples:
       tttnn import train.jsonl.zst texts.zst
       tttnn import src/ docs/ code.zst --level 12
-      tttnn import 00.jsonl 01.jsonl pile --faiss 00.index --faiss 01.index --embedder-name roberta-large-pile
+      tttnn import 00.jsonl pile --faiss 00.index --embedder-name roberta-large
     """
-    from ..store.corpus import iter_corpora
+    from ..store.corpus import iter_corpora, no_documents
     from ..store.writer import write_store
 
     if indexes:
-        from ..datastore.build_report import BuildReport
-        from ..datastore.datastore import Datastore
-
-        report = BuildReport()
-        with Bars(report) as bars:
-            made = Datastore.import_faiss(
-                target,
-                indexes,
-                corpus,
-                embedder_name=embedder_name,
-                index=IndexConfig(**index_flags),
-                store=StoreConfig(**store_flags),
-                progress=bars,
-                report=report,
-            )
-        show(made.info() | {"build": report.to_dict()}, as_json)
+        _import_faiss(target, indexes, corpus, embedder_name, index_flags, store_flags, as_json)
         return
-    documents = iter_corpora(corpus)
+    documents = iter_corpora(corpus, CorpusConfig(**corpus_flags), rejects=rejects)
     with Bars() as bars:
         summary = write_store(target, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
-        tell_rejected(documents.rejected, rejects, bars)
-    show(dataclasses.asdict(summary) | {"rejected": len(documents.rejected)}, as_json)
+        tell_rejected(documents, rejects, bars)
+    if not summary.documents:
+        Path(target).unlink()
+        raise no_documents(documents)
+    described = dataclasses.asdict(summary) | {"rejected": documents.num_rejected}
+    if as_json:
+        print_json(described)
+        return
+    click.echo(f"{target}: {summary.documents:,} documents, {in_bytes(summary.file_bytes)}")
+    click.echo(f"next: tttnn info {shlex.quote(target)}")
 
 
-@click.command()
+def _import_faiss(
+    target: str,
+    indexes: tuple[str, ...],
+    corpus: tuple[str, ...],
+    embedder_name: str,
+    index_flags: dict[str, Any],
+    store_flags: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from ..datastore.build_report import BuildReport
+    from ..datastore.datastore import Datastore
+
+    report = BuildReport()
+    with Bars(report) as bars:
+        made = Datastore.import_faiss(
+            target,
+            indexes,
+            corpus,
+            embedder_name=embedder_name,
+            index=IndexConfig(**index_flags),
+            store=StoreConfig(**store_flags),
+            progress=bars,
+            report=report,
+        )
+    described = made.info() | {"build": report.to_dict()}
+    if as_json:
+        print_json(described)
+    else:
+        print_built(described, target, len(made))
+
+
+@click.command(cls=Command)
 @click.argument("store", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out", type=click.Path(dir_okay=False))
 @as_json_flag
+@writes("out")
 def export(store: str, out: str, as_json: bool) -> None:
     """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
 
@@ -100,10 +134,11 @@ def export(store: str, out: str, as_json: bool) -> None:
     show({"documents": count, "file": out}, as_json)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store", type=click.Path(exists=True, dir_okay=False))
 @click.argument("out", type=click.Path(dir_okay=False))
 @as_json_flag
+@writes("out")
 def repair(store: str, out: str, as_json: bool) -> None:
     """Rebuild a damaged text store into OUT from what is intact, and list what was lost.
 

@@ -5,6 +5,7 @@ Knows names and settings. Does not import what loads them: the HTTP process has 
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ class EngineRecipe:
 
     `model` and `embedder` are demo names, hub ids or directories; an embedder of None is the datastore's own. `name` is
     what clients call the model; None: `model`'s last part. `threads` are torch's in each engine; None: all cores.
+    `device` is torch's name of a device, `dtype` its name of the type of the model's weights.
     """
 
     model: str
@@ -27,8 +29,10 @@ class EngineRecipe:
     embedder: str | None = None
     name: str | None = None
     threads: int | None = None
-    cache_dir: str | None = None
+    cache_dir: str | os.PathLike[str] | None = None
     verify_every: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @property
     def served_name(self) -> str:

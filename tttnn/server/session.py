@@ -38,6 +38,8 @@ class Session:
             recipe.embedder,
             recipe.threads,
             recipe.cache_dir,
+            recipe.device,
+            recipe.dtype,
         )
         trainer = loads.load(weights)
         if weights is None:
