@@ -98,12 +98,39 @@ def test_a_tokenizer_that_knows_no_word_is_refused() -> None:
         tttnn.Embedder(tiny_bert(), tokenizer, name="mine")
 
 
+def test_a_tokenizer_that_fails_at_a_letter_is_refused() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    for known in ("b", "a"):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({known: 0, "x": 1})))
+        said = "encoder 'mine': its tokenizer must read any text, but failed: WordLevel error"
+        with pytest.raises(UnknownModelError, match=said):
+            tttnn.Embedder(tiny_bert(), tokenizer, name="mine")
+
+
 def test_a_tokenizer_of_another_model_is_refused() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["one", "more"])
     said = "encoder 'mine': token ids must be below 259 .the rows of its embedding., got 260 for 'more'"
     with pytest.raises(UnknownModelError, match=said):
         tttnn.Embedder(tiny_bert(), tokenizer, name="mine")
+
+
+def test_kinds_of_tokens_that_are_not_handed_on_are_refused() -> None:
+    from tokenizers import processors
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A:0 [SEP]:0 [CLS]:2", special_tokens=[("[CLS]", 257), ("[SEP]", 258)]
+    )
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tttnn.Embedder(tiny_bert(), tokenizer)  # its model is not told of them
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    with pytest.raises(
+        UnknownModelError, match=r"must be of kind 0, but its tokenizer gives token_type_ids of \[0, 2\]"
+    ):
+        tttnn.Embedder(tiny_bert(), tokenizer)
 
 
 def test_an_encoder_that_does_not_read_is_refused() -> None:

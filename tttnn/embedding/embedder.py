@@ -129,7 +129,8 @@ class Embedder:
         self.threads = threads
         self._cache_dir: str | os.PathLike[str] | None = None
         self._loaded = False
-        self._tokens = _tokens_for(tokenizer, files, config)
+        with gate.reading(self.name):
+            self._tokens = _tokens_for(tokenizer, files, config)
         model = load().float().eval()
         gate.check_contents(model, self._tokens, self.name)
         ids = gate.probe_ids(self._tokens)
@@ -157,7 +158,7 @@ class Embedder:
         self._skip = 0 if files.include_prompt else self._tokens.prompt_states
         self.identity: dict[str, Any] = identity_of(
             {
-                "architecture": str(getattr(model.config, "model_type", type(model).__name__)),
+                "architecture": str(getattr(getattr(model, "config", None), "model_type", type(model).__name__)),
                 "weights": weights,
                 "tokenizer": self._tokens.fingerprint(),
                 "dim": self.dim,

@@ -8,13 +8,14 @@ Knows encoders and tokens. Does not know files, pooling or batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import EmbeddingError, UnknownModelError
+from ..errors import EmbeddingError, TttnnError, UnknownModelError
 from .tokens import EncoderTokens
 
 # Texts without a common word or letter, in scripts that some tokenizer or other knows.
@@ -34,11 +35,17 @@ def check_contents(model: nn.Module, tokens: EncoderTokens, name: str) -> None:
 
     Raises:
         EmbeddingError: A weight is not finite.
-        UnknownModelError: Token ids lie beyond the embedding, or texts become the same tokens.
+        UnknownModelError: Token ids lie beyond the embedding or are of several kinds, or texts become the same tokens.
     """
     check_finite(model, name)
     _check_vocabulary(model, tokens, name)
-    plain = [tokens.plain(text) for text in _TEXTS]
+    if tokens.kinds() - {0}:
+        raise UnknownModelError(
+            f"encoder {name!r}: all tokens of a text must be of kind 0, but its tokenizer gives token_type_ids of "
+            f"{sorted(tokens.kinds())}, which tttnn does not hand on."
+        )
+    with reading(name):
+        plain = [tokens.plain(text) for text in _TEXTS]
     if len({known for ids in plain if (known := tuple(i for i in ids if i != tokens.unknown))}) < 2:
         raise UnknownModelError(
             f"encoder {name!r}: texts must become different tokens, but its tokenizer knows hardly any of a probe "
@@ -67,6 +74,23 @@ def check_states(model: nn.Module, tokens: EncoderTokens, name: str) -> None:
     means = torch.stack([found.mean(0) for found in states])
     if not bool(((means[1:] - means[0]).norm(dim=1) > _APART * means.norm(dim=1).max()).any()):
         raise UnknownModelError(f"encoder {name!r}: texts must have different vectors, got the same for all of a probe")
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what a tokenizer raises of its own at an ordinary text into an error that names its encoder.
+
+    Raises:
+        UnknownModelError: The tokenizer failed.
+    """
+    try:
+        yield
+    except TttnnError:
+        raise
+    except Exception as problem:  # tokenizers raise Exception itself
+        raise UnknownModelError(
+            f"encoder {name!r}: its tokenizer must read any text, but failed: {first_line(problem)}"
+        ) from problem
 
 
 def check_finite(model: nn.Module, name: str) -> None:

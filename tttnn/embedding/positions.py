@@ -97,7 +97,7 @@ def longest_text(
     Raises:
         ConfigError: More tokens are asked for than the encoder reads.
     """
-    known = getattr(model.config, "max_position_embeddings", None) or 0
+    known = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 0
     limit = positions.limit if positions.limit is not None else max(known, 0) or None
     if asked is None:
         limits = [int(length) for length in (stated, limit if known > 0 else None) if length and length < 1_000_000]

@@ -119,6 +119,12 @@ class EncoderTokens:
         self.lower_case = True
         self.lower_case = self.plain(_LOWER_PROBE) != before
 
+    def kinds(self) -> set[int]:
+        """Return the kinds of tokens (token_type_ids) that a model of this tokenizer is told of."""
+        if "token_type_ids" not in getattr(self._slow, "model_input_names", ()):
+            return {0}
+        return {*self._fast.encode("a").type_ids} if self._fast is not None else {*self._slow("a")["token_type_ids"]}
+
     def _set_prompt(self, prompt: str) -> None:
         as_tokens = self.plain(prompt) if prompt else []
         if self._fast is not None:
