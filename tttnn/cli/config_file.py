@@ -30,13 +30,15 @@ def load_config_file(context: click.Context, _: click.Parameter, path: str | Non
             if isinstance(value, dict):
                 raise click.BadParameter(f"{path}: there is no command {key}{nearest(key, flags)}")
             options = _check(context, path, key, value, list(flags.values()))
-            shared |= {option.name: value for option in options if option is flags[name].get(_plain(key))}
+            shared |= {
+                option.name: _as_given(option, value) for option in options if option is flags[name].get(_plain(key))
+            }
         elif not isinstance(value, dict):
             raise click.BadParameter(f"{path}: {key} is a command, whose flags stand below [{key}], got {value!r}")
         else:
             for inner, setting in value.items():
                 options = _check(context, path, f"{key}.{inner}", setting, [flags[key]])
-                own |= {str(option.name): setting for option in options if key == name}
+                own |= {str(option.name): _as_given(option, setting) for option in options if key == name}
     context.default_map = shared | own
     return path
 
@@ -64,6 +66,11 @@ def _plain(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
+def _as_given(option: click.Option, value: Any) -> Any:
+    """Return a value of the file as the command line would give it: one that may be given again is a list."""
+    return [value] if option.multiple and not isinstance(value, list) else value
+
+
 def _check(
     context: click.Context, path: str, key: str, value: Any, commands: list[dict[str, click.Option]]
 ) -> list[click.Option]:
@@ -77,7 +84,7 @@ def _check(
     taking, problem = [], ""
     for option in named:
         try:
-            option.type_cast_value(context, value)
+            option.type_cast_value(context, _as_given(option, value))
             taking.append(option)
         except click.BadParameter as error:
             problem = error.message.removeprefix(flag) if error.message.startswith(flag) else f": {error.message}"

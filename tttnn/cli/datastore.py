@@ -55,15 +55,17 @@ def build(
     loading: Loading,
     as_json: bool,
 ) -> None:
-    """Build DATASTORE from CORPUS: files and folders of texts, JSON lines, tables.
+    """Build DATASTORE from CORPUS: files and folders of texts, JSON lines, tables, Parquet, HTML, archives.
 
-    Each may be compressed; - is standard input. A build that was interrupted
-    continues where it was.
+    What a file is, its content says; each may be compressed; - is standard
+    input. What is left out is told with its reason. A build that was
+    interrupted continues where it was.
 
     \b
     Examples:
       tttnn build train.jsonl.zst pile-00
-      tttnn build src/ docs/ my-code --unit passage
+      tttnn build src/ docs/ my-code --unit passage --exclude node_modules
+      zcat dump.gz | tttnn build - dump --text-field body --source-field forum
       tttnn build train.jsonl.zst pile-00 --dry-run
     """
     from ..datastore.build_report import BuildReport
@@ -82,8 +84,8 @@ def build(
             from ..datastore.estimate import estimate_build
 
             estimate = estimate_build(documents, encoder, **settings, progress=bars)
-            tell_rejected(documents, rejects, bars)
-            show(estimate.to_dict(), as_json)
+            tell_rejected(documents, rejects, bars, most=100)
+            show(estimate.to_dict() | {"rejected": documents.num_rejected}, as_json)
             return
         from ..datastore.datastore import Datastore
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -46,19 +47,26 @@ class _Switch(_Value, click.types.BoolParamType):
     """The same for a field that is true or false: click asks for its own class of those."""
 
 
+def _is_words(hint: Any) -> bool:
+    """Say whether a field holds several words, so that its flag may be given again."""
+    return get_origin(hint) is tuple and str in get_args(hint)
+
+
 def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Callable[[_Command], _Command]:
     """Give a command one flag per field of `cls`; it receives those that were given, as `keyword`."""
     names = {field.name: f"{prefix}{field.name}" for field in dataclasses.fields(cls)}
+
+    hints = get_type_hints(cls)
 
     def decorate(command: _Command) -> _Command:
         @functools.wraps(command)  # its flags too: click keeps them in the function's dictionary
         def wrapped(**arguments: Any) -> Any:
             source = click.get_current_context().get_parameter_source
             values = {field: arguments.pop(f"flag_{flag}") for field, flag in names.items()}
+            values |= {f: tuple(chain(*values[f])) for f in names if _is_words(hints[f]) and values[f] is not None}
             given = {f: v for f, v in values.items() if source(f"flag_{names[f]}") is not ParameterSource.DEFAULT}
             return command(**arguments, **{keyword: given})
 
-        hints = get_type_hints(cls)
         for field in reversed(dataclasses.fields(cls)):
             flag = "--" + names[field.name].replace("_", "-")
             switch = hints[field.name] is bool
@@ -66,6 +74,7 @@ def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Call
                 f"{flag}/--no-{flag[2:]}" if switch else flag,
                 f"flag_{names[field.name]}",
                 type=(_Switch if switch else _Value)(field, hints[field.name]),
+                multiple=_is_words(hints[field.name]),
                 cls=Flag,
                 group=(field.metadata["group"] or cls.GROUP).removeprefix("common"),
                 default=None,

@@ -115,13 +115,13 @@ def print_built(described: dict[str, Any], path: str, documents: int) -> None:
     click.echo(f'next: tttnn search {place} "some text" -k 3\n      tttnn generate {place} "some text"')
 
 
-def tell_rejected(documents: Corpus, file: str | None, bars: Bars) -> None:
+def tell_rejected(documents: Corpus, file: str | None, bars: Bars, *, most: int = 5) -> None:
     """Say what a corpus held that is no document, and what else a reader may not expect."""
-    for where, reason in documents.rejected[:5]:
+    for where, reason in documents.rejected[:most]:
         bars.tell(f"left out {where if isinstance(where, str) else f'line {where}'}: {reason}")
-    if documents.num_rejected > 5:
+    if documents.num_rejected > most:
         listed = file or "--rejects FILE"
-        bars.tell(f"... and {documents.num_rejected - 5:,} more; {listed} lists them all")
+        bars.tell(f"... and {documents.num_rejected - most:,} more; {listed} lists them all")
     for remark in documents.remarks():
         bars.tell(remark)
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
+from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +21,9 @@ from .command import Command
 from .exit_codes import DAMAGED
 from .flags import as_json_flag, config_file_flag, corpus_argument, rejects_flag, settings_flags, writes
 from .printing import in_bytes, print_built, print_json, show, tell_rejected
+
+if TYPE_CHECKING:
+    from ..store.document import Document
 
 
 @click.command("import", cls=Command)
@@ -62,19 +68,16 @@ def import_(
       tttnn import src/ docs/ code.zst --level 12
       tttnn import 00.jsonl pile --faiss 00.index --embedder-name roberta-large
     """
-    from ..store.corpus import iter_corpora, no_documents
+    from ..store.corpus import iter_corpora
     from ..store.writer import write_store
 
     if indexes:
-        _import_faiss(target, indexes, corpus, embedder_name, index_flags, store_flags, as_json)
+        _import_faiss(target, indexes, corpus, corpus_flags, embedder_name, index_flags, store_flags, as_json)
         return
     documents = iter_corpora(corpus, CorpusConfig(**corpus_flags), rejects=rejects)
     with Bars() as bars:
         summary = write_store(target, documents, config=StoreConfig(**store_flags), resume=resume, progress=bars)
         tell_rejected(documents, rejects, bars)
-    if not summary.documents:
-        Path(target).unlink()
-        raise no_documents(documents)
     described = dataclasses.asdict(summary) | {"rejected": documents.num_rejected}
     if as_json:
         print_json(described)
@@ -87,6 +90,7 @@ def _import_faiss(
     target: str,
     indexes: tuple[str, ...],
     corpus: tuple[str, ...],
+    corpus_flags: dict[str, Any],
     embedder_name: str,
     index_flags: dict[str, Any],
     store_flags: dict[str, Any],
@@ -101,6 +105,7 @@ def _import_faiss(
             target,
             indexes,
             corpus,
+            corpus=CorpusConfig(**corpus_flags),
             embedder_name=embedder_name,
             index=IndexConfig(**index_flags),
             store=StoreConfig(**store_flags),
@@ -115,23 +120,61 @@ def _import_faiss(
 
 
 @click.command(cls=Command)
-@click.argument("store", type=click.Path(exists=True, dir_okay=False))
-@click.argument("out", type=click.Path(dir_okay=False))
+@click.argument("source", metavar="DATASTORE", type=click.Path(exists=True))
+@click.argument("out", type=click.Path(dir_okay=False, allow_dash=True))
 @as_json_flag
 @writes("out")
-def export(store: str, out: str, as_json: bool) -> None:
-    """Write the documents of a text store as JSON lines; a name that ends in .zst is compressed.
+def export(source: str, out: str, as_json: bool) -> None:
+    """Write the documents of DATASTORE, or of a text store, as JSON lines.
+
+    Deleted ones are not in it. A name that ends in .zst, .gz, .xz or .bz2 is
+    compressed; - is standard output.
 
     \b
     Examples:
-      tttnn export pile-00/texts.zst documents.jsonl.zst
+      tttnn export pile-00 documents.jsonl.zst
+      tttnn export pile-00 - | head -3
+      tttnn export texts.zst documents.jsonl
     """
-    from ..store.export import export_jsonl
+    from ..store.export import export_jsonl, write_lines
     from ..store.text_store import TextStore
 
-    with Bars() as bars, TextStore.open(store) as opened:
-        count = export_jsonl(opened, out, progress=bars)
+    home = _datastore_of(Path(source))
+    with Bars() as bars, ExitStack() as opened:
+        if home is None:
+            documents: Collection[Document] = opened.enter_context(TextStore.open(source))
+        else:
+            from ..datastore.datastore import Datastore
+
+            documents = opened.enter_context(Datastore.open(home)).store
+        if out == "-":
+            write_lines(documents, sys.stdout.buffer.write)
+            sys.stdout.buffer.flush()
+            return
+        count = export_jsonl(documents, out, force=True, progress=bars)
     show({"documents": count, "file": out}, as_json)
+
+
+def _datastore_of(path: Path) -> Path | None:
+    """Return the datastore that is to be exported; None where the path is a text store.
+
+    Raises:
+        ValueError: It is the text store of one segment, of which documents may have been deleted.
+    """
+    from ..datastore.manifest import MANIFEST, SEGMENTS
+
+    if path.is_dir():
+        return path
+    if path.is_symlink() and (path.parent / MANIFEST).is_file():
+        return path.parent
+    segment = path.resolve().parent
+    home = segment.parent.parent
+    if segment.parent.name == SEGMENTS and (home / MANIFEST).is_file():
+        raise ValueError(
+            f"{path}: is a part of the datastore {home}, which knows what of it was deleted. "
+            f"Export that with: tttnn export {home} OUT"
+        )
+    return None
 
 
 @click.command(cls=Command)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
+from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
 from ..embedding.embedder import Embedder
 from ..embedding.identity import differences, settings_of
@@ -121,6 +121,7 @@ class Datastore:
         indexes: Sequence[str | os.PathLike[str]],
         texts: Sequence[str | os.PathLike[str]],
         *,
+        corpus: CorpusConfig | None = None,
         embedder_name: str = "unknown",
         index: IndexConfig | None = None,
         store: StoreConfig | None = None,
@@ -136,6 +137,7 @@ class Datastore:
             path: A new or empty directory.
             indexes: IndexFlatL2 or IndexFlatIP files of one dimension and metric.
             texts: As many corpora; document i of one belongs to vector i of the index beside it.
+            corpus: How they are read. None: the defaults.
             embedder_name: Names what made the vectors.
             index: Backend and HNSW settings; the metric is that of the files.
             store: How texts are compressed.
@@ -148,7 +150,7 @@ class Datastore:
             IndexCorruptError: An index is damaged.
             EmbeddingError: A vector is not finite.
         """
-        flat = FlatFiles(indexes, texts, embedder_name=embedder_name)
+        flat = FlatFiles(indexes, texts, embedder_name=embedder_name, corpus=corpus)
         builder = Builder(
             Path(path),
             flat.documents,

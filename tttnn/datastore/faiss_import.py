@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import EmbedConfig, Progress
+from ..config import CorpusConfig, EmbedConfig, Progress
 from ..embedding.embed_report import EmbedReport
 from ..errors import IndexCorruptError
 from ..store.corpus import iter_corpus
@@ -96,6 +96,7 @@ class FlatFiles:
         indexes: Flat faiss indexes of one dimension and metric.
         texts: As many corpora; document i of one belongs to vector i of the index beside it.
         embedder_name: Names what made the vectors.
+        corpus: How the files of texts are read. None: the defaults.
 
     Raises:
         ValueError: The files do not fit each other, or one is no flat index.
@@ -111,11 +112,12 @@ class FlatFiles:
         texts: Sequence[str | os.PathLike[str]],
         *,
         embedder_name: str,
+        corpus: CorpusConfig | None = None,
     ) -> None:
         if not indexes or len(indexes) != len(texts):
             raise ValueError(f"texts must be one file for each index, got {len(texts)} for {len(indexes)} indexes")
         self.shards = [FlatFile.open(index) for index in indexes]
-        self._texts = texts
+        self._texts = [iter_corpus(path, corpus) for path in texts]
         self._embedder_name = embedder_name
         first = self.shards[0]
         for shard in self.shards:
@@ -157,14 +159,23 @@ class FlatFiles:
         """
         for shard, texts in zip(self.shards, self._texts, strict=True):
             count = 0
-            for count, document in enumerate(iter_corpus(texts), 1):
+            for count, document in enumerate(texts, 1):
+                if texts.num_rejected:
+                    break
                 if count > shard.count:
                     break
                 yield document
+            if texts.num_rejected:
+                where, reason = texts.rejected[0]
+                raise ValueError(
+                    f"{texts.paths[0]}: every line must be a document, as each belongs to a vector of {shard.path}, "
+                    f"got at {where}: {reason}"
+                )
             if count != shard.count:
                 found = f"{count}" if count < shard.count else "more"
                 raise ValueError(
-                    f"{texts}: must hold {shard.count} documents, one for each vector of {shard.path}, got {found}"
+                    f"{texts.paths[0]}: must hold {shard.count} documents, one for each vector of {shard.path}, "
+                    f"got {found}"
                 )
 
     def vectors(

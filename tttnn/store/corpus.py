@@ -278,7 +278,7 @@ def no_documents(documents: object) -> ValueError:
         more = documents.num_rejected - 3
         message += f". Left out: {first}" + (f"; and {more} more" if more > 0 else "")
         if any("has no field" in reason or "has no column" in reason for _, reason in documents.rejected[:3]):
-            message += ". Name the field that holds the text with --text-field (text_field)"
+            message += ". Name the field that holds the text with --text-field"
     return ValueError(message + ".")
 
 

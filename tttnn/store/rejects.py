@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from ..files import strict_json
+from ..files import check_target, strict_json
 
 _KEPT = 100_000
 _SHOWN_BYTES = 1 << 20  # of a line
@@ -39,6 +39,8 @@ class Rejects:
         self.count = 0
         """Of all."""
         self._on_reject = on_reject
+        if path is not None:
+            check_target(path, force=True)
         self._file: IO[str] | None = None if path is None else path.open("w", encoding="utf-8")
 
     @property

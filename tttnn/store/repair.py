@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import tttnn._core as _core
 
 from ..config import Progress
+from ..files import check_target
 from .writer import StoreSummary
 
 
@@ -42,9 +44,12 @@ def repair_store(
 
     Raises:
         StoreCorruptError: Nothing can be rebuilt.
+        FileExistsError: What stands at `target` is no regular file.
     """
     if os.path.exists(target) and os.path.samefile(path, target):
         raise ValueError(f"target must be another file than {os.fspath(path)}")
+    if os.path.exists(target):
+        check_target(Path(target), force=True)
     report = None if progress is None else lambda done, total: progress("repair", done, total)
     result = _core.repair_store(os.fspath(path), os.fspath(target), len(os.sched_getaffinity(0)), report)
     return RepairReport(StoreSummary(**result.pop("summary")), **result)

@@ -15,6 +15,8 @@ from typing import Any, Self
 import tttnn._core as _core
 
 from ..config import Progress, StoreConfig
+from ..files import check_target
+from .corpus import Corpus, no_documents
 from .document import SOURCE_FIELD, Document, packed_meta, text_fault
 
 # A crash costs at most this much of compressed text.
@@ -50,6 +52,9 @@ class TextStoreWriter:
         config: How texts are compressed. None: the defaults.
         resume: Go on with ``PATH.partial`` where there is one.
         dictionary: A dictionary from `train_dictionary`; None: one is trained on the first documents.
+
+    Raises:
+        FileExistsError: What stands at `path` is no regular file.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class TextStoreWriter:
         dictionary: bytes | None = None,
     ) -> None:
         self.path = Path(path)
+        if self.path.exists():
+            check_target(self.path, force=True)
         self.config = config or StoreConfig()
         self.summary: StoreSummary | None = None
         self._writer: _core.StoreWriter | None = _core.StoreWriter(
@@ -190,6 +197,9 @@ def write_store(
         resume: Go on with ``PATH.partial`` where there is one.
         dictionary: A dictionary from `train_dictionary`; None: one is trained on the first documents.
         progress: Called as ``progress("import", done, None)`` in documents.
+
+    Raises:
+        ValueError: Files were read and hold no document, or a resumed corpus gives other ones.
     """
     with TextStoreWriter(path, config=config, resume=resume, dictionary=dictionary) as writer:
         done = 0
@@ -199,4 +209,8 @@ def write_store(
                 progress("import", done, None)
         if progress is not None:
             progress("import", done, done)
+        if done == 0 and isinstance(documents, Corpus):
+            writer.close()
+            Path(f"{os.fspath(path)}.partial").unlink(missing_ok=True)
+            raise no_documents(documents)
         return writer.finish()
