@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
+import math
 import sys
 import tomllib
 from pathlib import Path
@@ -364,9 +365,11 @@ def test_a_trainer_brings_its_settings(trainer: tttnn.TestTimeTrainer) -> None:
         TttnnLM(trainer, k=3)
 
 
-def test_a_continuation_that_leaves_no_room_is_refused(lm: TttnnLM) -> None:
+def test_a_continuation_that_leaves_no_room_is_refused(lm: TttnnLM, retriever: FakeRetriever) -> None:
+    asked = [("abc", {"max_gen_toks": 2}), ("abc", {"max_gen_toks": 128})]
     with pytest.raises(tttnn.ConfigError, match="max_gen_toks must be between 1 and 127, got 128"):
-        lm.generate_until(requests("generate_until", [("abc", {"max_gen_toks": 128})]), disable_tqdm=True)
+        lm.generate_until(requests("generate_until", asked), disable_tqdm=True)
+    assert retriever.queries == []  # refused before anything was answered
 
 
 def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +377,75 @@ def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delitem(sys.modules, "tttnn.evaluation.harness")
     with pytest.raises(tttnn.MissingExtraError, match=r"tttnn\[eval\]"):
         importlib.import_module("tttnn.evaluation.harness")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Odd items do not end a run
+# ---------------------------------------------------------------------------------------------------------------------
+
+ODD = [" ", "\n\n\t ", "", "\u00a0\u2003", "a pair's half \ud83d", "\udc0d"]
+
+
+@pytest.mark.parametrize("rolling", ["full", "split"])
+def test_odd_items_are_answered(tokens: Any, rolling: Any) -> None:
+    config = tttnn.AdaptConfig(num_neighbors=2, max_length=64, learning_rate=1e-3, precision="float32")
+    trainer = tttnn.TestTimeTrainer(tiny_gpt2(), tokens, FakeRetriever(TEXTS), config)
+    before = state_of(trainer.model)
+    lm = TttnnLM(trainer, rolling=rolling)
+    pairs = [(context, continuation) for context in (*ODD, "words") for continuation in (" x", " ", "", "\ud800")]
+    for value, _ in lm.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True):
+        assert math.isfinite(value)
+    for value in lm.loglikelihood_rolling(requests("loglikelihood_rolling", [(text,) for text in ODD])):
+        assert math.isfinite(value)
+    texts = lm.generate_until(requests("generate_until", [(text, {"max_gen_toks": 2}) for text in ODD]))
+    assert len(texts) == len(ODD)
+    assert lm.get_model_info()["tttnn"]["counts"]["failed"] == 0
+    assert all(query.strip() for query, _ in trainer.datastore.queries)
+    assert_same_state(trainer.model, before)
+    trainer.release()
+
+
+def test_white_space_is_no_query_and_is_scored_after_the_first_token(lm: TttnnLM, retriever: FakeRetriever) -> None:
+    # The harness moves the white space of a context's end to the continuation.
+    pairs = [("  ", "c"), ("", "  c")]
+    (a, _), (b, _) = lm.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)
+    assert a == b == -lm.trainer.scorer.score("  c").nats
+    assert retriever.queries == []
+    assert lm.get_model_info()["tttnn"]["counts"]["without_query"] == 2
+
+
+def test_where_an_adaptation_fails_the_base_model_answers(tokenizer: Any) -> None:
+    model = tiny_gpt2(tie_word_embeddings=False)
+    with torch.no_grad():
+        (bell,) = tokenizer("\x07")["input_ids"]
+        model.transformer.wte.weight[bell] = 3e38  # no loss of a text that holds it is finite
+
+    class Retriever(FakeRetriever):
+        def search(self, query: str, k: int, **options: Any) -> Any:
+            if "poison" in query:
+                raise tttnn.EmbeddingError("embedding must be finite, got nan for the query")
+            self.neighbors = [neighbor for neighbor in self.all if ("\x07" in neighbor.text) == ("bell" in query)]
+            return super().search(query, k, **options)
+
+    retriever = Retriever([*TEXTS, "it rings \x07 " * 4])
+    retriever.all = retriever.neighbors
+    config = tttnn.AdaptConfig(num_neighbors=2, max_length=64, learning_rate=1e-3, precision="float32")
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
+    before = state_of(model)
+    lm = TttnnLM(trainer)
+    pairs = [("the bell", " rang"), ("a poison", " cup"), ("the bell", " fell"), ("the cat", " sat")]
+    answers = [value for value, _ in lm.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)]
+    base = without_neighbors(tiny_gpt2(tie_word_embeddings=False), tokenizer)
+    plain = [value for value, _ in TttnnLM(base).loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)]
+    assert answers[:3] == pytest.approx(plain[:3], rel=1e-6)
+    assert answers[3] != pytest.approx(plain[3], rel=1e-6)
+    assert_same_state(model, before)
+    told = json.loads(json.dumps(lm.get_model_info()))["tttnn"]
+    assert (told["counts"]["failed"], told["counts"]["queries"]) == (3, 1)
+    assert "loss must be finite, got nan" in told["failures"][0]
+    assert told["failures"][1] == "embedding must be finite, got nan for the query"
+    for one in (trainer, base):
+        one.release()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

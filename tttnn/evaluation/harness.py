@@ -12,6 +12,9 @@ What is searched with (the query) is never what is scored, but for one case that
 
 A neighbor whose text is what is scored, alone or after its context, is left out.
 
+No request ends a run: one whose context has no words, or whose adaptation fails, is answered by the base model, and the
+results count it. Letters that are no characters (lone surrogates) are read as U+FFFD.
+
 Prompts are cut into tokens as the harness does it for its model ``hf``: context and continuation together, and no
 `bos` before a context unless the tokenizer puts it there, while `Scorer.score` takes them apart and puts it there.
 """
@@ -19,6 +22,8 @@ Prompts are cut into tokens as the harness does it for its model ``hf``: context
 from __future__ import annotations
 
 import logging
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -33,6 +38,7 @@ from ..retrieval.selector import Selector
 from ..settings import check, read
 from ..store.document import text_digest
 from ..training.trainer import TestTimeTrainer
+from .faults import of_one_text, reason_of
 from .harness_arguments import dtype_named, present_device, settings_of
 
 try:
@@ -54,6 +60,17 @@ _DEFAULT_NEW_TOKENS = 256
 
 _LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """What tasks call the longest continuation; the first one given counts."""
+
+
+_REASONS = 3
+"""Reasons why adaptations failed that the results name."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _readable(text: str) -> str:
+    """Return a text that tokenizers and files can hold: lone surrogates become U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 @register_model("tttnn")
@@ -152,6 +169,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         self._add_bos_token = add_bos_token
         self._device = next(self.trainer.model.parameters()).device
         self._counts = {"queries": 0, "without_query": 0, "found": 0, "excluded": 0, "steps": 0, "tokens": 0}
+        self._counts["failed"] = 0
+        self._failures: list[str] = []
 
     # -----------------------------------------------------------------------------------------------------------------
     # What the harness asks about a model
@@ -195,6 +214,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return a text's tokens, with the tokenizer's special tokens unless the text begins with `bos` already."""
+        string = _readable(string)
         special = add_special_tokens if add_special_tokens is not None else self._add_bos_token
         if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
             special = False
@@ -204,7 +224,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
     def get_model_info(self) -> dict[str, Any]:
         """Return what the harness writes into the results beside the model's arguments.
 
-        ``tttnn`` holds the settings, the protocol in words, and counts over all requests so far.
+        ``tttnn`` holds the settings, the protocol in words, and over all requests so far counts and the first reasons
+        why some were answered by the base model.
         """
         made = self.trainer.describe()
         rolling = {
@@ -225,6 +246,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 "query": f"{length}the context, which is not scored",
                 "loglikelihood_rolling": rolling[self._rolling],
                 "counts": dict(self._counts),
+                "failures": list(self._failures),
             },
         }
 
@@ -232,12 +254,21 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
     # Requests
     # -----------------------------------------------------------------------------------------------------------------
 
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of continuations, in nats, and whether each is the likeliest token by token."""
+        # The harness's own cutting into tokens fails where there is nothing at all.
+        asked = iter(super().loglikelihood([request for request in requests if any(request.args)], disable_tqdm))
+        return [next(asked) if any(request.args) else (0.0, True) for request in requests]
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
         def answer(i: int) -> tuple[float, bool]:
             (_, _), context, scored = requests[i]
-            sequence = [*context, *scored]
+            if not scored:
+                return 0.0, True  # nothing is certain
+            # The harness gives an empty context its first token, but not one of white space, which it moves behind.
+            sequence = [*(context or [self.prefix_token_id]), *scored]
             if len(sequence) > self.max_length + 1 and len(scored) <= self.max_length:
                 _log.warning("a context of %d tokens is cut: the model reads %d", len(context), self.max_length)
                 sequence = sequence[-(self.max_length + 1) :]
@@ -256,7 +287,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of whole texts, in nats; see this module for what the query is."""
         arguments = [request.args for request in requests]
-        texts = [str(text) for (text,) in arguments]
+        texts = [_readable(str(text)) for (text,) in arguments]
         # The query of each text, and how many tokens follow it; under `full` all of them are scored together.
         halves = [self._half(text) if self._rolling == "split" else (text, 0) for text in texts]
         base: dict[int, torch.Tensor] = {}
@@ -288,6 +319,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Continue contexts, the likeliest token each time unless the task samples."""
         arguments = [request.args for request in requests]
+        for _, options in arguments:
+            self._longest(options)  # a task's wrong limit is refused before anything is answered
         return self._answered(
             "generate_until",
             arguments,
@@ -326,19 +359,40 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         with tqdm(total=len(queries), desc=f"tttnn {kind}", disable=disable_tqdm) as bar:
             for query, members in groups.items():
                 digests = {text_digest(text) for i in members for text in exclude[i]}
-                with self._adapted(query, digests, members, before):
-                    for i in members:
+                left = deque(members)
+
+                def answer_all(left: deque[int] = left) -> None:
+                    while left:
+                        i = left[0]
                         answers[i] = answer(i)
                         self.cache_hook.add_partial(kind, arguments[i], answers[i])
                         bar.update()
+                        left.popleft()
+
+                try:
+                    with self._adapted(query, digests, members, before):
+                        answer_all()
+                except Exception as error:
+                    if not of_one_text(error):
+                        raise
+                    self._fail(error, len(left))
+                    answer_all()
         return answers
+
+    def _fail(self, error: Exception, requests: int) -> None:
+        """Note that requests are answered by the base model, and why."""
+        reason = reason_of(error)
+        _log.warning("%d requests of a query are answered by the base model: %s", requests, reason)
+        self._counts["failed"] += requests
+        if reason not in self._failures and len(self._failures) < _REASONS:
+            self._failures.append(reason)
 
     @contextmanager
     def _adapted(
         self, query: str, exclude: Iterable[str], members: Sequence[int], before: Callable[[int], None]
     ) -> Iterator[None]:
-        if not query or not self.trainer.config.num_neighbors:
-            self._counts["without_query"] += 0 if query else len(members)
+        if not query.strip() or not self.trainer.config.num_neighbors:
+            self._counts["without_query"] += 0 if query.strip() else len(members)
             yield
             return
 
@@ -356,6 +410,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
 
     def _query(self, context: str) -> str:
         """Return the end of a context, `query_tokens` long at most, cut between characters."""
+        context = _readable(context)
         if self._query_tokens is None or len(context) <= self._query_tokens:  # a token has one character at least
             return context
         begins = self._offsets(context)
@@ -374,6 +429,18 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return list(out["offset_mapping"])
 
+    def _longest(self, options: dict[str, Any]) -> int:
+        """Return how many tokens a task allows a continuation.
+
+        Raises:
+            ConfigError: that leaves no room for a context.
+        """
+        given = [options[name] for name in _LIMIT_NAMES if options.get(name) is not None]
+        limit = int(given[0] if given else _DEFAULT_NEW_TOKENS)
+        if not 0 < limit < self.max_length:
+            raise ConfigError(f"max_gen_toks must be between 1 and {self.max_length - 1}, got {limit}")
+        return limit
+
     def _continued(self, context: str, options: dict[str, Any]) -> str:
         """Continue a context under the weights as they are, by the task's options and transformers' names for them.
 
@@ -382,10 +449,9 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         options = dict(options)
         until = options.pop("until", None) or []
         end = self.tokenizer.decode(self.eot_token_id)
-        limits = [options.pop(name, None) for name in _LIMIT_NAMES]
-        limit = int(next((value for value in limits if value is not None), _DEFAULT_NEW_TOKENS))
-        if not 0 < limit < self.max_length:
-            raise ConfigError(f"max_gen_toks must be between 1 and {self.max_length - 1}, got {limit}")
+        limit = self._longest(options)
+        for name in _LIMIT_NAMES:
+            options.pop(name, None)
         temperature, sample = options.pop("temperature", None), options.pop("do_sample", None)
         options["do_sample"] = float(temperature or 0) > 0 if sample is None else bool(sample)
         if temperature is not None and float(temperature) == 0:

@@ -13,20 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EvalConfig, Progress
-from ..errors import (
-    AdaptError,
-    ConfigError,
-    DatastoreMismatchError,
-    EmbeddingError,
-    NonFiniteLossError,
-    RestoreError,
-    UnknownModelError,
-)
+from ..errors import ConfigError, NonFiniteLossError
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
 from .case import Case
 from .catalogue import BASE, TTT_NN
+from .faults import of_one_text, reason_of
 from .lab import Lab
 from .measurement import Method
 from .methods import methods_named
@@ -37,9 +30,6 @@ from .results import EvalResult
 from .sampling import group_of, sampled
 
 _log = logging.getLogger("tttnn")
-
-_OF_ONE_DOCUMENT = (AdaptError, EmbeddingError, ValueError, IndexError)
-"""What one document can be the cause of: a loss or vector that is not finite, a text that cannot be read."""
 
 DEFAULT_METHODS = (BASE.name, TTT_NN.name)
 
@@ -152,12 +142,10 @@ def measured_document(lab: Lab, position: int, document: Document) -> Measured:
         return measured
     except UnicodeEncodeError:
         reason = "its text has a lone surrogate, which UTF-8 cannot hold"
-    except (RestoreError, DatastoreMismatchError, UnknownModelError):
-        raise
-    except _OF_ONE_DOCUMENT as error:
-        if error is lab.raised:
+    except Exception as error:
+        if error is lab.raised or not of_one_text(error):
             raise
-        reason = failing + (" ".join(str(error).split()) or type(error).__name__)
+        reason = failing + reason_of(error)
     _log.warning("document %d is not measured: %s", position, reason)
     return Measured(Skipped(position, digest, group, reason), [], [], [])
 
