@@ -27,7 +27,9 @@ from transformers import (
 )
 
 from tttnn.kernels import attention as module
-from tttnn.kernels.attention import NAME, NativeAttention, causal_attention, packed_attention
+from tttnn.kernels import hf_attention
+from tttnn.kernels.attention import causal_attention, packed_attention
+from tttnn.kernels.hf_attention import NAME, NativeAttention
 
 needs_instructions = pytest.mark.skipif(not module.supported(), reason="no AVX-512 with bfloat16 on this processor")
 
@@ -278,8 +280,8 @@ def test_loss_and_gradients_of_each_family(name: str, autocast: bool, monkeypatc
     assert switch is not None
     assert all(child.training for child in model.modules())
     calls = []
-    native = module.causal_attention
-    monkeypatch.setattr(module, "causal_attention", lambda *a, **k: calls.append(1) or native(*a, **k))
+    native = hf_attention.causal_attention
+    monkeypatch.setattr(hf_attention, "causal_attention", lambda *a, **k: calls.append(1) or native(*a, **k))
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         rival_loss, rival = trained(model, None)
         assert calls == []
@@ -355,7 +357,7 @@ def test_models_that_it_would_not_help() -> None:
 
 
 def test_a_processor_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._core, "attention_supported", lambda: False)
+    monkeypatch.setattr(hf_attention._core, "attention_supported", lambda: False)
     assert NativeAttention.for_model(build("llama")) is None
 
 
@@ -377,7 +379,7 @@ def test_the_rest_goes_to_the_model_s_own_attention(monkeypatch: pytest.MonkeyPa
     of_window = NativeAttention.for_model(window)
     parameters = inspect.signature(model.forward).parameters
     cache = "cache" if "cache" in parameters else "past_key_values"  # the name before transformers 5.24
-    monkeypatch.setattr(module, "causal_attention", refuse)
+    monkeypatch.setattr(hf_attention, "causal_attention", refuse)
     padding = torch.ones_like(INPUT)
     padding[:, :9] = 0
     with torch.no_grad():
@@ -428,3 +430,38 @@ def test_a_real_model(smollm2: str) -> None:
             found = model(input_ids=ids).logits
     # Thirty layers multiply the rounding: torch's own attention is as far from float32.
     assert 0 < error(found, expected) <= 0.05
+
+
+def test_transformers_has_every_name_that_is_not_promised() -> None:
+    assert hf_attention.missing_name() is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformers.masking_utils.ALL_MASK_ATTENTION_FUNCTIONS",
+        "transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS",
+        "transformers.PreTrainedConfig._attn_implementation",
+    ],
+)
+def test_a_name_that_is_gone_leaves_the_model_s_own_attention_and_is_told(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build("llama")
+    monkeypatch.setattr(hf_attention, "supported", lambda: True)
+    monkeypatch.delattr(name)
+    with caplog.at_level("WARNING", logger="tttnn"):
+        assert NativeAttention.for_model(model) is None
+    assert "training attends by the model's own means: this transformers has no" in caplog.text
+    assert name.rpartition(".")[2] in caplog.text
+
+
+def test_a_probe_that_fails_leaves_the_model_s_own_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_attention, "supported", lambda: True)
+    model = build("llama")
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("not in bfloat16")
+
+    model.forward = fail
+    assert NativeAttention.for_model(model) is None

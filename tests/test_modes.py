@@ -9,7 +9,7 @@ import pytest
 
 import tttnn
 from tests.conftest import tiny_gpt2, tiny_llama
-from tttnn.kernels.attention import NativeAttention
+from tttnn.kernels.hf_attention import NativeAttention
 from tttnn.lm.generate import continued
 from tttnn.lm.loss import SlicedLoss
 from tttnn.lm.modes import eval_mode

@@ -20,7 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..kernels.attention import REPLACED, config_of, packed_attention, register, replaced_attention, supported
+from ..kernels.attention import packed_attention, supported
+from ..kernels.hf_attention import (
+    REPLACED,
+    configs_of,
+    implementation_of,
+    missing_name,
+    register,
+    replaced_attention,
+    set_implementation,
+)
 
 _log = logging.getLogger("tttnn")
 
@@ -77,24 +86,27 @@ class PackedEncoder:
         """
         if any(p.device.type != "cpu" for p in model.parameters()) or not _takes_bounds(model):
             return None
-        configs = {id(c): c for c in map(config_of, model.modules()) if c is not None}
-        if not configs or any(config._attn_implementation != REPLACED for config in configs.values()):
+        gone = missing_name()
+        if gone is not None:
+            _log.warning("texts are padded: this transformers has no %s", gone)
+            return None
+        configs = configs_of(model)
+        if not configs or any(implementation_of(config) != REPLACED for config in configs):
             return None
         made = cls(model, first_position)
         fits = False
         try:
             ids = _probe(model, first_position)
             expected = _padded(model, ids)
-            for config in configs.values():
-                # Not the public setter, which would write into other configurations below this one.
-                config._attn_implementation_internal = NAME
+            for config in configs:
+                set_implementation(config, NAME)
             fits = bool((torch.cosine_similarity(made.means(ids), expected) >= _ALIKE).all())
         except Exception as problem:  # whatever it is that this model does not take, the padded way asks less of it
             _log.debug("texts are padded: %s", problem)
         finally:
             if not fits:
-                for config in configs.values():
-                    config._attn_implementation_internal = REPLACED
+                for config in configs:
+                    set_implementation(config, REPLACED)
         return made if fits else None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Tensor:

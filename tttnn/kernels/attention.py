@@ -1,43 +1,22 @@
 """Attention of bfloat16 on the CPU by the core: causal for a training step, and of packed sequences for an encoder.
 
-Knows how transformers' models look up their attention. Does not know losses, optimizers or where weights live.
+Knows tensors. Does not know models, losses or where weights live.
 
 torch's flash attention on a CPU is several times slower than bfloat16 matrix products of the same size; the core's is
-timed beside it in `benchmarks/bench_attention.py`. Inside a training step, anything but plain causal attention of one
-sequence goes to the implementation that the model had.
+timed beside it in `benchmarks/bench_attention.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import tttnn._core as _core
-
-NAME = "tttnn_causal"
-"""What transformers calls this attention."""
-
-REPLACED = "sdpa"
-"""The implementation that is replaced, and that does what the native one does not."""
-
-_TOLERANCE = 0.05
-"""Relative distance between logits with and without: bfloat16 keeps 8 bits, and deep models multiply the rounding.
-
-A wrong mask or a missing soft cap changes logits as a whole.
-"""
-
-_PROBE = 80
-"""Tokens of the probe: more than a block of the kernel."""
-
-_WITHOUT_MEANING = frozenset({"position_ids", "cache_position", "use_cache", "output_hidden_states", "return_dict"})
-"""What models hand on to their attention and no attention function reads."""
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float | None = None) -> Tensor:
@@ -122,178 +101,6 @@ def _require(query: Tensor, key: Tensor, value: Tensor) -> None:
 def supported() -> bool:
     """Return whether this processor has the instructions (AVX-512 with bfloat16 products)."""
     return _core.attention_supported()
-
-
-class NativeAttention:
-    """Switches a model's attention to the native one and back.
-
-    >>> attention = NativeAttention.for_model(model)   # doctest: +SKIP
-    >>> with attention.enabled():                      # doctest: +SKIP
-    ...     model(input_ids=ids, labels=ids).loss.backward()
-    """
-
-    def __init__(self, configs: list[Any]) -> None:
-        self._configs = configs
-
-    @classmethod
-    def for_model(cls, model: nn.Module) -> Self | None:
-        """Return the switch for a model, or None where it would not help.
-
-        That is: a processor without the instructions, a model that is not on the CPU or whose attention is not
-        transformers' sdpa, and one whose logits on a probe of at most 80 tokens in bfloat16 arithmetic do not change by
-        a bit with it (then nothing of the model goes through it), or change by more than 5 % of their length. The
-        model's train/eval mode is put back.
-        """
-        find_embeddings = getattr(model, "get_input_embeddings", None)
-        if not supported() or find_embeddings is None or any(p.device.type != "cpu" for p in model.parameters()):
-            return None
-        configs = list(
-            {id(config): config for config in map(config_of, model.modules()) if config is not None}.values()
-        )
-        if not any(config._attn_implementation == REPLACED for config in configs):
-            return None
-        register(NAME, _attend)
-        made = cls(configs)
-        longest = min([_PROBE, *(getattr(config, "max_position_embeddings", None) or _PROBE for config in configs)])
-        probe = torch.arange(longest).unsqueeze(0) * 7 % find_embeddings().num_embeddings
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            model.eval()
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                expected = model(input_ids=probe, use_cache=False).logits
-                with made.enabled():
-                    found = model(input_ids=probe, use_cache=False).logits
-        finally:
-            for module, training in modes:
-                module.training = training
-        distance = (found.double() - expected.double()).norm().item()
-        return made if 0.0 < distance <= _TOLERANCE * expected.double().norm().item() else None
-
-    def enabled(self) -> _Switch:
-        """Return a context manager inside of which the model attends natively.
-
-        However the block ends, every configuration then names the implementation that it named before.
-        """
-        return _Switch(self._configs)
-
-
-class _Switch:
-    """One block: what each configuration named before it."""
-
-    def __init__(self, configs: list[Any]) -> None:
-        self._before = [(config, config._attn_implementation) for config in configs]
-
-    def __enter__(self) -> None:
-        try:
-            for config, name in self._before:
-                if name == REPLACED:
-                    # Not the public setter, which would write into other configurations below this one.
-                    config._attn_implementation_internal = NAME
-        except BaseException:
-            self._put_back()
-            raise
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._put_back()
-
-    __exit__ = _core.retried(_leave)
-
-    def _put_back(self) -> None:
-        for config, name in self._before:
-            config._attn_implementation_internal = name
-
-
-def config_of(module: nn.Module) -> Any:
-    """Return the transformers configuration of a module, None where there is none."""
-    config = getattr(module, "config", None)
-    return config if hasattr(config, "_attn_implementation_internal") else None
-
-
-def register(name: str, attend: Callable[..., tuple[Tensor, Tensor | None]]) -> None:
-    """Make transformers' models find an attention function by a name, with the masks of `REPLACED`.
-
-    Such a mask is None exactly where causal order, or no order at all, says everything: no padding, no shorter window.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[REPLACED])
-
-
-def replaced_attention(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    """Attend by the implementation that was replaced."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    answer: tuple[Tensor, Tensor | None] = ALL_ATTENTION_FUNCTIONS[REPLACED](*tensors, **options)
-    return answer
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **options: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Attend as transformers' attention functions do: natively where that is all that is asked for."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if (
-        attention_mask is None
-        and dropout == 0.0
-        and causal is True
-        and _only_causal(options, query.shape[2])
-        and _shapes_fit(query, key, value, getattr(module, "num_key_value_groups", 1))
-        and _is_bfloat16(query, key, value)
-        and isinstance(scale, float)
-        and 0.0 < scale < math.inf
-        and not torch.compiler.is_compiling()
-    ):
-        wide = (query, key, value)
-        query, key, value = (tensor.to(torch.bfloat16) for tensor in wide)
-        return causal_attention(query, key, value, scale=scale), None
-    return replaced_attention(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
-    )
-
-
-def _only_causal(options: dict[str, Any], tokens: int) -> bool:
-    """Return whether no option asks for more than causal attention over `tokens`."""
-    for name, value in options.items():
-        if value is None or value is False or name in _WITHOUT_MEANING:
-            continue
-        if name == "sliding_window" and isinstance(value, int) and value >= tokens:
-            continue
-        return False
-    return True
-
-
-def _shapes_fit(query: Tensor, key: Tensor, value: Tensor, group: int) -> bool:
-    batch, heads, tokens, dim = query.shape
-    return (
-        batch == 1
-        and tokens >= 1
-        and 32 <= dim <= 256
-        and dim % 16 == 0
-        and heads == key.shape[1] * group
-        and key.shape == value.shape == (1, key.shape[1], tokens, dim)
-    )
-
-
-def _is_bfloat16(*tensors: Tensor) -> bool:
-    """Return whether tensors are bfloat16 on the CPU, or would be made so by autocast."""
-    cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
-    return all(
-        tensor.device.type == "cpu" and (tensor.dtype is torch.bfloat16 or (cast and tensor.dtype is torch.float32))
-        for tensor in tensors
-    )
 
 
 @functools.cache

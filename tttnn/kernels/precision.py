@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal
 
+import tttnn._core as _core
+
 from ..config import Precision
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # Without these instructions, bfloat16 products on a CPU are emulated and slower than float32.
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # Without AVX-512's bfloat16 products, those on a CPU are emulated and slower than float32. A processor with
+        # tiles (AMX) has them too.
+        fast = _core.attention_supported()
     return "bfloat16" if fast else "float32"
 
 

@@ -19,7 +19,7 @@ import tttnn._core as _core
 
 from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, NonFiniteLossError
-from ..kernels.attention import NativeAttention
+from ..kernels.hf_attention import NativeAttention
 from ..kernels.precision import autocast
 from ..lm.gate import check_model, probe_ids
 from ..lm.generate import Generation, OnToken, continued, drawing
