@@ -474,3 +474,34 @@ def test_a_corpus_without_documents_is_no_success(
     assert "has no field 'text'" in capsys.readouterr().err
     assert not store.exists()
     assert run(monkeypatch, "import", str(corpus), str(store), "--text-field", "content") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "PLACE"],
+        ["verify", "PLACE"],
+        ["delete", "PLACE", "0"],
+        ["compact", "PLACE"],
+        ["search", "PLACE", " "],
+        ["search", "PLACE", "a", "--ef", "no"],
+        ["search", "nowhere", "a"],
+        ["generate", "PLACE", "a", "--guard", "no"],
+        ["generate", "PLACE", "a", "--config", "nowhere.toml"],
+        ["replay", "PLACE/manifest.json", "PLACE"],
+        ["eval", "--help"],
+        ["export", "PLACE/segments/000/texts.zst", "PLACE/out.jsonl"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_cheap_commands_import_no_torch(tmp_path: Path, arguments: list[str]) -> None:
+    place = tmp_path / "d"
+    tttnn.Datastore.build(place, ["one", "two"], tttnn.Embedder.load(str(save_encoder(tmp_path / "encoder"))))
+    code = (
+        "import sys; from tttnn.cli import program\n"
+        "try: program.main()\n"
+        "except SystemExit: print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    filled = [argument.replace("PLACE", str(place)) for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", code, *filled], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

@@ -15,7 +15,6 @@ from . import models
 from .config import AdaptConfig, ScoreConfig, SelectionConfig
 from .datastore.datastore import Datastore
 from .datastore.manifest import Manifest, open_manifest
-from .embedding.embedder import Embedder
 from .errors import DatastoreMismatchError
 from .retrieval.selector import Selector
 
@@ -68,6 +67,8 @@ def with_embedder(
     on_fetch: OnFetch | None = None,
 ) -> Datastore:
     """Load an embedder for a datastore that is open, and attach it; see `open_datastore`."""
+    from .embedding.embedder import Embedder
+
     name = _embedder_of(opened.path, opened.manifest, embedder)
     models.resolve(name, cache_dir=cache_dir, on_fetch=on_fetch)
     config = None if opened.foreign else opened.embed_config

@@ -10,14 +10,13 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
-from ..embedding.embedder import Embedder
 from ..embedding.identity import differences, settings_of
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
@@ -33,6 +32,9 @@ from .manifest import MANIFEST, PASSAGES, Manifest, open_manifest
 from .searcher import Searcher
 from .segment import Segment, open_segments
 from .vector_source import EmbeddedTexts
+
+if TYPE_CHECKING:
+    from ..embedding.embedder import Embedder
 
 _OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
 
@@ -248,6 +250,8 @@ class Datastore:
         """
         if self._embedder is None:
             self._refuse_foreign("query vectors")
+            from ..embedding.embedder import Embedder
+
             self.attach(Embedder.load(self.embedder_name, self.embed_config))
         assert self._embedder is not None
         return self._embedder

@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
-from ..embedding.embedder import Embedder
 from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
@@ -26,6 +25,9 @@ from ..store.writer import write_store
 from .builder import DOCUMENT_CHARACTERS, Corpus, documents_of
 from .index import NeighborIndex
 from .passages import RECORD_BYTES, byte_spans, cut_passages
+
+if TYPE_CHECKING:
+    from ..embedding.embedder import Embedder
 
 _SAMPLE = 256  # documents: embedding them takes seconds, and their mean length is known to some percent
 _UNITS = 512  # passages of them that are embedded

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from ..config import Progress
 from ..embedding.batches import GROUP
 from ..embedding.embed_report import EmbedReport
-from ..embedding.embedder import Embedder
 from .manifest import EmbedderEntry
+
+if TYPE_CHECKING:
+    from ..embedding.embedder import Embedder
 
 
 @dataclass(frozen=True)

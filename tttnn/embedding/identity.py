@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ..config import EmbedConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ABSENT: dict[str, Any] = {"prompt": "", "include_prompt": True, "lower_case": False, "truncation": "right"}
 """What fields that are not there mean: what was computed before there were such fields. Equal ones are left out."""
@@ -60,6 +60,8 @@ def settings_of(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Emb
 
 def fingerprint(model: nn.Module) -> str:
     """Return a digest of the weights, rounded to bfloat16: the same for a float32 and a bfloat16 copy."""
+    import torch
+
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())

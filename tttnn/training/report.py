@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..errors import AdaptError
-from ..lm.generate import Generation
 from ..stages import Stages
+
+if TYPE_CHECKING:
+    from ..lm.generate import Generation
 
 StoppedBy = Literal["neighbors", "deadline", "max_tokens", "max_steps", "cancelled"]
 
