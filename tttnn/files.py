@@ -5,43 +5,123 @@ Knows nothing of their content.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import IndexCorruptError
 
+_log = logging.getLogger("tttnn")
+
 _PIECE = 1 << 22
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+_HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_FULL = "Free some space and run the same command again."
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EMFILE: "Raise the limit of open files with: ulimit -n",
+}
 _REMEDY = "Restore the file or rebuild the datastore."
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable, where the file system can."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+        _log.info("%s: its file system does not sync folders; a power cut may lose what was renamed last", path)
     finally:
         os.close(handle)
 
 
+def lock_file(file: IO[Any], *, wait: bool = False) -> bool:
+    """Hold an open file against other writers until it is closed; say whether the file system has locks.
+
+    Args:
+        file: The open file.
+        wait: Wait for another holder.
+
+    Raises:
+        BlockingIOError: Another process or thread holds it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _HAS_NO_LOCKS:
+            raise
+        _log.warning("%s: its file system has no locks; see that nothing else writes there meanwhile", file.name)
+        return False
+    return True
+
+
+def require_regular(path: Path) -> None:
+    """Refuse to replace what is no file of ours.
+
+    Raises:
+        FileExistsError: There is a link, a folder, a pipe, a socket or a device of this name.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe"}
+        kind = kinds.get(stat.S_IFMT(mode), "a socket or a device")
+        raise FileExistsError(f"{path}: must be a regular file or a new name, got {kind}. Choose another name.")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Give an OSError of a full disk or of too many open files, which names no file, a path and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None or remedy in str(error):
+            raise
+        at = error.filename if error.filename is not None else path
+        raise type(error)(error.errno, f"{os.fsdecode(at)}: {os.strerror(error.errno or 0)}. {remedy}") from error
+
+
 def finish_file(partial: Path, path: Path) -> None:
-    """Sync `partial`, rename it to `path`, and sync the directory: after a crash there is the old file or the new."""
-    with open(partial, "rb") as file:
+    """Sync `partial`, rename it to `path`, and sync the directory: after a crash there is the old file or the new.
+
+    Raises:
+        FileExistsError: There is a link, a folder, a pipe, a socket or a device of this name.
+    """
+    require_regular(path)
+    with explained(partial), open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
     sync_directory(path.parent)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
+    """Write a file so that it appears whole or not at all.
+
+    Raises:
+        FileExistsError: There is a link, a folder, a pipe, a socket or a device of this name.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
+    require_regular(path)
+    require_regular(partial)
+    with explained(partial):
+        partial.write_bytes(content)
     finish_file(partial, path)
 
 

@@ -7,7 +7,6 @@ model is used for.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import MissingExtraError, TttnnError, UnknownModelError
+from .files import lock_file
 from .model_folder import damage_of
 
 
@@ -60,8 +60,21 @@ DEMO_MODELS: dict[str, DemoModel] = {
 
 
 def default_cache_dir() -> Path:
-    """Return where demo models are kept unless the caller says otherwise."""
-    return Path.home() / ".cache" / "tttnn"
+    """Return where demo models are kept unless the caller says otherwise: $TTTNN_CACHE, else in the home folder.
+
+    Raises:
+        UnknownModelError: There is no home folder, and no other place is named.
+    """
+    named = os.environ.get("TTTNN_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "tttnn"
+    except RuntimeError:
+        raise UnknownModelError(
+            "demo models must have a folder to be kept in, but this user has no home folder. "
+            "Set TTTNN_CACHE or give cache_dir (--cache-dir)."
+        ) from None
 
 
 def resolve(
@@ -163,7 +176,7 @@ def _fetched(name: str, cache_dir: Path, on_fetch: Callable[[str], None] | None)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.parent / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock, wait=True)
         if target.is_dir():  # another process was faster
             return target
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:

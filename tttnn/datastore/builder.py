@@ -23,7 +23,7 @@ import numpy as np
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
 from ..errors import DatastoreMismatchError
-from ..files import describe_file, digest_of, read_manifest, write_file, write_manifest
+from ..files import describe_file, digest_of, explained, read_manifest, write_file, write_manifest
 from ..store.corpus import Corpus as FileCorpus
 from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
@@ -146,7 +146,7 @@ class Builder:
             if self.path.exists() and (not self.path.is_dir() or not _is_ours(self.path)):
                 raise FileExistsError(f"{self.path}: is not a datastore. Build into a new or empty directory.")
             self.path.mkdir(parents=True, exist_ok=True)
-        with locked(self.path):
+        with locked(self.path), explained(self.path):
             manifest = open_manifest(self.path) if self.append or (self.path / MANIFEST).exists() else None
             if manifest is not None and self._was_finished(manifest):
                 return

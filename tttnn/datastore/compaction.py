@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..config import Progress
 from ..errors import DatastoreLockedError
-from ..files import write_file
+from ..files import explained, write_file
 from ..retrieval.where import check_sources
 from ..store.document import text_digest
 from ..store.writer import TextStoreWriter, train_dictionary
@@ -88,7 +88,7 @@ def delete_documents(
         ValueError: There is no document of a source.
         DatastoreLockedError: Another writer holds the directory.
     """
-    with locked(path):
+    with locked(path), explained(path):
         manifest = open_manifest(path)
         segments = open_segments(path, manifest, opened)
         wrong = [i for i in ids if not 0 <= i < manifest.next_id]
@@ -146,7 +146,7 @@ def compact_datastore(path: Path, *, progress: Progress | None = None, opened: S
     Raises:
         DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
     """
-    with locked(path):
+    with locked(path), explained(path):
         manifest = open_manifest(path)
         if (path / STATE).exists():
             raise DatastoreLockedError(
@@ -177,7 +177,7 @@ def discard_append(path: Path) -> bool:
     Raises:
         DatastoreLockedError: Another writer holds the directory.
     """
-    with locked(path):
+    with locked(path), explained(path):
         manifest = open_manifest(path)
         if not (path / STATE).exists():
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,19 +46,44 @@ class Datastore:
     >>> datastore.search("def quicksort(", k=3)                                        # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, manifest: Manifest, segments: list[Segment]) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, segments: list[Segment], seen: tuple[int, ...] | None = None
+    ) -> None:
         self.path = path
         self.build_report = BuildReport()
         """What the stages cost, where this object was made by `build`, or of its last `append`."""
         self._embedder: Embedder | None = None
         self._closed = False
-        self._hold(manifest, segments)
+        self._hold(manifest, segments, seen)
 
-    def _hold(self, manifest: Manifest, segments: list[Segment]) -> None:
+    def _hold(self, manifest: Manifest, segments: list[Segment], seen: tuple[int, ...] | None = None) -> None:
+        self._seen = seen
         self.manifest = manifest
         self.id: str = manifest.id
         """Changes with every append, deletion and compaction."""
         self._searcher = Searcher(segments, unit=manifest.unit, dim=manifest.dim)
+
+    def refresh(self) -> bool:
+        """Take over what a writer of another process changed since this was opened; say whether there was anything.
+
+        `search` does so itself: it asks the system for the manifest's name alone, and reads it where that is another.
+        Files that are open already are not read again. While a search runs it keeps what it began with.
+
+        Raises:
+            DatastoreMismatchError: Another datastore was put in the place of this one.
+        """
+        # Taken before reading: a manifest that is replaced meanwhile is then read at the next search.
+        seen = _stamp(self.path)
+        if self._closed or seen is None or seen == self._seen:
+            return False
+        before = self.manifest
+        manifest, segments = _open(self.path, self._opened)
+        if (manifest.unit, manifest.dim, manifest.embedder) != (before.unit, before.dim, before.embedder):
+            raise DatastoreMismatchError(
+                f"{self.path}: another datastore was put in its place since it was opened. Open it again."
+            )
+        self._hold(manifest, segments, seen)
+        return manifest.id != before.id
 
     @property
     def _opened(self) -> Sequence[Segment]:
@@ -67,7 +92,8 @@ class Datastore:
 
     def _reopen(self) -> None:
         """Take what the manifest names now; files that are open already are not read again."""
-        self._hold(*_open(self.path, self._opened))
+        seen = _stamp(self.path)
+        self._hold(*_open(self.path, self._opened), seen)
         self._closed = False
 
     @classmethod
@@ -184,9 +210,9 @@ class Datastore:
             IndexCorruptError: The manifest, an index or a passage table is damaged.
             StoreCorruptError: A text store is damaged.
         """
-        path = Path(path)
-        manifest, segments = _open(path)
-        datastore = cls(path, manifest, segments)
+        place = Path(path).absolute()  # so that methods work after a change of folder
+        seen = _stamp(place)
+        datastore = cls(place, *_open(place), seen)
         return datastore if embedder is None else datastore.attach(embedder)
 
     def attach(self, embedder: Embedder) -> Datastore:
@@ -271,6 +297,7 @@ class Datastore:
 
     def describe(self) -> RetrieverInfo:
         """Return its id and the name of its embedder, for reports."""
+        self.refresh()
         name = self._embedder.name if self.foreign and self._embedder is not None else self.embedder_name
         return RetrieverInfo(self.id, name, gives_vectors=True)
 
@@ -287,8 +314,8 @@ class Datastore:
     ) -> Datastore:
         """Add documents as new segments, with the settings the datastore was built with; ids go on.
 
-        Survives interruption as `build` does: the same call continues it. Readers that were opened before go on with
-        what they opened; this object has the new documents afterwards.
+        Survives interruption as `build` does: the same call continues it. This object has the new documents
+        afterwards; what other processes have opened has them at its next search.
 
         Args:
             documents: As of `build`.
@@ -334,7 +361,7 @@ class Datastore:
         source: str | Collection[str] = (),
         digests: Collection[str] = (),
     ) -> int:
-        """Delete documents: they are gone from every answer of this object and of what is opened from then on.
+        """Delete documents: they are gone from every answer, of what other processes have opened too.
 
         Their bytes stay in the files until `compact`. Ids are never used again.
 
@@ -429,7 +456,9 @@ class Datastore:
             raise ValueError(f"k must be at least 1, got {k}")
         if source is not None and where is not None:
             raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
+        self.refresh()
         searcher = self._searcher
+        searcher.check_files()
         sources = (Where.read(where) if source is None else Where(names_of("source", source))).sources
         if sources is not None:
             check_sources(sources, searcher.sources)
@@ -600,8 +629,30 @@ class Datastore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Callable[..., Datastore], tuple[str, tuple[str, EmbedConfig | None] | None]]:
+        """Pickle the place alone: another process opens it anew, and loads the embedder by its name when it searches.
+
+        Of imported vectors the attached embedder is loaded when unpickled; it must have been loaded by a name.
+        """
+        named = (self._embedder.name, self._embedder.config) if self.foreign and self._embedder is not None else None
+        return _unpickled, (str(self.path), named)
+
     def __repr__(self) -> str:
         return f"Datastore({str(self.path)!r}, {len(self)} documents)"
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what tells one manifest file from the next; None where there is none now."""
+    try:
+        status = os.stat(path / MANIFEST)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unpickled(path: str, embedder: tuple[str, EmbedConfig | None] | None) -> Datastore:
+    opened = Datastore.open(path)
+    return opened if embedder is None else opened.attach(Embedder.load(*embedder))
 
 
 def _shifted(progress: Progress, base: int, total: int) -> Progress:

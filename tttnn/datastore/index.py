@@ -264,6 +264,11 @@ class NeighborIndex:
         """Bytes of the tables that are in this process's own memory while the index is open."""
         return self._copies.nbytes + (self._graph.held_bytes if self._graph is not None else 0)
 
+    @property
+    def vectors_path(self) -> Path:
+        """The file that is read through a map."""
+        return self.path / ("vectors.hnsw" if self.manifest["backend"] == "hnsw" else "vectors.f32")
+
     def default_ef(self, k: int) -> int:
         """Return the width of a graph search for k neighbors where the caller names none."""
         return max(int(self.manifest["ef_search"]), 2 * k)

@@ -5,12 +5,12 @@ Knows the lock's file. Does not know what is written.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import DatastoreLockedError
+from ..files import explained, lock_file, require_regular
 
 LOCK = ".lock"
 
@@ -22,9 +22,10 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         DatastoreLockedError: Another process or thread holds it.
     """
-    with open(path / LOCK, "a") as file:
+    require_regular(path / LOCK)
+    with explained(path), open(path / LOCK, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(file)
         except BlockingIOError:
             raise DatastoreLockedError(f"{path}: another builder is at work. Wait until it ends.") from None
         yield

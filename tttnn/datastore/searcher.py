@@ -37,6 +37,11 @@ class Searcher:
         self._joins = unit != "document"
         self._vectors = sum(len(segment.index) for segment in segments)
 
+    def check_files(self) -> None:
+        """Refuse to search where a file was cut short; see `Segment.check_files`."""
+        for segment in self.segments:
+            segment.check_files()
+
     @cached_property
     def sources(self) -> frozenset[str]:
         """The sources of all documents that are not deleted."""

@@ -8,6 +8,7 @@ Compaction leaves ids as they are: where a segment has gaps, ids.bin lists the i
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -69,12 +70,31 @@ class Segment:
             raise DatastoreMismatchError(
                 f"{folder / INDEX_MANIFEST}: indexes {len(self.index)} vectors, but there are {units} {unit}s"
             )
+        self._sizes = {path: path.stat().st_size for path in (self.index.vectors_path, folder / TEXTS)}
         self._ids = self._read_ids() if IDS in entry.files else None
         self.deleted = read_deleted(folder, entry)
         """(documents,) of bool by position; None where no document is deleted."""
         self._live_units: NDArray[np.bool_] | None = None
         if self.deleted is not None:
             self._live_units = self._units_of(~self.deleted)
+
+    def check_files(self) -> None:
+        """Refuse to read maps whose files were cut short since they were opened: the system ends a process that does.
+
+        Files that were removed or replaced are sound: a map goes on with what it was made of.
+
+        Raises:
+            StoreCorruptError: The texts were cut short.
+            IndexCorruptError: The vectors were.
+        """
+        for path, size in self._sizes.items():
+            try:
+                found = os.stat(path).st_size
+            except FileNotFoundError:
+                continue
+            if found < size:
+                error = StoreCorruptError if path.name == TEXTS else IndexCorruptError
+                raise error(f"{path}: holds {found} bytes, but {size} when it was opened. {_REMEDY}")
 
     def with_deleted(self, entry: SegmentEntry) -> Segment:
         """Return the same files with another list of deleted documents, which alone is read."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -74,6 +74,23 @@ class Embedder:
             return copy.deepcopy(encoder_of(model))
 
         self._set_up(load, tokenizer, EncoderFiles(), config or EmbedConfig(), name, device, threads)
+
+    _ran_in: ClassVar[int | None] = None
+    """The process in which an embedder computed first."""
+
+    def _check_process(self) -> None:
+        """Refuse what would wait for ever: a forked child has none of the threads that torch started before.
+
+        Raises:
+            RuntimeError: The parent process computed with several threads, and this one would, too.
+        """
+        if Embedder._ran_in not in (None, os.getpid()) and (self.threads or torch.get_num_threads()) > 1:
+            raise RuntimeError(
+                "embedder must not compute with several threads in a process that was forked from one which did: "
+                "torch would wait for ever. Start processes with multiprocessing's spawn or forkserver, or call "
+                "torch.set_num_threads(1) in the child."
+            )
+        Embedder._ran_in = os.getpid()
 
     @classmethod
     def load(
@@ -202,6 +219,7 @@ class Embedder:
         """
         if isinstance(texts, str):
             raise ValueError("texts must be a sequence of texts, got one str")
+        self._check_process()
         report = report if report is not None else EmbedReport()
         out = np.empty((len(texts), self.dim), np.float32)
         done = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from typing import IO, Any
 
 from ..config import AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
 from ..errors import ConfigError
+from ..files import lock_file
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .results import EvalResult
 
@@ -128,7 +128,7 @@ class ResultFile:
         self._path = path
         self._file = open(path, "ab")  # noqa: SIM115
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(self._file)
             kept = self._read(header, settings) if path.stat().st_size else 0
         except BlockingIOError as error:
             self._file.close()
