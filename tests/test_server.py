@@ -280,3 +280,36 @@ def test_server_timing_holds_the_stages(server: Server) -> None:
     stages = dict(part.split(";dur=") for part in headers["server-timing"].split(", "))
     assert {"queue", "embed", "search", "read", "train", "generate", "score", "restore"} <= stages.keys()
     assert all(float(value) >= 0 for value in stages.values())
+
+
+def test_stock_lm_eval_gives_the_model_s_own_numbers(
+    server: Server, folder: Path, trainer: tttnn.TestTimeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`local-completions` at k = 0 and k = 5: the same log-likelihoods as the scorer in this process."""
+    api = pytest.importorskip("lm_eval.models.openai_completions")
+    instance = pytest.importorskip("lm_eval.api.instance").Instance
+    pairs = [("The cat sat on", " the mat."), ("def quicksort(items):", "\n    return sorted(items)")]
+    requests = [instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)]
+    for neighbors in (0, 5):
+        model = api.LocalCompletionsAPI(
+            model=NAME,
+            base_url=f"http://127.0.0.1:{server.port}/v1/completions",
+            tokenizer=str(folder / NAME),
+            tokenizer_backend="huggingface",
+            max_length=256,
+            num_concurrent=1,
+        )
+        create = model._create_payload  # stock but for the number of neighbors, which a server is started with
+        monkeypatch.setattr(
+            model,
+            "_create_payload",
+            lambda *a, create=create, k=neighbors, **o: create(*a, **o) | {"tttnn": {"num_neighbors": k}},
+        )
+        found = model.loglikelihood(requests, disable_tqdm=True)
+        for (context, continuation), (loglikelihood, greedy) in zip(pairs, found, strict=True):
+            ids = trainer.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
+            first = len(trainer.tokenizer(context, add_special_tokens=False)["input_ids"])
+            with trainer.adapt(context + continuation, num_neighbors=neighbors):
+                nats, likeliest = trainer.scorer.token_scores(ids, first=first)
+            assert loglikelihood == pytest.approx(-float(nats.sum()), abs=1e-5)
+            assert greedy == bool(likeliest.all())
