@@ -96,10 +96,10 @@ def files_below(root: Path, wanted: Wanted, ours: Collection[tuple[int, int]] = 
                 for found in os.scandir(root / entry)
             )
         except OSError as error:
-            yield LeftOut(shown(entry or "."), None, _reason(error))
+            yield LeftOut(shown(entry.rstrip("/") or "."), None, _reason(error))
             continue
         if entry and is_datastore(root / entry, names):
-            yield LeftOut(shown(entry), None, "is a datastore of tttnn: tttnn export writes its documents")
+            yield LeftOut(shown(entry.rstrip("/")), None, "is a datastore of tttnn: tttnn export writes its documents")
             continue
         for name in reversed(names):
             path = shown(entry + name)
