@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import tttnn
 from tests.encoders import byte_tokenizer, save_encoder, tiny_bert, tiny_embedder
 from tttnn.config import EmbedConfig
+from tttnn.embedding.positions import positions_of
 from tttnn.errors import ConfigError, EmbeddingError, TttnnError, UnknownModelError
 
 WEIGHTS = "model.safetensors"
@@ -190,6 +191,19 @@ def test_a_limit_that_no_table_shows_is_found_by_trying() -> None:
     embedder = tttnn.Embedder(Short(tiny_bert().config), byte_tokenizer(1000), EXACT)
     assert embedder.max_length == 37
     assert embedder.embed(["x" * 1000]).shape == (1, 32)
+
+
+def test_where_positions_begin_and_end_is_seen() -> None:
+    from transformers import OPTConfig, OPTModel, RobertaConfig, RobertaModel
+
+    sizes = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    roberta = RobertaModel(RobertaConfig(**sizes, intermediate_size=48, max_position_embeddings=66, pad_token_id=1))
+    opt = OPTModel(OPTConfig(**sizes, ffn_dim=48, word_embed_proj_dim=32, max_position_embeddings=64, pad_token_id=1))
+    for model, first, limit in ((tiny_bert(), 0, 64), (roberta, 2, 64), (opt, 2, 64)):
+        assert positions_of(model.eval(), [5, 9, 7], "mine") == (first, limit)
+        assert tttnn.Embedder(model, byte_tokenizer(1000), EXACT).max_length == limit
+    assert tttnn.Embedder(roberta, byte_tokenizer(1000), EXACT)._encoder.packed is not None
 
 
 def test_a_folder_is_known_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,8 +73,8 @@ class _Lookups(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.embedding:
-            weight, indices = args[:2]
+        if func in (torch.embedding, nn.functional.embedding) and len(args) > 1:
+            weight, indices = args[:2] if func is torch.embedding else args[1::-1]
             rows = indices.reshape(-1)
             if rows.numel() == self.length and torch.equal(rows, torch.arange(self.length).to(rows) + rows[0]):
                 self.tables.add((int(rows[0]), len(weight)))
