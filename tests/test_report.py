@@ -409,6 +409,20 @@ def test_published_figures_and_names() -> None:
     }
 
 
+def test_the_model_is_named_in_full_where_the_results_do(tmp_path: Path) -> None:
+    full = "SmolLM2-135M-Instruct, its 4-bit weights"
+    model = {"name": "smollm2-135m", "fingerprint": "0"}
+    described = {"model": model | {"description": full}}
+    with_it = write_results(tmp_path / "a.jsonl", groups=FEW, methods=METHODS[:2], settings=described)
+    named = write_report([with_it], tmp_path / "a.html")
+    assert f"The model is {full}." in named.page.read_text(encoding="utf-8")
+    assert full in (tmp_path / "a_files" / "tables-split.md").read_text(encoding="utf-8")
+    without = write_results(tmp_path / "b.jsonl", groups=FEW, methods=METHODS[:2], settings={"model": model})
+    (run,) = read_runs([without, with_it])  # one evaluation, begun by an earlier version
+    assert run.result.settings["model"]["description"] == full
+    assert "The model is" not in write_report([without], tmp_path / "b.html").page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("model", "said"), [("gpt2", "in bits per byte"), ("smollm2", "ratio to its own base model")])
 def test_reference_lays_curves_beside_the_published_ones(tmp_path: Path, model: str, said: str) -> None:
     settings = {"model": {"name": model, "fingerprint": "0"}}

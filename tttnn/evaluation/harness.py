@@ -30,6 +30,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from .. import models
 from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.tokens import prefix_token
@@ -239,6 +240,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
             "tttnn": {
                 "version": made.versions["tttnn"],
                 "model": made.model,
+                "model_name": made.name,
+                "model_description": models.described(made.name),
                 "datastore": made.datastore,
                 "adapt": made.settings,
                 "selection": made.selection,

@@ -209,6 +209,14 @@ _DEFAULTS = {
 }
 
 
+_DESCRIPTIVE = ("description",)
+"""What names a thing in full and decides nothing."""
+
+
+def _is_default(key: str, value: Any) -> bool:
+    return key in _DESCRIPTIVE or (key in _DEFAULTS and value == _DEFAULTS[key])
+
+
 def _difference(first: bytes, settings: dict[str, Any]) -> str | None:
     """Return what a file holds instead of results of these settings; None where there is no difference.
 
@@ -231,6 +239,6 @@ def _changed(prefix: str, held: dict[str, Any], now: dict[str, Any]) -> list[str
         old, new = held.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             names += _changed(f"{prefix}{key}.", old, new)
-        elif old != new and not (key not in held and key in _DEFAULTS and new == _DEFAULTS[key]):
+        elif old != new and not (key not in held and _is_default(key, new)):
             names.append(f"{prefix}{key} = {old} (now {new})")
     return names

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..config import EvalConfig, Progress
 from ..errors import ConfigError, NonFiniteLossError
 from ..store.document import Document, text_digest
@@ -108,7 +109,7 @@ def results_settings(lab: Lab) -> dict[str, Any]:
         "evaluation": evaluation,
         "methods": {method.name: method.settings(lab) for method in methods_named(lab.names)},
         "score": made.score,
-        "model": {"name": made.name, "fingerprint": made.model},
+        "model": {"name": made.name, "description": models.described(made.name), "fingerprint": made.model},
         "datastore": made.datastore,
         "selection": made.selection,
         "exclude_own_text": lab.exclude_own_text,

@@ -16,7 +16,7 @@ from ..evaluation.catalogue import BASE
 from ..evaluation.results import ALL, PILE_ALL, Budget, BudgetComparison, Comparison, EvalResult, GroupSummary, Summary
 from .extremes import Extreme, extreme_documents, with_texts
 from .published_curves import TASKS, ReferenceRun, matching_run, published
-from .runs import Run, Source, model_name, read_runs
+from .runs import Run, Source, model_description, model_name, read_runs
 
 Curves = Mapping[tuple[str, str], Sequence[GroupSummary]]
 """(group, method) -> rows over the numbers of neighbors."""
@@ -75,6 +75,7 @@ class RunData:
         name: the protocol, numbered where several runs have it.
         protocol: its name alone.
         model: the model that was measured; None where the settings hold no name.
+        model_description: the same in full; None where they say no more.
         main: the method that figures of one method show; None where only base was measured.
         methods: without base, the main one first, then as in the files.
         groups: components, those that gain most under the main method first; without the totals.
@@ -100,6 +101,7 @@ class RunData:
     name: str
     protocol: str
     model: str | None
+    model_description: str | None
     main: str | None
     methods: Sequence[str]
     groups: Sequence[str]
@@ -182,6 +184,7 @@ def _gathered_run(run: Run, curves: Curves, cases: list[Extreme], *, texts: bool
         name=run.name,
         protocol=result.lines[0].protocol,
         model=model_name(result),
+        model_description=model_description(result),
         main=main,
         methods=methods,
         groups=groups,

@@ -33,6 +33,8 @@ def verdict(run: RunData) -> str:
         f"Protocol {run.name}, {counted(row.documents, 'document')} of {counted(len(run.groups), 'component')}: from "
         f"{decimals(row.base_bits_per_byte)} to {decimals(row.bits_per_byte)} bits per byte."
     ]
+    if run.model_description is not None:
+        parts.append(f"The model is {one_line(run.model_description)}.")
     if row.documents < 2:
         parts.append("One document gives no interval.")
     if row.ratio.certain:

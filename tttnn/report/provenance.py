@@ -41,7 +41,7 @@ def how_measured(data: ReportData, command: str | None) -> str:
     for run in data.runs:
         parts.append(f"<h3>{escape(run.name)}</h3>")
         shown = {
-            "model": run.model or "not named",
+            "model": ": ".join(filter(None, (run.model, run.model_description))) or "not named",
             "documents measured": run.documents,
             "documents with too little text": run.reasons.get(TOO_LITTLE, 0),
         }

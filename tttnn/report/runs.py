@@ -105,6 +105,8 @@ def _shared(result: EvalResult) -> str:
     evaluation = settings.get("evaluation")
     if isinstance(evaluation, dict):
         settings["evaluation"] = {key: value for key, value in evaluation.items() if key not in apart}
+    if isinstance(settings.get("model"), dict):
+        settings["model"] = {key: value for key, value in settings["model"].items() if key != "description"}
     return json.dumps(settings | {"protocol": result.lines[0].protocol}, sort_keys=True)
 
 
@@ -148,6 +150,15 @@ def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
     left = more.unmeasured | held.unmeasured
     held.unmeasured = {document: why for document, why in left.items() if document not in measured}
     held.settings = held.settings | {"methods": _methods(held) | _methods(more)}
+    if model_description(held) is None and model_description(more) is not None:
+        held.settings["model"] = more.settings["model"]
+
+
+def model_description(result: EvalResult) -> str | None:
+    """Return the model in full; None where the settings do not say more than its name."""
+    held = result.settings.get("model")
+    described = held.get("description") if isinstance(held, dict) else None
+    return described if isinstance(described, str) and described else None
 
 
 def model_name(result: EvalResult) -> str | None:
