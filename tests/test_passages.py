@@ -65,8 +65,6 @@ def test_table_round_trip(tmp_path: Path) -> None:
     assert len(table) == 4
     assert [table[i] for i in range(4)] == [Passage(*row) for row in rows]
     assert table.documents.tolist() == [0, 0, 2, 3]
-    assert table.range_of(0, 1) == (0, 2)
-    assert table.range_of(1, 3) == (2, 3)
     with pytest.raises(IndexError):
         table[4]
 

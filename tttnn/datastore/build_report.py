@@ -35,13 +35,6 @@ class StageReport:
         counts = {"documents": self.done - self.resumed, "tokens": self.tokens, "bytes": self.bytes}
         return {name: count / self.seconds for name, count in counts.items() if count > 0}
 
-    @property
-    def remaining_seconds(self) -> float | None:
-        """An estimate from the rate so far; None before anything is done or where the total is not known."""
-        if self.total is None or self.done <= self.resumed:
-            return None
-        return (self.total - self.done) * self.seconds / (self.done - self.resumed)
-
 
 @dataclass
 class BuildReport:

@@ -126,7 +126,7 @@ class Datastore:
             store: How texts are compressed.
             progress: Called with a stage (dictionary, ingest, passages, embed, index), documents or vectors done, and
                 all of them or None.
-            report: Filled while the build runs; rates, remaining time and memory can be read from `progress`.
+            report: Filled while the build runs; rates and memory can be read from `progress`.
 
         Raises:
             FileExistsError: The directory holds a finished datastore, or something else.

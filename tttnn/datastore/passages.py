@@ -177,8 +177,3 @@ class PassageTable:
         """Return the documents of some passages."""
         found: NDArray[np.int64] = self._records["document"][passages].astype(np.int64)
         return found
-
-    def range_of(self, first: int, last: int) -> tuple[int, int]:
-        """Return the passages [begin, end) of the documents [first, last)."""
-        begin, end = np.searchsorted(self._records["document"], [first, last])
-        return int(begin), int(end)
