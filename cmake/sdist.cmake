@@ -21,7 +21,13 @@ function(tttnn_fetch_sdist NAME VERSION SHA256 OUT)
         "${NAME} ${VERSION} could not be fetched with pip (exit status ${failed}).\n${errors}\n"
         "Without a network, unpack its source distribution and pass -DTTTNN_ZSTD=PATH or -DTTTNN_HNSWLIB=PATH.")
     endif()
-    file(ARCHIVE_EXTRACT INPUT "${archive}" DESTINATION "${CMAKE_BINARY_DIR}/sdist")
+    # Not file(ARCHIVE_EXTRACT): it refuses a path that the locale cannot write, where these names need no locale.
+    execute_process(
+      COMMAND "${CMAKE_COMMAND}" -E tar xzf "download/${NAME}-${VERSION}.tar.gz"
+      WORKING_DIRECTORY "${CMAKE_BINARY_DIR}/sdist" RESULT_VARIABLE failed ERROR_VARIABLE errors)
+    if(failed)
+      message(FATAL_ERROR "${archive} could not be unpacked: ${errors}")
+    endif()
   endif()
   set(${OUT} "${folder}" PARENT_SCOPE)
 endfunction()
