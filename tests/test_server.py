@@ -313,3 +313,20 @@ def test_stock_lm_eval_gives_the_model_s_own_numbers(
                 nats, likeliest = trainer.scorer.token_scores(ids, first=first)
             assert loglikelihood == pytest.approx(-float(nats.sum()), abs=1e-6)
             assert greedy == bool(likeliest.all())
+
+
+def test_a_deleted_document_is_gone_from_the_next_answer(server: Server, folder: Path) -> None:
+    """Out of answers and reused states at once. The last test of this file, because it changes the datastore."""
+    body = {"tttnn": {"where": {"source": ["A", "B"]}}}
+    before, again = (server.complete("The cat sat", **body)["tttnn"]["adaptations"][0]["report"] for _ in range(2))
+    assert again["reused"]
+    gone = before["neighbors"][0]["id"]
+    with tttnn.Datastore.open(folder / "store") as opened:
+        opened.delete([gone])
+    after = server.complete("The cat sat", **body)["tttnn"]["adaptations"][0]["report"]
+    assert gone not in {neighbor["id"] for neighbor in after["neighbors"]}
+    assert len(after["neighbors"]) == 3
+    assert not after["reused"]
+    _, reply = server.post("/v1/search", {"query": "The cat sat", "k": 20})
+    assert gone not in {row["id"] for row in reply["data"]}
+    assert server.post("/v1/replay", {"report": before})[0] == 400
