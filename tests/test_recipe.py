@@ -166,6 +166,7 @@ def test_a_report_reads_the_neighbors_of_a_datastore_with_deletions(
     for i in used:
         assert opened.documents[i].text[:30] in page.read_text()
     opened.delete(used)
+    page.unlink()
     assert run(monkeypatch, *report) == 2
     assert f"{store}: must be the datastore of the results" in capsys.readouterr().err
 
