@@ -8,8 +8,9 @@ Knows models and tokens. Does not know files, training or where texts come from.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -57,6 +58,32 @@ def check_model(model: nn.Module, texts: TextTokens, name: str | os.PathLike[str
     _check_finite(model, called)
     _check_tokens(model, texts, called)
     _check_causal(model, probe_ids(texts), called)
+
+
+def check_trains(model: nn.Module, loss: Callable[[Tensor], Tensor], texts: TextTokens) -> None:
+    """Refuse a model of which no gradient can be had in evaluation mode, in which it is trained.
+
+    Raises:
+        UnknownModelError: One sentence that says why.
+    """
+    window = torch.tensor([probe_ids(texts)], device=next(model.parameters()).device)
+    try:
+        with torch.enable_grad(), eval_mode(model):
+            small_gradients(loss(window), model)
+    except Exception as error:  # each architecture raises what it will
+        raise UnknownModelError(
+            f"model ({type(model).__name__}): must be trainable without dropout, but failed: {first_line(error)}"
+        ) from error
+
+
+def small_gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
+    """Return gradients of the embedding and of weights that are no matrices: through all layers, in little memory."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad and weight.dim() < 2]
+    with contextlib.suppress(AttributeError, NotImplementedError):  # one that reads bytes or hashes has none
+        weights += [weight for weight in _embedding(model).parameters() if weight.requires_grad]
+    if not weights or not loss.requires_grad:
+        return []
+    return [found for found in torch.autograd.grad(loss, weights, allow_unused=True) if found is not None]
 
 
 def probe_ids(texts: TextTokens, count: int = _PROBE) -> list[int]:
@@ -109,6 +136,11 @@ def _check_tokens(model: Any, texts: TextTokens, called: str) -> None:
             f"{called}: texts must become different tokens, but its tokenizer gives {list(found[0]) or 'none'} for "
             "all of a probe. The tokenizer's files are missing, or another model's."
         )
+
+
+def _embedding(model: Any) -> nn.Module:
+    found: nn.Module = model.get_input_embeddings()
+    return found
 
 
 def _rows(model: Any) -> int | None:

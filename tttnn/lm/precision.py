@@ -21,6 +21,7 @@ import tttnn._core as _core
 
 from ..config import Precision
 from ..kernels.precision import autocast, resolved
+from .gate import small_gradients
 from .modes import eval_mode
 
 _log = logging.getLogger("tttnn")
@@ -74,14 +75,7 @@ def usable_precision(
 
 
 def _require_finite_gradients(loss: Tensor, model: nn.Module) -> None:
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    if not weights:
-        return
-    total = sum(
-        float(gradient.float().square().sum())
-        for gradient in torch.autograd.grad(loss, weights, allow_unused=True)
-        if gradient is not None
-    )
+    total = sum(float(gradient.float().square().sum()) for gradient in small_gradients(loss, model))
     if not math.isfinite(total):
         raise ValueError("its gradient is not finite")
 

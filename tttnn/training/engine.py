@@ -21,7 +21,7 @@ from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, NonFiniteLossError
 from ..kernels.hf_attention import NativeAttention
 from ..kernels.precision import autocast
-from ..lm.gate import check_model, probe_ids
+from ..lm.gate import check_model, check_trains, probe_ids
 from ..lm.generate import Generation, OnToken, continued, drawing
 from ..lm.loss import loss_of
 from ..lm.precision import usable_precision
@@ -103,6 +103,7 @@ class Engine:
             # Everything that is found by running the model, before the arena takes note of what it holds: some
             # architectures write into their buffers as they run.
             self.objective = loss_of(model)
+            check_trains(model, self.objective, self.texts)
             self.precision = usable_precision(
                 model,
                 self.objective,

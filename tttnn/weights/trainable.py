@@ -63,10 +63,38 @@ def _embeddings(model: nn.Module) -> list[nn.Module]:
     return head + [module for module in model.modules() if isinstance(module, nn.Embedding)]
 
 
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the layers that tokens go through, and their path in the model: its decoder's longest list of modules.
+
+    A vision tower, which may well be deeper, does not count: neither what lies beside the decoder that the head reads,
+    nor in it what reads something else than tokens (transformers' `main_input_name`).
+
+    Raises:
+        AdaptError: There is no list of layers.
+    """
+    towers = [
+        f"{path}."
+        for path, module in model.named_modules()
+        if path and getattr(module, "main_input_name", "input_ids") != "input_ids"
+    ]
+    find_decoder: Any = getattr(model, "get_decoder", lambda: None)
+    decoder = find_decoder()
+    inside = set(map(id, decoder.modules())) if isinstance(decoder, nn.Module) else set()
+    every = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and not path.startswith(tuple(towers))
+    ]
+    lists = [(path, module) for path, module in every if id(module) in inside] or every
+    if not lists:
+        raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
+    return max(lists, key=lambda entry: len(entry[1]))
+
+
 def last_layers(model: nn.Module, count: int) -> list[str]:
     """Return patterns for `WeightArena(trainable=...)` that name the parameters of the model's last layers.
 
-    The layers are the longest list of modules in the model, as every transformers decoder has one.
+    The layers are those of `decoder_layers`.
 
     Args:
         model: The model to look at.
@@ -76,10 +104,7 @@ def last_layers(model: nn.Module, count: int) -> list[str]:
         ConfigError: There are fewer layers.
         AdaptError: There is no list of layers.
     """
-    lists = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
-    path, layers = max(lists, key=lambda entry: len(entry[1]))
+    path, layers = decoder_layers(model)
     if not 1 <= count <= len(layers):
         raise ConfigError(f"last_layers must be between 1 and {len(layers)} (the number of layers), got {count}")
     return [f"{path}.{i}.*" for i in range(len(layers) - count, len(layers))]
