@@ -1,4 +1,4 @@
-"""The rival of a whole query: the plain PyTorch loop that the paper's published code runs.
+"""The rival of a whole query, and what tests compare with: the plain PyTorch loop that the paper's published code runs.
 
 It keeps a copy of the state, trains in float32 with AdamW's default implementation, one step a window, clips the
 gradient norm, and loads the copy.
@@ -18,6 +18,17 @@ LEARNING_RATE = 2e-5
 Answer = TypeVar("Answer")
 
 
+def plain_step(model: Any, optimizer: torch.optim.Optimizer, ids: Sequence[int]) -> float:
+    """Take one step on a window of token ids, the gradient's norm clipped to 1; return the loss before it."""
+    window = torch.tensor([ids])
+    optimizer.zero_grad()
+    loss = model(input_ids=window, labels=window).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
 def plain_query(
     model: Any, windows: Sequence[Sequence[int]], answer: Callable[[], Answer], *, rate: float = LEARNING_RATE
 ) -> Answer:
@@ -25,11 +36,7 @@ def plain_query(
     saved = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     for ids in windows:
-        window = torch.tensor([ids])
-        optimizer.zero_grad()
-        model(input_ids=window, labels=window).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        plain_step(model, optimizer, ids)
     answered = answer()
     model.load_state_dict(saved)
     return answered

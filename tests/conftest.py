@@ -80,6 +80,13 @@ def tiny_llama(**settings: Any) -> Any:
     return LlamaForCausalLM(LlamaConfig(**options, bos_token_id=256, eos_token_id=256))
 
 
+def save_model(folder: Path, model: Any, tokenizer: Any) -> str:
+    """Write a model and its tokenizer as a directory that `load` takes; return its name."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def model() -> Any:
     return tiny_gpt2()

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tttnn
+from benchmarks.plain_loop import plain_step
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.lm.neighbor_tokens import portion_of
 from tttnn.lm.score import Scorer
@@ -78,14 +79,8 @@ def test_one_step_is_torch_adamw_on_one_window(tokenizer: Any, restore: str) -> 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     losses = []
     for text in TEXTS:
-        ids = torch.tensor([tokenizer(text)["input_ids"]])
-        for window in ids.split(64, dim=1):
-            optimizer.zero_grad()
-            loss = model(input_ids=window, labels=window).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.item())
+        ids = tokenizer(text)["input_ids"]
+        losses += [plain_step(model, optimizer, ids[begin : begin + 64]) for begin in range(0, len(ids), 64)]
     for name, p in model.named_parameters():
         update = (p - start[name]).norm()
         assert (ours[name] - p).norm() <= 2e-4 * update + 1e-9, name

@@ -17,7 +17,7 @@ import torch
 from tokenizers import processors
 
 import tttnn
-from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tests.conftest import TEXTS, FakeRetriever, assert_same_state, save_model, state_of, tiny_gpt2, tiny_llama
 from tests.encoders import save_encoder
 from tests.test_cli import run as run_cli
 from tttnn.lm.score import Scorer
@@ -71,8 +71,7 @@ def tokens(tokenizer: Any, request: pytest.FixtureRequest) -> Any:
 def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> SimpleNamespace:
     """Directories with a model and a datastore, and files with documents, as a command line names them."""
     folder = tmp_path_factory.mktemp("harness")
-    tiny_gpt2().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_model(folder / "model", tiny_gpt2(), tokenizer)
     embedder = tttnn.Embedder.load(save_encoder(folder / "encoder"))
     documents = [Document(text, {"pile_set_name": "Fake"}) for text in TEXTS]
     tttnn.Datastore.build(folder / "store", documents, embedder).close()

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 import tttnn
+from benchmarks.plain_loop import plain_step
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2
 from tests.encoders import tiny_embedder
 from tttnn.cli.program import app
@@ -164,16 +165,8 @@ def test_dynamic_evaluation_scores_each_window_before_it_trains_on_it(wide: Any,
     # Plain PyTorch: the whole sequence in each state, of which one window counts.
     model = tiny_gpt2(n_positions=512).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-
-    def train(tokens: list[int]) -> None:
-        ids = torch.tensor([tokens])
-        optimizer.zero_grad()
-        model(ids, labels=ids).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
     for begin in range(0, len(query), 20):
-        train(query[begin : begin + 20])
+        plain_step(model, optimizer, query[begin : begin + 20])
     total = 0.0
     sequence = torch.tensor([[256, *query, *scored]])
     for begin in range(0, len(scored), 20):
@@ -181,7 +174,7 @@ def test_dynamic_evaluation_scores_each_window_before_it_trains_on_it(wide: Any,
             log_probs = model(sequence).logits[0].log_softmax(-1)
         for i in range(begin, min(begin + 20, len(scored))):
             total -= float(log_probs[len(query) + i, scored[i]])
-        train(scored[begin : begin + 20])
+        plain_step(model, optimizer, scored[begin : begin + 20])
     assert line.at().nats == pytest.approx(total, rel=1e-5)
     windows = math.ceil(len(query) / 20) + math.ceil(len(scored) / 20) - 1
     assert line.at().steps == windows

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tttnn
-from tests.conftest import tiny_llama
+from tests.conftest import save_model, tiny_llama
 from tests.encoders import save_encoder
 from tttnn import models
 from tttnn.errors import ConfigError, UnknownModelError
@@ -59,8 +59,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def saved(kind: str, folder: Path, tokenizer: Any) -> Path:
     if kind == "encoder":
         return save_encoder(folder)
-    tiny_llama().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_model(folder, tiny_llama(), tokenizer)
     return folder
 
 

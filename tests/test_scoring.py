@@ -13,7 +13,7 @@ import torch
 
 import tttnn
 from benchmarks import check_scoring
-from tests.conftest import TEXTS, tiny_gpt2, tiny_llama
+from tests.conftest import TEXTS, save_model, tiny_gpt2, tiny_llama
 from tttnn.store.document import Document
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
@@ -63,8 +63,7 @@ def test_a_wrong_score_is_seen(tokenizer: Any) -> None:
 def test_the_file_holds_numbers_and_no_text(
     tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny_gpt2().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    save_model(tmp_path / "model", tiny_gpt2(), tokenizer)
     lines = [json.dumps({"text": document.text, "meta": document.meta}) for document in DOCUMENTS]
     (tmp_path / "docs.jsonl").write_text("\n".join(lines))
     command = ["check_scoring", str(tmp_path / "docs.jsonl"), "--model", str(tmp_path / "model"), "--per-group", "1"]

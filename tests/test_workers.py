@@ -7,16 +7,14 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import tttnn
-from tests.conftest import TEXTS, tiny_gpt2
+from tests.conftest import TEXTS, save_model, tiny_gpt2
 from tests.encoders import save_encoder
 from tttnn.config import ScoreConfig, SelectionConfig
 from tttnn.evaluation.result_file import read_results
@@ -30,17 +28,9 @@ CONFIG = tttnn.EvalConfig(query_tokens=60, scored_tokens=60, curve=(0, 1, 3))
 METHODS = ("ttt-nn", "ttt-nn-guard", "in-context")
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def saved_recipe(folder: Path, tokenizer: Any) -> TrainerRecipe:
     """Write a tiny model, encoder and datastore, and say how to load them."""
-    tiny_gpt2().save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_model(folder / "model", tiny_gpt2(), tokenizer)
     (folder / "encoder").mkdir()
     encoder = str(save_encoder(folder / "encoder"))
     texts = [f"{TEXTS[i % len(TEXTS)]} copy {i}" for i in range(20)]
