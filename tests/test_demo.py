@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 import tttnn
-from tttnn.cli.demo import HELD_OUT, MEASURED, SAMPLE_BYTES, WINDOW_TOKENS, draw_sample, run_demo, standard_library
+from tests.conftest import tiny_gpt2
+from tests.encoders import save_encoder
+from tests.test_cli import run
+from tttnn.cli import demo
+from tttnn.cli.bars import Bars
+from tttnn.cli.demo import MEASURED, run_demo
+from tttnn.cli.demo_sample import HELD_OUT, SAMPLE_BYTES, WINDOW_TOKENS, draw_sample, standard_library
 from tttnn.store.document import Document, text_digest
 
 
@@ -35,6 +41,21 @@ def test_held_out_documents_are_whole_and_not_in_the_corpus(tokenizer: Any) -> N
     assert sorted(corpus.values()) == sorted(d.text for d in given if text_digest(d.text) not in held)
 
 
+def test_near_copies_of_held_out_documents_are_not_in_the_corpus(tokenizer: Any) -> None:
+    whole = [Document(" ".join(f"w{i}x{j}" for j in range(600)), {"path": f"{i}"}) for i in range(HELD_OUT + 4)]
+    # A head of its own and a piece: too short to be held out itself.
+    pieces = [
+        Document(f"head {i} of another file\n{document.text[500:1400]}", {"path": f"piece-{i}"})
+        for i, document in enumerate(whole)
+    ]
+    sample = draw_sample(whole + pieces, tokenizer, seed=1)
+    held = {document.meta["path"] for document in sample.held_out}
+    assert held < {document.meta["path"] for document in whole}
+    kept = {window.meta["name"] for window in sample.windows if window.meta["name"].startswith("piece")}
+    assert kept == {f"piece-{document.meta['path']}" for document in whole if document.meta["path"] not in held}
+    assert sample.left_out >= HELD_OUT
+
+
 def test_the_sample_depends_on_the_seed_alone(tokenizer: Any) -> None:
     given = documents(20)
     first = draw_sample(given, tokenizer, seed=1)
@@ -56,6 +77,50 @@ def test_too_small_a_corpus_is_refused(tokenizer: Any, count: int) -> None:
 
 def test_every_python_has_the_default_corpus() -> None:
     assert sum(len(document.text) for document in standard_library()) > SAMPLE_BYTES
+
+
+def test_the_whole_demo_with_tiny_models(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything but what real models make of it: what is measured, printed at 80 columns, drawn, and repeated."""
+    tiny_gpt2(n_positions=4096).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    save_encoder(tmp_path / "encoder")
+    monkeypatch.setattr(demo, "MODEL", str(tmp_path / "model"))
+    monkeypatch.setattr(demo, "EMBEDDER", str(tmp_path / "encoder"))
+    monkeypatch.setenv("COLUMNS", "80")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for i in range(8):
+        words = random.Random(i).choices([f"word{j}" for j in range(300)], k=500)
+        (corpus / f"file{i}.txt").write_text(" ".join(words))
+    arguments = ["demo", "--corpus", str(corpus), "--out", str(tmp_path / "out"), "--num-neighbors", "3"]
+    seen: dict[str, list[tuple[int, int | None]]] = {}
+    original = Bars.__call__
+
+    def watched(self: Bars, stage: str, done: int, total: int | None) -> None:
+        seen.setdefault(stage, []).append((done, total))
+        original(self, stage, done, total)
+
+    monkeypatch.setattr(Bars, "__call__", watched)
+    assert run(monkeypatch, *arguments, "--json") == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["curve"].keys() == {"0", "2", "3"}
+    assert numbers["curve"]["0"] == numbers["base_bits_per_byte"]
+    assert numbers["seconds_per_document"]["adapted"] > 0
+    assert numbers["total_seconds"] >= numbers["seconds"]["train"]
+    assert len(numbers["per_document"]) == MEASURED
+    for stage, calls in seen.items():
+        assert [done for done, _ in calls] == sorted(done for done, _ in calls), stage
+        assert calls[-1][0] == calls[-1][1], stage
+    assert run(monkeypatch, *arguments) == 0
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+    for words in ("in context", "trained/base", "total", "a document takes", "it goes on, in truth", "everything took"):
+        assert words in shown
+    assert f"{numbers['adapted_bits_per_byte']:.3f}" in shown
+    assert "next: tttnn search" in shown
+    assert (tmp_path / "out" / "bits_per_byte.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.models

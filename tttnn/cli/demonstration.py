@@ -1,24 +1,32 @@
-"""The command that runs the demo.
+"""The command that runs the demo, and what it prints.
 
-Knows flags. Does not know what the demo does.
+Knows flags and the demo's result. Does not know what the demo does.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import shlex
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from ..config import AdaptConfig
 from .bars import Bars
 from .command import Command
 from .flags import as_json_flag, config_file_flag, loading_flags, settings_flags
 from .loading import Loading, quiet_transformers
-from .printing import print_demo, print_json
+from .printing import in_time, print_json, stages_line
+
+if TYPE_CHECKING:
+    from .demo_result import DemoResult
 
 
 @click.command(cls=Command)
-@click.option("--corpus", type=click.Path(exists=True), help="Folder, .jsonl or .jsonl.zst; else Python's own library.")
+@click.option("--corpus", type=click.Path(exists=True), help="Folder or file of texts; else Python's own library.")
 @click.option(
     "--out", default="tttnn-demo", show_default=True, type=click.Path(file_okay=False), help="Where files go."
 )
@@ -32,12 +40,15 @@ def demo(
 ) -> None:
     """Run test-time training on real text and show what it gains.
 
+    10 neighbors unless --num-neighbors says otherwise.
+
     \b
     Examples:
       tttnn demo
       tttnn demo --corpus my-code/ --sample-seed 3
     """
-    from .demo import run_demo
+    loading.check()
+    from .demo import NUM_NEIGHBORS, run_demo
 
     quiet_transformers()
     with Bars() as bars:
@@ -45,13 +56,65 @@ def demo(
             out,
             corpus=corpus,
             seed=sample_seed,
-            config=AdaptConfig(**adapt_flags),
+            config=AdaptConfig(**{"num_neighbors": NUM_NEIGHBORS} | adapt_flags),
+            device=loading.device,
+            dtype=loading.dtype,
+            threads=loading.threads,
             cache_dir=loading.cache_dir,
             progress=bars,
             tell=bars.tell,
         )
-    described = result.to_dict()
     if as_json:
-        print_json(described)
-        return
-    print_demo(result)
+        print_json(result.to_dict())
+    else:
+        print_demo(result)
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the table of documents and methods, a prompt continued beside the true text, costs, and what to type."""
+    console = Console(highlight=False)
+    trained, rival = result.totals()[-1], result.totals("in-context")[-1]
+    console.print(Text.assemble(("Model: ", "bold"), result.model))
+    console.print(
+        f"Corpus: {result.corpus}, {result.windows:,} windows of 512 tokens; {result.left_out} left out, as "
+        "near-copies of the held-out documents"
+    )
+    table = Table(
+        title="bits per byte of the second half of held-out documents; lower is better",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column("document", overflow="fold")
+    for heading in ("base", "in context", "trained", "trained/base"):
+        table.add_column(heading, justify="right")
+    for held in result.documents:
+        values = (held.base, held.in_context, list(held.curve.values())[-1])
+        table.add_row(held.name, *(f"{value:.3f}" for value in values), f"{values[2] / values[0]:.3f}")
+    table.add_section()
+    totals = (trained.base_bits_per_byte, rival.bits_per_byte, trained.bits_per_byte)
+    table.add_row("total", *(f"{value:.3f}" for value in totals), f"{trained.ratio.value:.3f}", style="bold")
+    cost = [in_time(row.seconds) if row.seconds is not None else "" for row in (rival, trained)]
+    table.add_row("a document takes", "", *cost, "")
+    console.print(table)
+    console.print(
+        "base: the model as it is, with the first half in its context. in context: as many of "
+        f"{trained.k} neighbors as fit before it, nothing trained. trained: one step on each of {trained.k} neighbors, "
+        "then every weight put back."
+    )
+    for held in result.documents:
+        names = list(dict.fromkeys(name for name, _ in held.neighbors))
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        console.print(Text.assemble((held.name, "bold"), f" was trained on {', '.join(names[:4])}{more}"))
+    for label, text in (
+        ("a prompt ends", result.prompt),
+        ("it goes on, in truth", result.truth),
+        ("base", result.before),
+        (f"trained on {trained.k} neighbors", result.after),
+    ):
+        console.print(Text.assemble((f"\n--- {label}\n", "bold"), text))
+    console.print(f"\npicture: {result.plot}", soft_wrap=True)
+    console.print(f"everything took {in_time(result.total_seconds)} (seconds: {stages_line(result.seconds)})")
+    place = shlex.quote(str(result.place))
+    console.print(f'next: tttnn search {place} "def quicksort(" -k 3', soft_wrap=True)
+    console.print(f'      tttnn generate {place} "def quicksort(" --num-neighbors 5', soft_wrap=True)
+    console.print("      tttnn demo --corpus FOLDER", soft_wrap=True)

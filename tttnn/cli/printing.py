@@ -11,7 +11,6 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..files import strict_json
 from .bars import Bars
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from ..evaluation.audit import AuditReport
     from ..evaluation.results import BudgetComparison, Summary
     from ..store.corpus import Corpus
-    from .demo import DemoResult
 
 
 def print_json(value: Any) -> None:
@@ -168,38 +166,3 @@ def print_audit(report: AuditReport) -> None:
         f"or wrong receipts, {len(report.notes)} notes; largest share of {report.ngram}-grams in common "
         f"{report.largest_share:.1%}, allowed {report.max_share:.1%}"
     )
-
-
-def print_demo(result: DemoResult) -> None:
-    """Print the table of documents, what each was trained on, and a prompt continued before and after."""
-    console = Console()
-    assert result.summary is not None
-    ks = [row.k for row in result.totals()]
-    table = Table(
-        title=f"bits per byte of the second half of held-out documents (seed {result.seed})",
-        box=box.SIMPLE,
-    )
-    table.add_column("document")
-    for k in ks:
-        table.add_column("base" if k == 0 else f"{k} nn", justify="right")
-    table.add_column("ratio", justify="right")
-    for document in result.documents:
-        values = list(document.curve.values())
-        table.add_row(document.name, *(f"{v:.3f}" for v in values), f"{values[-1] / values[0]:.3f}")
-    table.add_section()
-    total = result.summary.total()
-    values = [row.bits_per_byte for row in result.totals()]
-    table.add_row("total", *(f"{v:.3f}" for v in values), f"{total.ratio.value:.3f}", style="bold")
-    console.print(table)
-    console.print(f"corpus: {result.corpus}, {result.windows} windows of 512 tokens, {result.num_bytes:,} bytes\n")
-    for document in result.documents:
-        names: dict[str, int] = {}
-        for name, _ in document.neighbors:
-            names[name] = names.get(name, 0) + 1
-        used = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.items())
-        console.print(Text.assemble((document.name, "bold"), " trained on ", used))
-    console.print("\n[bold]The end of a prompt[/], continued before and after:")
-    for label, text in (("prompt", result.prompt), ("before", result.before), ("after", result.after)):
-        console.print(Text.assemble((f"--- {label}\n", "bold"), text))
-    console.print(f"\ncurve over neighbors: {result.plot}")
-    console.print(f"seed {result.seed}; seconds: {stages_line(result.seconds)}", highlight=False)
