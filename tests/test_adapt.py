@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -408,6 +410,68 @@ def test_one_token_neighbors_and_tails_are_skipped(trainer: Any) -> None:
     with trainer.adapt(QUERY, neighbors=neighbors) as adapted:
         assert [neighbor.tokens for neighbor in adapted.report.neighbors] == [0, 0, 64]
         assert all(math.isfinite(loss) for loss in adapted.report.losses)
+
+
+@pytest.mark.parametrize(
+    ("texts", "change", "reason"),
+    [
+        (["x", "", "é"[:1]], {"max_neighbor_tokens": None}, None),
+        (["x", "", "y"], {}, "none of 3 neighbors has the two tokens of a training window"),
+        (["long enough", "as well"], {"max_tokens": 5}, r"max_tokens \(5\) has no room for the first training window"),
+    ],
+)
+def test_a_query_that_trains_nothing_says_why(
+    trainer: Any, texts: list[str], change: dict[str, Any], reason: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    neighbors = [Neighbor(i, 0.1 * i, text) for i, text in enumerate(texts)]
+    with trainer.adapt(QUERY, config=trainer.config.with_(**change), neighbors=neighbors) as adapted:
+        report = adapted.report
+    if reason is None:
+        assert (report.steps, report.untrained) == (1, None)
+        assert caplog.text == ""
+    else:
+        assert report.steps == 0
+        assert re.search(reason, report.untrained)
+        assert re.search(f"nothing was trained for this query: {reason}", caplog.text)
+    with trainer.adapt(QUERY, neighbors=neighbors, cancelled=lambda: True) as adapted:
+        assert (adapted.report.stopped_by, adapted.report.untrained) in (("cancelled", None), ("neighbors", reason))
+
+
+def test_weights_that_the_loss_does_not_reach_are_an_error(tokenizer: Any, retriever: Any) -> None:
+    model = tiny_gpt2()
+    model.transformer.register_forward_hook(
+        lambda _, __, out: out.__class__(last_hidden_state=out.last_hidden_state.detach())
+    )
+    config = tttnn.AdaptConfig(trainable="patterns", trainable_patterns=("*.mlp.*",), precision="float32")
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
+    before = state_of(model)
+    with pytest.raises(tttnn.AdaptError, match="gradient for some of the 8 trained parameters"), trainer.adapt(QUERY):
+        pass
+    assert_same_state(model, before)
+    trainer.release()
+
+
+def test_callers_without_gradients_are_served_and_inference_mode_is_refused(trainer: Any) -> None:
+    expected = adapted_state(trainer)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = adapted_state(trainer)
+        assert not torch.is_grad_enabled()
+        assert torch.is_autocast_enabled("cpu")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    with torch.inference_mode(), pytest.raises(tttnn.AdaptError, match="inference_mode"), trainer.adapt(QUERY):
+        pass
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(adapted_state(trainer)[name], tensor) for name, tensor in expected.items())
+
+
+def test_layers_quantised_while_running_are_refused_by_name(tokenizer: Any) -> None:
+    model = tiny_llama()
+    model.model.layers[1].mlp.up_proj = torch.nn.Identity()  # so that the first one found is a layer's
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of its own move to another package
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(tttnn.AdaptError, match=r"model\.layers\.0\.self_attn\.q_proj is torch\.ao\.nn\.quantized"):
+        tttnn.TestTimeTrainer(quantised, tokenizer, None)
 
 
 def test_schedule_divides_by_the_root_of_the_position(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,6 @@ def restore(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=["all", "last-layers", "lora"])
 def bench(request: pytest.FixtureRequest, restore: str, tokenizer: Any) -> Iterator[Bench]:
-    if request.param == "lora":
-        pytest.importorskip("peft", reason="peft is not installed")
     made = Bench(tokenizer, restore, request.param)
     yield made
     made.trainer.release()

@@ -127,8 +127,6 @@ def test_a_short_query_has_no_guard_and_the_report_says_why(tokenizer: Any) -> N
 def test_a_replay_keeps_what_was_kept_without_the_query(
     trainable: str, kept: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if trainable == "lora":
-        pytest.importorskip("peft", reason="peft is not installed")
     trainer = trainer_for(tokenizer, trainable=trainable, last_layers=1)
     with monkeypatch.context() as patch:
         scripted(trainer, patch, [3.0 - (k == kept) for k in range(6)])
@@ -141,6 +139,21 @@ def test_a_replay_keeps_what_was_kept_without_the_query(
         assert again.report.losses == report.losses
         assert again.report.guard == report.guard
     trainer.release()
+
+
+def test_a_parameter_without_elements_is_guarded_with_the_others(tokenizer: Any) -> None:
+    model = tiny_gpt2()
+    model.transformer.h[0].empty = torch.nn.Parameter(torch.zeros(0, 4))
+    before = state_of(model)
+    config = tttnn.AdaptConfig(num_neighbors=3, max_neighbor_tokens=40, learning_rate=1e-3, guard="query")
+    for precision in ("float32", "bfloat16"):
+        trainer = tttnn.TestTimeTrainer(model, tokenizer, FakeRetriever(TEXTS), config.with_(precision=precision))
+        for _ in range(2):
+            with trainer.adapt(QUERY) as adapted:
+                assert adapted.report.guard.kept > 0
+            assert_same_state(model, before)
+        trainer.verify()
+        trainer.release()
 
 
 def clocked(monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, ti
 from tttnn.lm.score import Scorer
 from tttnn.weights.lora import LowRankLayers
 from tttnn.weights.trainable import trained_elements, trained_names
-
-pytest.importorskip("peft", reason="peft is not installed")
 
 QUERY = "def quicksort("
 BASE = tttnn.AdaptConfig(num_neighbors=3, max_length=64, learning_rate=1e-3, precision="float32")
@@ -95,7 +92,7 @@ def test_matrices_are_drawn_by_the_seed_alone(tokenizer: Any) -> None:
         model = tiny_llama()
         torch.manual_seed(noise)
         random_state = torch.random.get_rng_state()
-        layers = LowRankLayers.insert(model, rank=4, alpha=8.0, targets=targets, seed=seed)
+        layers = LowRankLayers(model, rank=4, alpha=8.0, targets=targets, seed=seed).insert()
         assert torch.equal(torch.random.get_rng_state(), random_state)
         return {name: model.get_parameter(name).detach().clone() for name in layers.names}
 
@@ -105,7 +102,7 @@ def test_matrices_are_drawn_by_the_seed_alone(tokenizer: Any) -> None:
     assert len(few) == 2 * 2
     for name, matrix in first.items():
         assert torch.equal(matrix, second[name])
-        if ".lora_A." in name:
+        if name.endswith(".lora_A"):
             assert not torch.equal(matrix, other[name])
             assert 0 < matrix.abs().max() <= matrix.shape[1] ** -0.5  # as torch draws a linear layer
         else:
@@ -146,7 +143,9 @@ def test_what_cannot_be_chosen_is_refused_and_leaves_no_trace(tokenizer: Any) ->
     model = tiny_gpt2()
     modules = dict(model.named_modules())
     for settings, words in [
-        ({"trainable": "lora", "lora_targets": ("q_proj",)}, "'q_proj' matches none"),
+        ({"trainable": "lora", "lora_targets": ("q_proj",)}, "'q_proj' matches none. There are c_attn, c_fc, c_proj"),
+        ({"trainable": "lora", "lora_targets": ("wte",)}, r"'wte' matches transformer\.wte \(Embedding\)"),
+        ({"trainable": "lora", "lora_targets": ("ln_f.bias",)}, r"a parameter of shape \(32,\)"),
         ({"trainable": "patterns"}, "trainable_patterns"),
         ({"trainable": "patterns", "trainable_patterns": ("nothing.*",)}, r"nothing\.\*"),
         ({"trainable": "last-layers", "last_layers": 3}, "last_layers"),
@@ -170,10 +169,100 @@ def test_a_trainer_that_cannot_be_made_takes_its_matrices_out(tokenizer: Any, mo
     assert_same_state(model, before)
 
 
-def test_without_peft_the_extra_is_named(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(tttnn.MissingExtraError, match=r"tttnn\[lora\]"):
-        trainer_for(tiny_gpt2(), tokenizer, trainable="lora")
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_compute_what_peft_computes(make: Any, dtype: torch.dtype) -> None:
+    """Losses and gradients to the last bit, from the same A and a B that is not zero."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    ids = torch.arange(24).reshape(1, 24) * 5 % 257
+    ours, theirs = make().to(dtype).eval(), make().to(dtype).eval()
+    layers = LowRankLayers(ours, rank=4, alpha=12.0, seed=3).insert()
+    names = sorted({name.rpartition(".")[0] for name in layers.names})
+    settings = peft.LoraConfig(r=4, lora_alpha=12, target_modules=names, fan_in_fan_out=make is tiny_gpt2)
+    peft.inject_adapter_in_model(settings, theirs)
+    for name in names:
+        for letter in "AB":
+            matrix = getattr(ours.get_submodule(name), f"lora_{letter}")
+            if letter == "B":
+                with torch.no_grad():
+                    matrix.copy_(torch.linspace(-0.1, 0.1, matrix.numel()).view_as(matrix))
+            theirs.get_submodule(f"{name}.lora_{letter}.default").weight.data = matrix.detach().clone()
+    losses = [model(input_ids=ids, labels=ids).loss for model in (ours, theirs)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    for name in names:
+        for letter in "AB":
+            found = getattr(ours.get_submodule(name), f"lora_{letter}").grad
+            assert torch.equal(found, theirs.get_submodule(f"{name}.lora_{letter}.default").weight.grad), name
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+def test_saved_matrices_load_as_an_adapter(make: Any, tokenizer: Any, tmp_path: Any) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    ids = torch.arange(24).reshape(1, 24) * 5 % 257
+    trainer = trainer_for(make(), tokenizer, trainable="lora", lora_rank=3, lora_alpha=7.0, learning_rate=1e-2)
+    with trainer.adapt(QUERY) as adapted, torch.no_grad():
+        adapted.save_adapter(tmp_path / "adapter")
+        expected = adapted.model(input_ids=ids).logits
+    trainer.release()
+    with torch.no_grad():
+        base = make().eval()
+        before = base(input_ids=ids).logits
+        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        assert torch.equal(loaded(input_ids=ids).logits, expected)
+    assert not torch.equal(before, expected)
+
+
+def test_an_adapter_is_written_of_low_rank_training_alone(tokenizer: Any, tmp_path: Any) -> None:
+    trainer = trainer_for(tiny_gpt2(), tokenizer)
+    with trainer.adapt(QUERY) as adapted, pytest.raises(tttnn.AdaptError, match="trainable='lora', got 'all'"):
+        adapted.save_adapter(tmp_path / "adapter")
+    trainer.release()
+
+
+class UsesWeights(torch.nn.Module):
+    """A layer that multiplies by another one's weight without calling it, as Mamba's and attention's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = torch.nn.Linear(6, 6, bias=False)
+        self.called = torch.nn.Linear(6, 6)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.called(states @ self.used.weight.t())
+        return out
+
+
+def test_a_layer_whose_weight_is_used_without_a_call_is_trained_too() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential()
+    model.layers = torch.nn.ModuleList([UsesWeights(), UsesWeights()])
+    states = torch.randn(4, 6)
+    expected = model.layers[0](states)
+    layers = LowRankLayers(model, rank=2, alpha=4.0).insert()
+    assert torch.equal(model.layers[0](states), expected)
+    assert model.layers[0].used.in_features == 6
+    for name in layers.names:
+        if name.endswith("lora_B"):
+            model.get_parameter(name).data += 0.1
+    out = model.layers[0](states)
+    out.sum().backward()
+    assert model.layers[0].used.lora_A.grad is not None
+    merged = layers.merged()
+    plain = states @ merged["layers.0.used.weight"].t() @ merged["layers.0.called.weight"].t()
+    assert torch.allclose(plain + merged["layers.0.called.bias"], out, atol=1e-5)
+    layers.remove()
+    assert torch.equal(model.layers[0](states), expected)
+
+
+def test_an_update_of_a_tied_weight_is_not_merged_in_silence(tokenizer: Any, tmp_path: Any) -> None:
+    trainer = trainer_for(tiny_gpt2(), tokenizer, trainable="lora", lora_targets=("lm_head", "c_fc"))
+    with trainer.adapt(QUERY) as adapted:
+        with pytest.raises(tttnn.AdaptError, match=r"lm_head\.weight .* tied to transformer\.wte\.weight"):
+            adapted.save_pretrained(tmp_path / "adapted")
+        adapted.save_adapter(tmp_path / "adapter")
+    trainer.release()
 
 
 def test_memory_is_counted_for_what_is_trained() -> None:

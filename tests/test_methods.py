@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +67,7 @@ def test_the_catalogue_is_the_only_list_of_methods() -> None:
 
 
 def test_all_methods_score_the_same_tokens_and_search_once(wide: Any) -> None:
-    without = {"ttt-nn-sift"} if find_spec("peft") else {"ttt-nn-sift", "lora"}
-    names = [name for name in METHODS if name not in without]
+    names = [name for name in METHODS if name != "ttt-nn-sift"]
     measured = lines(wide, *names)
     assert list(measured) == names
     assert len({(line.tokens, line.num_bytes, line.query_tokens, line.digest) for line in measured.values()}) == 1
@@ -230,7 +228,6 @@ def test_the_reference_mode_carries_its_optimizer_and_trains_whole_neighbors(wid
 
 
 def test_lora_is_another_trainer_over_a_copy_of_the_model(wide: Any) -> None:
-    pytest.importorskip("peft", reason="lora needs peft")
     line = lines(wide, "lora")["lora"]
     copied = tttnn.TestTimeTrainer(
         tiny_gpt2(n_positions=512),

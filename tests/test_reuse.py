@@ -42,8 +42,6 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_hit_gives_the_same_bits_and_trains_nothing(
     trainable: str, restore: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if trainable == "lora":
-        pytest.importorskip("peft", reason="peft is not installed")
     trainer = trainer_for(tokenizer, trainable=trainable, last_layers=1, restore=restore)
     before = state_of(trainer.model)
     first, report = adapted(trainer)

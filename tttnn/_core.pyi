@@ -1,11 +1,14 @@
 """Types of the extension. Written by hand; stubtest compares it with the module."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 def build_info() -> dict[str, Any]: ...
 
@@ -219,6 +222,7 @@ def repair_store(
     path: str, target: str, threads: int, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]: ...
 def retried(function: Callable[..., None]) -> Callable[..., None]: ...
+def undoing(function: Callable[_P, _T], undo: Callable[_P, None]) -> Callable[_P, _T]: ...
 def attention_supported() -> bool: ...
 
 class Attention:

@@ -191,7 +191,7 @@ class AdaptConfig(Config):
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",
         "which weights are trained; no-embeddings: all but embeddings and output head; lora: low-rank matrices beside "
-        "the linear layers (needs peft; 1e-3 is a good learning rate for them)",
+        "the linear layers (1e-3 is a good learning rate for them)",
         group="Trained weights",
     )
     last_layers: int = setting(

@@ -24,8 +24,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -38,6 +38,8 @@ from ..recipe import open_datastore
 from ..retrieval.selector import Selector
 from ..settings import check, read
 from ..store.document import text_digest
+from ..training.adapted_model import AdaptedModel
+from ..training.report import AdaptReport
 from ..training.trainer import TestTimeTrainer
 from .faults import of_one_text, reason_of
 from .harness_arguments import dtype_named, present_device, settings_of
@@ -373,8 +375,9 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                         left.popleft()
 
                 try:
-                    with self._adapted(query, digests, members, before):
+                    with self._adaptation(query, digests, members, before) as adapted:
                         answer_all()
+                    self._count(None if adapted is None else adapted.report)
                 except Exception as error:
                     if not of_one_text(error):
                         raise
@@ -390,26 +393,26 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         if reason not in self._failures and len(self._failures) < _REASONS:
             self._failures.append(reason)
 
-    @contextmanager
-    def _adapted(
+    def _adaptation(
         self, query: str, exclude: Iterable[str], members: Sequence[int], before: Callable[[int], None]
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[AdaptedModel | None]:
+        """Return the block in which requests with one query are answered; under the base model where there is none."""
         if not query.strip() or not self.trainer.config.num_neighbors:
             self._counts["without_query"] += 0 if query.strip() else len(members)
-            yield
-            return
+            return nullcontext()
 
         def observe(_: Any, neighbors: int) -> None:
             if neighbors == 0:
                 for i in members:
                     before(i)
 
-        with self.trainer.adapt(query, exclude_digests=list(exclude), observe=observe) as adapted:
-            report = adapted.report
-            yield
-        self._counts["queries"] += 1
-        for name in ("found", "excluded", "steps", "tokens"):
-            self._counts[name] += getattr(report, name)
+        return self.trainer.adapt(query, exclude_digests=list(exclude), observe=observe)
+
+    def _count(self, report: AdaptReport | None) -> None:
+        if report is not None:
+            self._counts["queries"] += 1
+            for name in ("found", "excluded", "steps", "tokens"):
+                self._counts[name] += getattr(report, name)
 
     def _query(self, context: str) -> str:
         """Return the end of a context, `query_tokens` long at most, cut between characters."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import tttnn._core as _core
 
 from .attention import causal_attention, supported
+from .thread_modes import Autocast, Gradients
 
 _log = logging.getLogger("tttnn")
 
@@ -81,7 +82,7 @@ class NativeAttention:
         modes = [(module, module.training) for module in model.modules()]
         try:
             model.eval()
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with Gradients(False), Autocast("cpu", bfloat16=True):
                 expected = model(input_ids=probe, use_cache=False).logits
                 with made.enabled():
                     found = model(input_ids=probe, use_cache=False).logits
@@ -94,39 +95,37 @@ class NativeAttention:
         distance = (found.double() - expected.double()).norm().item()
         return made if 0.0 < distance <= _TOLERANCE * expected.double().norm().item() else None
 
-    def enabled(self) -> _Switch:
+    def enabled(self) -> AttentionSwitch:
         """Return a context manager inside of which the model attends natively.
 
         However the block ends, every configuration then names the implementation that it named before.
         """
-        return _Switch(self._configs)
+        return AttentionSwitch(self._configs)
 
 
-class _Switch:
+class AttentionSwitch:
     """One block: what each configuration named before it."""
 
     def __init__(self, configs: list[Any]) -> None:
         self._before = [(config, implementation_of(config)) for config in configs]
 
-    def __enter__(self) -> None:
-        try:
-            for config, name in self._before:
-                if name == REPLACED:
-                    set_implementation(config, NAME)
-        except BaseException:
-            self._put_back()
-            raise
+    def _enter(self) -> None:
+        for config, name in self._before:
+            if name == REPLACED:
+                set_implementation(config, NAME)
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._put_back()
+        self.put_back()
 
-    __exit__ = _core.retried(_leave)
-
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
+        """Let every configuration name what it named when this was made; may be called at any time, and again."""
         for config, name in self._before:
             set_implementation(config, name)
+
+    __enter__ = _core.undoing(_enter, put_back)
+    __exit__ = _core.retried(_leave)
 
 
 def missing_name() -> str | None:

@@ -5,7 +5,6 @@ Does not know what is computed.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Literal
 
 import tttnn._core as _core
@@ -14,6 +13,8 @@ from ..config import Precision
 
 if TYPE_CHECKING:
     import torch
+
+    from .thread_modes import Autocast
 
 
 def resolved(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
@@ -31,10 +32,8 @@ def resolved(precision: Precision, device: torch.device) -> Literal["float32", "
     return "bfloat16" if fast else "float32"
 
 
-def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+def autocast(precision: Precision, device: torch.device) -> Autocast:
     """Return a context in which matrix products run in `precision`; float32 means the model's own type."""
-    import torch
+    from .thread_modes import Autocast
 
-    if resolved(precision, device) == "float32":
-        return torch.autocast(device.type, enabled=False)
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return Autocast(device.type, bfloat16=resolved(precision, device) == "bfloat16")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import tttnn._core as _core
 
+from ..kernels.thread_modes import Gradients
 from .modes import eval_mode
 
 _log = logging.getLogger("tttnn")
@@ -152,7 +153,7 @@ def continued(
         # Not transformers' own stop strings: those also match what begins in the prompt.
         options["stopping_criteria"] = [lambda out, *_, **__: reader.read(out, ends, max_new_tokens)]
     started = time.perf_counter()
-    with torch.inference_mode(), eval_mode(model), settings, _Seeded(seed):
+    with Gradients(False), eval_mode(model), settings, _Seeded(seed):
         out = model.generate(  # type: ignore[operator]
             inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=max_new_tokens, **options
         )
@@ -276,15 +277,19 @@ class _Settings:
         self._settings = self._before if settings is None else settings
         self.ends = _ends(self._settings)
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> Self:
         self._model.generation_config = self._settings
         return self
+
+    def _undo(self) -> None:
+        self._model.generation_config = self._before
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._model.generation_config = self._before
+        self._undo()
 
+    __enter__ = _core.undoing(_enter, _undo)
     __exit__ = _core.retried(_leave)
 
 
@@ -297,17 +302,21 @@ class _Seeded:
             self._cpu = torch.random.get_rng_state()
             self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
-    def __enter__(self) -> Self:
+    def _enter(self) -> Self:
         if self._seed is not None:
             torch.manual_seed(self._seed)
         return self
 
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _undo(self) -> None:
         if self._seed is not None:
             torch.random.set_rng_state(self._cpu)
             if self._cuda:
                 torch.cuda.set_rng_state_all(self._cuda)
 
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo()
+
+    __enter__ = _core.undoing(_enter, _undo)
     __exit__ = _core.retried(_leave)

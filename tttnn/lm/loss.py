@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.cross_entropy import linear_cross_entropy
+from ..kernels.thread_modes import Gradients
 from .modes import eval_mode
 
 _log = logging.getLogger("tttnn")
@@ -70,7 +71,7 @@ class SlicedLoss:
             return None
         probe = torch.arange(8, device=head.weight.device).unsqueeze(0) % head.out_features
         try:
-            with eval_mode(model), torch.no_grad():
+            with eval_mode(model), Gradients(False):
                 expected = model(input_ids=probe, use_cache=False).logits
                 found = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
         except Exception as error:

@@ -32,22 +32,20 @@ class EvalMode:
         # The flags themselves, not train() and eval(): a module may do more in those, which nothing would undo.
         self._before = [(module, module.training) for module in model.modules()]
 
-    def __enter__(self) -> Self:
-        try:
-            for module, _ in self._before:
-                module.training = False
-        except BaseException:
-            self._put_back()
-            raise
+    def _enter(self) -> Self:
+        for module, _ in self._before:
+            module.training = False
         return self
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._put_back()
+        self.put_back()
 
-    __exit__ = _core.retried(_leave)
-
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
+        """Let each module have the mode that it had when this was made; may be called at any time, and again."""
         for module, training in self._before:
             module.training = training
+
+    __enter__ = _core.undoing(_enter, put_back)
+    __exit__ = _core.retried(_leave)

@@ -21,6 +21,7 @@ import tttnn._core as _core
 
 from ..config import Precision
 from ..kernels.precision import autocast, resolved
+from ..kernels.thread_modes import Gradients
 from .gate import small_gradients
 from .modes import eval_mode
 
@@ -57,9 +58,9 @@ def usable_precision(
     failure = None
     with eval_mode(model):
         try:
-            with torch.no_grad(), autocast("float32", device):
+            with Gradients(False), autocast("float32", device):
                 exact = value(window).item()
-            with torch.set_grad_enabled(trains), _Rounded(model if rounded else None), autocast(wanted, device):
+            with Gradients(trains), _Rounded(model if rounded else None), autocast(wanted, device):
                 tried = value(window)
                 if trains:
                     _require_finite_gradients(tried, model)
@@ -86,22 +87,19 @@ class _Rounded:
     def __init__(self, model: nn.Module | None) -> None:
         self._before: list[tuple[Any, Tensor]] = [] if model is None else [(p, p.data) for p in model.parameters()]
 
-    def __enter__(self) -> None:
-        try:
-            for parameter, data in self._before:
-                if data.dtype is torch.float32:
-                    parameter.data = data.bfloat16()
-        except BaseException:
-            self._put_back()
-            raise
+    def _enter(self) -> None:
+        for parameter, data in self._before:
+            if data.dtype is torch.float32:
+                parameter.data = data.bfloat16()
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._put_back()
 
-    __exit__ = _core.retried(_leave)
-
     def _put_back(self) -> None:
         for parameter, data in self._before:
             parameter.data = data
+
+    __enter__ = _core.undoing(_enter, _put_back)
+    __exit__ = _core.retried(_leave)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from ..config import ScoreConfig
 from ..kernels.precision import autocast
+from ..kernels.thread_modes import Gradients
 from .gate import probe_ids
 from .limits import model_max_length
 from .modes import eval_mode
@@ -65,8 +68,22 @@ class Scorer:
     """
 
     def __init__(
-        self, model: torch.nn.Module, tokenizer: Tokenizer | TextTokens, config: ScoreConfig | None = None
+        self,
+        model: torch.nn.Module,
+        tokenizer: Tokenizer | TextTokens,
+        config: ScoreConfig | None = None,
+        *,
+        reading: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        """Score under a model.
+
+        Args:
+            model: A transformers causal language model.
+            tokenizer: Its tokenizer.
+            config: How to score.
+            reading: Gives the block inside of which the model is used; it may refuse.
+        """
+        self._reading = reading
         self._model = model
         self._texts = TextTokens.of(tokenizer)
         self.config = config if config is not None else ScoreConfig()
@@ -101,7 +118,6 @@ class Scorer:
         """Return the negative log-likelihood of each token from `first` on, in nats, (n,) float64 on the CPU."""
         return self.token_scores(sequence, first=first, likeliest=False)[0]
 
-    @torch.inference_mode()
     def token_scores(
         self, sequence: list[int], *, first: int = 1, likeliest: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +129,7 @@ class Scorer:
         ids = torch.tensor([sequence], device=device)
         nats = [torch.zeros(0, dtype=torch.float64)]
         same = [torch.zeros(0, dtype=torch.bool)]
-        with eval_mode(self._model):
+        with self._reading(), Gradients(False), eval_mode(self._model):
             for window in scoring_windows(len(sequence), self.max_length, first=first):
                 count = window.end - window.first
                 extra = {"logits_to_keep": count} if self._slices_logits else {}

@@ -6,6 +6,7 @@ documents.
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import time
@@ -18,7 +19,6 @@ import torch
 import tttnn._core as _core
 
 from ..config import AdaptConfig
-from ..errors import RestoreError
 from ..retrieval.neighbors import Neighbor
 from .adapted_model import AdaptedModel, Observer
 from .engine import Engine
@@ -26,6 +26,9 @@ from .guard import Guard
 from .neighbor_training import NeighborTraining
 from .report import AdaptReport, GuardReport
 from .reuse import TrainedState
+from .transaction import Transaction
+
+_log = logging.getLogger("tttnn")
 
 Finder = Callable[[AdaptReport], list[Neighbor]]
 """Called once, inside the transaction: returns the neighbors to train on, and writes into the report how it went."""
@@ -70,53 +73,32 @@ class Adaptation:
         self._salt = salt
         self._started = time.perf_counter()
         self._deadline = math.inf
+        self._transaction = Transaction(engine)
         self.report = report
-        self._adapted = AdaptedModel(engine, report.query, report)
 
-    def __enter__(self) -> AdaptedModel:
-        try:
-            self._engine.open(self)
-            if self._config.deadline_ms is not None:
-                self._deadline = self._started + self._config.deadline_ms / 1000
-            neighbors = self._find(self.report)
-            self.report.found = len(neighbors)
-            self._engine.begin(self._config.seed)
-            self._train(neighbors)
-        except BaseException:
-            self._restore()
-            raise
-        return self._adapted
+    def _begin(self) -> AdaptedModel:
+        self._transaction.open()
+        if self._config.deadline_ms is not None:
+            self._deadline = self._started + self._config.deadline_ms / 1000
+        neighbors = self._find(self.report)
+        self.report.found = len(neighbors)
+        self._transaction.begin(self._config.seed)
+        adapted = AdaptedModel(self._engine, self._transaction, self.report)
+        self._train(adapted, neighbors)
+        return adapted
+
+    def _restore(self) -> None:
+        self._transaction.end(self.report.seconds, verify=self._config.verify)
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
 
+    __enter__ = _core.undoing(_begin, _restore)
     __exit__ = _core.retried(_leave)
 
-    def _restore(self) -> None:
-        raised: KeyboardInterrupt | RestoreError | None = None
-        while self._engine.is_open(self):
-            # Every step can be repeated: a Ctrl-C in the middle starts over, and is raised when all is done.
-            try:
-                self._adapted.close()
-                with self.report.seconds("restore"):
-                    try:
-                        self._engine.put_back()
-                    except RestoreError as error:
-                        raised = error
-                try:
-                    if self._config.verify and self._engine.begun and raised is None:
-                        with self.report.seconds("verify"):
-                            self._engine.arena.verify()
-                finally:
-                    self._engine.close()
-            except KeyboardInterrupt as error:
-                raised = error
-        if raised is not None:
-            raise raised
-
-    def _train(self, neighbors: list[Neighbor]) -> None:
+    def _train(self, adapted: AdaptedModel, neighbors: list[Neighbor]) -> None:
         engine, config, report = self._engine, self._config, self.report
         key = self._reuse_key(neighbors)
         state = None if key is None else engine.states.get(key)
@@ -133,7 +115,7 @@ class Adaptation:
         else:
             report.stopped_by = NeighborTraining(
                 engine,
-                self._adapted,
+                adapted,
                 config,
                 deadline=self._deadline,
                 observe=self._observe,
@@ -141,6 +123,10 @@ class Adaptation:
                 max_steps=self._max_steps,
                 keep_after=None if self._replayed_guard is None else self._replayed_guard.kept,
             ).run(neighbors, guard)
+        if neighbors and report.steps == 0:
+            report.untrained = self._why_untrained(len(neighbors))
+            if report.untrained is not None:
+                _log.warning("nothing was trained for this query: %s", report.untrained)
         if report.stopped_by == "deadline" and report.steps == 0:
             engine.training_pace.doubt()
             engine.guard_pace.doubt()
@@ -152,6 +138,13 @@ class Adaptation:
         if key is not None and report.steps and report.stopped_by in ("neighbors", "max_tokens"):
             self._hold(key)
 
+    def _why_untrained(self, neighbors: int) -> str | None:
+        if self.report.stopped_by == "neighbors":
+            return f"none of {neighbors} neighbors has the two tokens of a training window"
+        if self.report.stopped_by == "max_tokens":
+            return f"max_tokens ({self._config.max_tokens}) has no room for the first training window"
+        return None
+
     def _new_guard(self) -> Guard | None:
         """Return the query's guard; None where there is none to be, which the report then explains."""
         engine, config, report = self._engine, self._config, self.report
@@ -160,7 +153,7 @@ class Adaptation:
             report.guard = self._replayed_guard
         if config.guard == "none" or self._replayed_guard is not None:
             return None
-        tokens = engine.texts.ids(self._adapted.query)
+        tokens = engine.texts.ids(report.query)
         if len(tokens) < config.guard_min_tokens:
             report.guard = GuardReport(
                 reason=f"the query has {len(tokens)} tokens, fewer than guard_min_tokens ({config.guard_min_tokens})"

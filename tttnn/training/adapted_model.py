@@ -9,30 +9,37 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import AdaptError
 from ..lm.score import Score
 from .engine import Engine
 from .report import AdaptReport, GenerationReport
+from .transaction import Transaction
 
 
 class AdaptedModel:
     """The model while it is adapted to one query. Usable only inside its `with` block."""
 
-    def __init__(self, engine: Engine, query: str, report: AdaptReport) -> None:
-        self.query = query
+    def __init__(self, engine: Engine, transaction: Transaction, report: AdaptReport) -> None:
+        """Hand out a model.
+
+        Args:
+            engine: holds it.
+            transaction: during which it is adapted.
+            report: of the transaction; written on.
+        """
+        self.query = report.query
         self.report = report
         self._engine = engine
-        self._open = True
+        self._transaction = transaction
 
     @property
     def model(self) -> Any:
         """The adapted model itself."""
-        self._check_open()
+        self._transaction.require()
         return self._engine.model
 
     def score(self, text: str, *, context: str = "") -> Score:
         """Score a text under the adapted weights; see `Scorer.score`."""
-        self._check_open()
+        self._transaction.require()
         with self.report.seconds("score"):
             return self._engine.scorer.score(text, context=context)
 
@@ -42,7 +49,7 @@ class AdaptedModel:
 
     def generate(self, prompt: str | None = None, *, max_new_tokens: int = 64, **options: Any) -> str:
         """Continue a prompt under the adapted weights; see `TestTimeTrainer.continued`. None: the query."""
-        self._check_open()
+        self._transaction.require()
         if options.get("seed") is None:
             options["seed"] = self.report.seed
         made = self._engine.continued(
@@ -56,16 +63,17 @@ class AdaptedModel:
 
         Low-rank matrices are merged into the weights: the directory holds a plain model.
         """
-        self._check_open()
+        self._transaction.require()
         self._engine.save_pretrained(path)
 
-    def close(self) -> None:
-        """Refuse every use from here on: its block has ended."""
-        self._open = False
+    def save_adapter(self, path: str | os.PathLike[str]) -> None:
+        """Write the low-rank matrices alone, as a directory that peft loads as an adapter of the same model.
 
-    def _check_open(self) -> None:
-        if not self._open:
-            raise AdaptError("adapted model must be used inside its `with trainer.adapt(...)` block; it has ended")
+        Raises:
+            AdaptError: the trainer was made without ``trainable="lora"``.
+        """
+        self._transaction.require()
+        self._engine.save_adapter(path)
 
 
 Observer = Callable[[AdaptedModel, int], None]

@@ -77,7 +77,7 @@ def description_of(engine: Engine, retriever: Retriever | None) -> TrainerInfo:
         device=str(engine.device),
         window=engine.max_window,
         precision=engine.precision,
-        native_attention=engine.attends_natively,
+        native_attention=engine.attention is not None,
         settings=engine.config.to_dict(),
         score=engine.scorer.config.to_dict(),
         datastore=found.id,

@@ -6,11 +6,11 @@ where texts come from. Nothing outside of this package may assume that adapted w
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, NonFiniteLossError
 from ..kernels.hf_attention import NativeAttention
 from ..kernels.precision import autocast
+from ..kernels.thread_modes import Autocast, Gradients
 from ..lm.gate import check_model, check_trains, probe_ids
 from ..lm.generate import Generation, OnToken, continued, drawing
 from ..lm.loss import loss_of
@@ -35,6 +36,7 @@ from ..weights.trainable import trained_elements, trained_names
 from .optimizer import build_optimizer
 from .reuse import ReuseCache
 from .step_time import Pace
+from .turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,9 @@ class Step:
 
 
 class Engine:
-    """A causal language model that is trained for the length of a transaction, and then put back.
+    """A causal language model that is trained for the length of a `transaction.Transaction`, and then put back.
 
-    A transaction is `open`, `begin`, steps, `put_back` until that returns, `close`: see `adaptation.Adaptation`, which
-    makes a `with` block of it. Not thread-safe but for `open`, which refuses a second transaction.
+    Not thread-safe: `turns` refuses what would meet, by name.
 
     Attributes:
         model: the transformers model.
@@ -74,6 +75,9 @@ class Engine:
         optimizer: trains them.
         fingerprint: digest of the weights taken over; the same whichever of them are trained.
         weights: how many there are.
+        turns: whose turn it is with them.
+        attention: switches to the native one for training, where that serves.
+        objective: the loss of a window.
         states: trained states of earlier transactions.
         training_pace: of steps, by tokens.
         guard_pace: of the guard's scores, by tokens.
@@ -96,31 +100,11 @@ class Engine:
         self.texts = TextTokens(tokenizer, config.control_tokens)
         check_model(model, self.texts, getattr(model, "name_or_path", None))
         self.device = next(model.parameters()).device
-        self.scorer = Scorer(model, self.texts, score)
+        self.turns = Turns()
+        self.scorer = Scorer(model, self.texts, score, reading=self.turns.reading)
         self.max_window = self.scorer.model_length
         self.low_rank = _low_rank(model, config)
-        try:
-            # Everything that is found by running the model, before the arena takes note of what it holds: some
-            # architectures write into their buffers as they run.
-            self.objective = loss_of(model)
-            check_trains(model, self.objective, self.texts)
-            self.precision = usable_precision(
-                model,
-                self.objective,
-                probe_ids(self.texts),
-                config.precision,
-                trains=True,
-                rounded=config.optimizer == "adamw" and self.device.type == "cpu",
-            )
-            bfloat16 = self.precision == "bfloat16"
-            self._attention = NativeAttention.for_model(model) if bfloat16 and config.attention == "auto" else None
-            self.arena = _arena(model, config, self.low_rank, shared_weights, self._rounds)
-            self.fingerprint = self.digest()
-            self.optimizer = build_optimizer(self.arena, config)
-        except BaseException:
-            if self.low_rank is not None:
-                self.low_rank.remove()
-            raise
+        self._take_over(shared_weights)
         self.weights = Weights(
             sum(p.numel() for name, p in model.named_parameters() if LowRankLayers.base_name(name) is not None),
             sum(parameter.numel() for parameter in self.arena.parameters),
@@ -130,61 +114,39 @@ class Engine:
             _core.keep_freed_memory()
         self.states = ReuseCache(config.reuse)
         self.training_pace, self.guard_pace, self.copying_pace = Pace(), Pace(), Pace()
-        self._holder: dict[str, object] = {}  # "transaction": the one that is open
-        self._before: _ModelState | None = None
 
-    @property
-    def attends_natively(self) -> bool:
-        """Whether training attends by the core."""
-        return self._attention is not None
+    def _take(self, shared_weights: SharedWeights | None) -> None:
+        config = self.config
+        if self.low_rank is not None:
+            self.low_rank.insert()
+        # Everything that is found by running the model comes before the arena takes note of what it holds: some
+        # architectures write into their buffers as they run.
+        self.objective = loss_of(self.model)
+        check_trains(self.model, self.objective, self.texts)
+        on_cpu = self.device.type == "cpu"
+        self.precision = usable_precision(
+            self.model,
+            self.objective,
+            probe_ids(self.texts),
+            config.precision,
+            trains=True,
+            rounded=config.optimizer == "adamw" and on_cpu,
+        )
+        bfloat16 = self.precision == "bfloat16"
+        self.attention = NativeAttention.for_model(self.model) if bfloat16 and config.attention == "auto" else None
+        # Weights rounded ahead for training; otherwise bfloat16 products round them each time (autocast).
+        rounded = config.optimizer == "adamw" and on_cpu and bfloat16
+        self.arena = _arena(self.model, config, self.low_rank, shared_weights, rounded)
+        self.fingerprint = self.digest()
+        self.optimizer = build_optimizer(self.arena, config)
 
-    @property
-    def _rounds(self) -> bool:
-        """Whether to train on weights rounded ahead. Otherwise bfloat16 products round them each time (autocast)."""
-        return self.config.optimizer == "adamw" and self.device.type == "cpu" and self.precision == "bfloat16"
+    def _give_back(self, *_: Any) -> None:
+        if hasattr(self, "arena"):
+            self.arena.release()
+        if self.low_rank is not None:
+            self.low_rank.remove()
 
-    def open(self, transaction: object) -> None:
-        """Let a transaction begin.
-
-        Raises:
-            AdaptError: another one is open.
-        """
-        # One C call, so that a Ctrl-C finds the transaction either open, and ends it, or not begun.
-        if self._holder.setdefault("transaction", transaction) is not transaction:
-            raise AdaptError("trainer must adapt to one query at a time; the block of another one is still open")
-
-    def is_open(self, transaction: object) -> bool:
-        """Return whether this transaction is the open one."""
-        return self._holder.get("transaction") is transaction
-
-    def begin(self, seed: int) -> None:
-        """Take note of everything that training changes, and let the weights be trained."""
-        self._before = _ModelState(self.model)
-        self.arena.begin()
-        torch.manual_seed(seed)
-        self.model.eval()  # dropout off
-
-    @property
-    def begun(self) -> bool:
-        """Whether the open transaction has begun to train."""
-        return self._before is not None
-
-    def put_back(self) -> None:
-        """Put everything back that the transaction changed. May be called again, after an interrupt as well.
-
-        Raises:
-            RestoreError: weights that are not trained were written; the rest is put back.
-        """
-        try:
-            self.arena.restore()
-        finally:
-            if self._before is not None:
-                self._before.put_back()
-
-    def close(self) -> None:
-        """End the open transaction."""
-        self._before = None
-        self._holder.clear()
+    _take_over = _core.undoing(_take, _give_back)
 
     def step(self, tokens: Sequence[int], rate: float) -> Step:
         """Train one step on a window of tokens.
@@ -195,21 +157,29 @@ class Engine:
 
         Raises:
             NonFiniteLossError: loss or gradient is NaN or infinite; no weight was changed by this step.
+            AdaptError: no trained parameter has a gradient.
         """
         ids = torch.tensor([tokens], device=self.device)
-        with torch.enable_grad(), self.training():
+        with Gradients(True), self.training():
             loss = self.loss_of(ids)
             value = loss.item()
             if not math.isfinite(value):
                 raise NonFiniteLossError(f"loss must be finite, got {value}")
-            loss.backward()  # type: ignore[no-untyped-call]
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call]
+            if all(parameter.grad is None for parameter in self.arena.parameters):
+                raise AdaptError(
+                    f"loss must have a gradient for some of the {len(self.arena.parameters)} trained parameters, but "
+                    "the model computes it without them (quantised layers, or states that it detaches). Load it in "
+                    "float32 or bfloat16, or train other parameters."
+                )
             stats = self.optimizer.step(rate)
         return Step(value, stats.bytes_moved)
 
     def loss(self, tokens: Sequence[int]) -> float:
         """Return the mean loss of a window of tokens, in nats per token, as a step would see it."""
         ids = torch.tensor([tokens], device=self.device)
-        with torch.no_grad(), self.training():
+        with Gradients(False), self.training():
             return self.loss_of(ids).item()
 
     def loss_of(self, ids: torch.Tensor) -> torch.Tensor:
@@ -217,12 +187,9 @@ class Engine:
         with autocast(self.precision, self.device):
             return self.objective(ids)
 
-    @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """Let the model compute as it does in training: for forward, backward and step."""
-        attention = contextlib.nullcontext() if self._attention is None else self._attention.enabled()
-        with self.arena.training_weights(), attention:
-            yield
+    def training(self) -> TrainingArithmetic:
+        """Return a block inside of which the model computes as it does in training: forward, backward and step."""
+        return TrainingArithmetic(self.arena, self.attention)
 
     def continued(
         self,
@@ -239,18 +206,19 @@ class Engine:
         if not prompt:
             raise ValueError("prompt must not be empty, got ''")
         ids, begins = self.texts.prompt(prompt)
-        return continued(
-            self.model,
-            self.tokenizer,
-            ids,
-            window=self.max_window,
-            max_new_tokens=max_new_tokens,
-            begins=begins,
-            stop=stop,
-            seed=seed if temperature > 0 else None,
-            on_token=on_token,
-            **drawing(temperature, top_p),
-        )
+        with self.turns.reading():
+            return continued(
+                self.model,
+                self.tokenizer,
+                ids,
+                window=self.max_window,
+                max_new_tokens=max_new_tokens,
+                begins=begins,
+                stop=stop,
+                seed=seed if temperature > 0 else None,
+                on_token=on_token,
+                **drawing(temperature, top_p),
+            )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as they are now, low-rank matrices merged, and the tokenizer."""
@@ -258,9 +226,22 @@ class Engine:
             copies = self.low_rank.merged()
         else:
             # All parameters are views of one block: without a copy each would count as shared with all the others.
-            copies = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            copied: dict[int, torch.Tensor] = {}
+            copies = {}
+            for name, tensor in self.model.state_dict(keep_vars=True).items():
+                if id(tensor) not in copied:
+                    copied[id(tensor)] = tensor.detach().clone()
+                copies[name] = copied[id(tensor)]
         self.model.save_pretrained(path, state_dict=copies)
         self.tokenizer.save_pretrained(path)
+
+    def save_adapter(self, path: str | os.PathLike[str]) -> None:
+        """Write the low-rank matrices as they are now; see `AdaptedModel.save_adapter`."""
+        if self.low_rank is None:
+            raise AdaptError(
+                f"an adapter can be written of a trainer with trainable='lora', got {self.config.trainable!r}"
+            )
+        self.low_rank.save(path, base_model=str(getattr(self.model.config, "_name_or_path", "")))
 
     def verify(self) -> None:
         """Prove that the weights are those taken over at creation; a RestoreError otherwise."""
@@ -277,31 +258,44 @@ class Engine:
     def release(self) -> None:
         """Give the model back as an ordinary one and free trained states; the engine cannot be used again."""
         self.states.clear()
-        self.arena.release()
-        if self.low_rank is not None:
-            self.low_rank.remove()
+        self._give_back()
 
 
-class _ModelState:
-    """What else a transaction changes, beside what the arena puts back: train/eval modes and torch's random state."""
+class TrainingArithmetic:
+    """A block inside of which a model computes with the weights and the attention of training, and the caller's
+    autocast, which products of a backward pass would see, is off.
+    """
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._modes = [(module, module.training) for module in model.modules()]
-        self._cpu_rng = torch.random.get_rng_state()
-        self._cuda_rng = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    def __init__(self, arena: WeightArena, attention: NativeAttention | None) -> None:
+        self._autocast = Autocast(arena.device.type, bfloat16=False)
+        self._weights = arena.training_weights()
+        self._attention = None if attention is None else attention.enabled()
 
-    def put_back(self) -> None:
-        for module, training in self._modes:
-            module.training = training
-        torch.random.set_rng_state(self._cpu_rng)
-        if self._cuda_rng is not None:
-            torch.cuda.set_rng_state_all(self._cuda_rng)
+    def _enter(self) -> None:
+        self._autocast.__enter__()
+        self._weights.__enter__()
+        if self._attention is not None:
+            self._attention.__enter__()
+
+    def _undo(self) -> None:
+        if self._attention is not None:
+            self._attention.put_back()
+        self._weights.__exit__(None, None, None)
+        self._autocast.__exit__(None, None, None)
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo()
+
+    __enter__ = _core.undoing(_enter, _undo)
+    __exit__ = _core.retried(_leave)
 
 
 def _low_rank(model: torch.nn.Module, config: AdaptConfig) -> LowRankLayers | None:
     if config.trainable != "lora":
         return None
-    return LowRankLayers.insert(
+    return LowRankLayers(
         model, rank=config.lora_rank, alpha=config.lora_alpha, targets=config.lora_targets, seed=config.seed
     )
 

@@ -81,7 +81,8 @@ class AdaptReport:
     `step_seconds` are those of each step; `generations` what was written inside of the block. `stopped_by` is
     "neighbors" when all of them were trained on. `excluded` counts texts that the caller excluded; `left_out` what a
     selection left out, by reason. `page_faults` counts the process's minor faults while training. `reused`: the weights
-    came from an earlier query with the same neighbors, whose losses, steps and tokens these are.
+    came from an earlier query with the same neighbors, whose losses, steps and tokens these are. `untrained` says why
+    no step was made though there were neighbors and time; None otherwise.
     """
 
     query_digest: str
@@ -96,6 +97,7 @@ class AdaptReport:
     bytes_moved: int = 0
     page_faults: int = 0
     stopped_by: StoppedBy = "neighbors"
+    untrained: str | None = None
     guard: GuardReport | None = None
     reused: bool = False
     query_truncated: bool = False

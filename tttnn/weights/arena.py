@@ -6,11 +6,11 @@ weights lie and says which it has trained; nothing here computes.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter, is_not
+from types import TracebackType
 from typing import Literal
 
 import torch
@@ -52,6 +52,27 @@ class Snapshot:
     def nbytes(self) -> int:
         """Bytes held."""
         return self.memory.nbytes
+
+
+class TrainingWeights:
+    """A block inside of which a model computes with rounded weights; made by `WeightArena.training_weights`."""
+
+    def __init__(self, arena: WeightArena) -> None:
+        self._arena = arena
+
+    def _enter(self) -> None:
+        self._arena.use_rounded()
+
+    def _undo(self) -> None:
+        self._arena.use_exact()
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._arena.use_exact()
+
+    __enter__ = _core.undoing(_enter, _undo)
+    __exit__ = _core.retried(_leave)
 
 
 class WeightArena:
@@ -121,6 +142,7 @@ class WeightArena:
         self._generation = 0
         self._saved: tuple[list[bool], list[Tensor | None]] | None = None
         self._closing: tuple[list[int], str | None] | None = None
+        self._damaged: str | None = None  # a tensor whose pristine bytes were written
 
         self._slots = Slots(model)
         self._items = lay_out(self._slots.entries, trainable)
@@ -155,7 +177,7 @@ class WeightArena:
         self._kept: list[int] | None = None
         self._keeps = 0
         self._homes = self._move_in(fill=shared is None)
-        self._rounded = RoundedWeights(self._items, self._pristine, device) if rounded else None
+        self._rounded = RoundedWeights(self._items, self._homes, self._pristine, device) if rounded else None
         self._training = False
         blocks = (self._pristine, self._working, self._other, *(self._rounded.blocks if self._rounded else ()))
         self.nbytes = sum(block.nbytes for block in blocks if block is not None)
@@ -241,9 +263,12 @@ class WeightArena:
 
         Raises:
             AdaptError: A query is open already, or the arena was released.
-            RestoreError: The model was changed since the last query; the message names the tensor.
+            RestoreError: The model was changed since the last query, or pristine weights were written inside an earlier
+                one; the message names the tensor.
         """
         self._require_held()
+        if self._damaged is not None:
+            raise _written_inside(self._damaged)
         if self._active:
             raise AdaptError("one query at a time: begin() was called while another query is open. Call restore().")
         self._inspection.check(at_home=True)
@@ -251,12 +276,13 @@ class WeightArena:
             list(map(attrgetter("requires_grad"), self._parameters)),
             list(map(attrgetter("grad"), self._parameters)),
         )
-        # From here on restore() undoes everything, wherever an interrupt falls.
         self._saved = saved
-        self._active = True
+        self._closing = None
         self._generation += 1
         self._at = [0] * len(self._trainable)
         self._kept = None
+        # From here on restore() undoes everything, wherever an interrupt falls.
+        self._active = True
         run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
         if saved[0] != self._trained_flags:
             run_at_once(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
@@ -281,23 +307,25 @@ class WeightArena:
         views = [views[at or first] for views, at in zip(self._views, self._at, strict=True)]
         run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
-    @contextlib.contextmanager
-    def training_weights(self) -> Iterator[None]:
+    def training_weights(self) -> TrainingWeights:
         """Let the model compute with weights rounded to bfloat16, inside the block; gradients are bfloat16 too.
 
         Does nothing in an arena without ``rounded``. The optimizer must write the rounded weights with each step.
         """
-        if self._rounded is None:
-            yield
-            return
-        self._training = True
-        try:
+        return TrainingWeights(self)
+
+    def use_rounded(self) -> None:
+        """Point all parameters at their rounded copies, those of now; in an arena with ``rounded`` alone."""
+        if self._rounded is not None:
+            self._training = True
             self._rounded.use(self._trainable, self._at)
-            yield
-        finally:
-            self._training = False
+
+    def use_exact(self) -> None:
+        """Point all parameters at the weights of now themselves; undoes `use_rounded` wherever that was interrupted."""
+        if self._rounded is not None and self._training:
             self._rounded.leave()
             self._point()
+            self._training = False
 
     def keep(self) -> None:
         """Remember the weights of now; the next step leaves them as they are. Copies nothing.
@@ -355,13 +383,7 @@ class WeightArena:
             RestoreError: Pristine weights were written inside the query (a parameter that is not trained, or before
                 the first step with ``"flip"``); the message names one.
         """
-        if not self._active:
-            return
-        try:
-            self._put_back()
-        except KeyboardInterrupt:
-            self._put_back()
-            raise
+        self._close()
 
     def _put_back(self) -> None:
         if not self._active:
@@ -369,9 +391,10 @@ class WeightArena:
         self._training = False
         if self._closing is None:
             versions = self._inspection.versions()
-            # Kept until the query is closed: after an interrupt tensors may be home already, which says nothing then.
+            # Kept until the next query: after an interrupt tensors may be home already, which says nothing then.
             self._closing = versions, self._written_pristine(versions)
         versions, written = self._closing
+        self._damaged = self._damaged or written
         self._inspection.expect(versions)  # restoring writes none: re-pointing and the core's copies do not count
         run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
         self._slots.put_back()
@@ -384,14 +407,12 @@ class WeightArena:
                 run_at_once(map(setattr, self._parameters, repeat("requires_grad"), flags))
             if any(map(is_not, gradients, repeat(None))):
                 run_at_once(map(setattr, self._parameters, repeat("grad"), gradients))
-        self._saved = None
         self._active = False
-        self._closing = None
+        self._saved = None
         if written is not None:
-            raise RestoreError(
-                f"{written} must not be written inside a query: it is not trained, or no step was taken yet. "
-                "Load the model again and make a new WeightArena."
-            )
+            raise _written_inside(written)
+
+    _close = _core.retried(_put_back)
 
     def _written_pristine(self, versions: list[int]) -> str | None:
         """Name a tensor whose pristine bytes were written through torch during the query."""
@@ -513,3 +534,10 @@ class WeightArena:
         self._homes = []
         self._views = []
         self._rounded = None
+
+
+def _written_inside(name: str) -> RestoreError:
+    return RestoreError(
+        f"{name} must not be written inside a query: it is not trained, or no step was taken yet. Load the model again "
+        "and make a new WeightArena."
+    )

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -87,7 +86,17 @@ class WeightBlock:
 class RoundedWeights:
     """bfloat16 copies of all float32 parameters, and a second one of the trainable ones, which the optimizer writes."""
 
-    def __init__(self, items: Sequence[Captured], pristine: WeightBlock, device: torch.device) -> None:
+    def __init__(
+        self, items: Sequence[Captured], homes: Sequence[Tensor], pristine: WeightBlock, device: torch.device
+    ) -> None:
+        """Round what the pristine block holds.
+
+        Args:
+            items: Everything captured.
+            homes: Where each of them lies between queries.
+            pristine: The block that holds their bytes.
+            device: Of the copies.
+        """
         self._items = [
             replace(item, offset=0, dtype=torch.bfloat16, nbytes=item.nbytes // 2)
             for item in items
@@ -103,12 +112,13 @@ class RoundedWeights:
         self._pristine = [self.blocks[0].view(item) for item in self._items]
         self._trained = [self.blocks[1].view(item) for item in self._items[:trainable]]
         captured = {id(item.tensor): item for item in items}
+        home_of = {id(item.tensor): home for item, home in zip(items, homes, strict=True)}
+        self._homes = [home_of[id(tensor)] for tensor in self._tensors]
         for item, view in zip(self._items, self._pristine, strict=True):
             view.copy_(pristine.view(captured[id(item.tensor)]))
         self._addresses = {
             id(item.tensor): view.data_ptr() for item, view in zip(self._items, self._trained, strict=False)
         }
-        self._before: list[Tensor] = []
 
     def address(self, item: Captured) -> int:
         """Return the address of a trainable tensor's copy; 0 where it has none."""
@@ -121,9 +131,8 @@ class RoundedWeights:
         for i, view in enumerate(self._trained):
             if id(self._tensors[i]) in stepped:
                 views[i] = view
-        self._before = list(map(attrgetter("data"), self._tensors))
         run_at_once(map(setattr, self._tensors, repeat("data"), views))
 
     def leave(self) -> None:
-        """Point all parameters back."""
-        run_at_once(map(setattr, self._tensors, repeat("data"), self._before))
+        """Point all parameters at their homes; where steps have moved weights, the caller points there afterwards."""
+        run_at_once(map(setattr, self._tensors, repeat("data"), self._homes))

@@ -43,6 +43,11 @@ def refuse_unfit(model: nn.Module) -> None:
     if getattr(model, "is_quantized", False) or getattr(model, "quantization_method", None) is not None:
         raise AdaptError("model must not be quantised: its weights cannot be trained. Load it in float32 or bfloat16.")
     for path, module in model.named_modules():
+        if ".quantized." in f"{type(module).__module__}.":
+            raise AdaptError(
+                f"model must not be quantised, but {path} is {type(module).__module__}.{type(module).__name__}: its "
+                "weights cannot be trained. Load it in float32 or bfloat16."
+            )
         if any(base.__name__ in ("FullyShardedDataParallel", "FSDPModule") for base in type(module).__mro__):
             raise AdaptError(f"model must not be sharded, but {path or 'it'} is {type(module).__name__}.")
     devices: dict[torch.device, str] = {}
@@ -112,7 +117,8 @@ def lay_out(slots: Sequence[tuple[dict[str, Any], str, str, Tensor]], patterns: 
 def _choose(names: dict[int, list[str]], tensors: dict[int, Tensor], patterns: Sequence[str] | None) -> set[int]:
     """Return the ids of parameters to train."""
     parameters = {key: tensor for key, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
-    floating = {key for key, tensor in parameters.items() if tensor.is_floating_point()}
+    # One without elements has nothing to train, and no place in memory.
+    floating = {key for key, tensor in parameters.items() if tensor.is_floating_point() and tensor.numel() > 0}
     if patterns is None:
         return {key for key in floating if parameters[key].requires_grad} or floating
     if isinstance(patterns, str):

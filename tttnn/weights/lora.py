@@ -1,27 +1,82 @@
-"""Low-rank matrices beside a model's linear layers (LoRA), put in through peft and taken out again without a trace.
+"""Low-rank matrices beside a model's linear layers (LoRA), put in and taken out again without a trace.
 
-Knows modules and peft. Does not know training, queries or where weights lie.
+Knows modules. Does not know training, queries or where weights lie.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import warnings
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import AdaptError, MissingExtraError
+import tttnn._core as _core
 
-_NAME = "tttnn"
-"""The name under which peft keeps our matrices in a layer."""
+from ..errors import AdaptError
+from .trainable import decoder_layers
 
-_LINEAR = ("Linear", "Conv1D")
-"""Classes whose instances get matrices: torch's layer, and GPT-2's with its weight transposed."""
+
+class LowRankLinear(nn.Module):
+    """A linear layer and two matrices beside it: W x + scale B A x, where A and B alone are trained.
+
+    Takes the place of `base_layer`, whose every other attribute it has.
+    """
+
+    def __init__(self, base_layer: nn.Module, a: Tensor, b: Tensor, scale: float) -> None:
+        """Stand beside a layer.
+
+        Args:
+            base_layer: torch's Linear or a class of its kind, or GPT-2's Conv1D, whose weight is transposed.
+            a: (rank, inputs).
+            b: (outputs, rank).
+            scale: of the product.
+        """
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_A = nn.Parameter(a)
+        self.lora_B = nn.Parameter(b)
+        self.scale = scale
+        self.train(base_layer.training)
+
+    def forward(self, states: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Return the layer's answer with the update: (..., inputs) to (..., outputs)."""
+        result: Tensor = self.base_layer(states, *args, **options)
+        low = nn.functional.linear(states.to(self.lora_A.dtype), self.lora_A)
+        update = nn.functional.linear(low, self.lora_B) * self.scale
+        return (result + update).to(result.dtype)
+
+    def update(self) -> Tensor:
+        """Return scale B A, in the shape and type of the layer's weight."""
+        weight: Any = self.base_layer.weight
+        product = (self.lora_B.float() @ self.lora_A.float() * self.scale).to(weight.dtype)
+        return product.t() if _is_transposed(self.base_layer) else product
+
+    @property
+    def weight(self) -> Tensor:
+        """The updated weight: some models use a layer's weight without calling the layer."""
+        weight: Tensor = self.base_layer.weight  # type: ignore[assignment]
+        return weight + self.update()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_layer"), name)
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Conv1D"
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or _is_transposed(module)
 
 
 class LowRankLayers:
@@ -29,20 +84,16 @@ class LowRankLayers:
 
     Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685. B is zero, so that the model
     computes what it did before; A is drawn by a seed and leaves torch's random state alone. `remove` puts the original
-    modules back, the same objects, with the ``requires_grad`` flags they had.
+    modules back, the same objects.
     """
 
-    def __init__(self, model: nn.Module, layers: list[tuple[nn.Module, str, nn.Module]]) -> None:
-        self._model = model
-        self._layers = layers
-        self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-
-    @classmethod
-    def insert(cls, model: nn.Module, *, rank: int, alpha: float, targets: Sequence[str] = (), seed: int = 0) -> Self:
-        """Put matrices beside the chosen layers of a model, whose own parameters keep their ``requires_grad``.
+    def __init__(
+        self, model: nn.Module, *, rank: int, alpha: float, targets: Sequence[str] = (), seed: int = 0
+    ) -> None:
+        """Make matrices for the chosen layers of a model, which is not changed; `insert` puts them in.
 
         Args:
-            model: A transformers decoder, not yet with peft layers.
+            model: A transformers decoder, without low-rank layers.
             rank: Rows of A and columns of B.
             alpha: The product B A is scaled by alpha / rank.
             targets: Last names (``q_proj``) or ``fnmatch`` patterns of whole names of linear layers; empty: all of the
@@ -50,50 +101,46 @@ class LowRankLayers:
             seed: Seed of A, for each layer the same whatever the other layers are.
 
         Raises:
-            MissingExtraError: peft is not installed.
-            AdaptError: A target matches no linear layer, or the model has peft layers already.
+            AdaptError: A target matches no linear layer, or the model has low-rank layers already.
         """
-        try:
-            from peft import LoraConfig, inject_adapter_in_model
-        except ImportError as error:
-            raise MissingExtraError("trainable='lora' must have peft. Install it: pip install 'tttnn[lora]'") from error
-        if hasattr(model, "peft_config"):
-            raise AdaptError("model must be without peft layers of its own. Merge and unload them first.")
-        names = _chosen(model, targets)
-        layers = []
-        for name in names:
+        if hasattr(model, "peft_config") or any(isinstance(module, LowRankLinear) for module in model.modules()):
+            raise AdaptError("model must be without low-rank layers of its own. Merge and unload them first.")
+        self._model = model
+        self._rank, self._alpha = rank, alpha
+        self._places: list[tuple[nn.Module, str, str]] = []  # module, name in it, whole name of the layer
+        self._layers: list[nn.Module] = []
+        self._wrapped: list[LowRankLinear] = []
+        for name in _chosen(model, targets):
             path, _, last = name.rpartition(".")
-            layers.append((model.get_submodule(path), last, model.get_submodule(name)))
-        made = cls(model, layers)
-        transposed = all(type(layer).__name__ == "Conv1D" for _, _, layer in layers)
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type, unused-ignore]  # peft scales by any number
-            target_modules=names,
-            fan_in_fan_out=transposed,
-            lora_dropout=0.0,
-            bias="none",
-        )
-        try:
-            with warnings.catch_warnings(), torch.random.fork_rng():
-                # Of mixed Linear and Conv1D layers peft says that it chose the right orientation itself.
-                warnings.simplefilter("ignore")
-                inject_adapter_in_model(config, model, adapter_name=_NAME)  # type: ignore[arg-type, unused-ignore]
-            made._put_flags_back()
-            for (parent, last, layer), name in zip(layers, names, strict=True):
-                wrapped: Any = getattr(parent, last)
-                wrapped.train(layer.training)
-                _draw(wrapped.lora_A[_NAME].weight, f"{seed} {name}")
-        except BaseException:
-            made.remove()
-            raise
-        return made
+            layer: Any = model.get_submodule(name)
+            weight = layer.weight
+            outputs, inputs = reversed(weight.shape) if _is_transposed(layer) else weight.shape
+            a = _drawn(rank, inputs, f"{seed} {name}").to(weight)
+            b = torch.zeros(outputs, rank, dtype=weight.dtype, device=weight.device)
+            self._places.append((model.get_submodule(path), last, name))
+            self._layers.append(layer)
+            self._wrapped.append(LowRankLinear(layer, a, b, alpha / rank))
+
+    def _put_in(self) -> None:
+        for (parent, last, _), wrapped in zip(self._places, self._wrapped, strict=True):
+            setattr(parent, last, wrapped)
+
+    def remove(self) -> None:
+        """Put the original modules back; may be called again."""
+        for (parent, last, _), layer in zip(self._places, self._layers, strict=True):
+            setattr(parent, last, layer)
+
+    _insert = _core.undoing(_put_in, remove)
+
+    def insert(self) -> Self:
+        """Put the matrices beside their layers: all of them, or none where that is interrupted."""
+        self._insert()
+        return self
 
     @property
     def names(self) -> list[str]:
         """Names of the trained matrices among the model's parameters."""
-        held = {id(matrix) for pair in map(self._matrices, self._layers) for matrix in pair}
-        return [name for name, parameter in self._model.named_parameters() if id(parameter) in held]
+        return [f"{name}.{matrix}" for _, _, name in self._places for matrix in ("lora_A", "lora_B")]
 
     @staticmethod
     def base_name(name: str) -> str | None:
@@ -103,64 +150,100 @@ class LowRankLayers:
         return name.replace(".base_layer.", ".")
 
     def merged(self) -> dict[str, Tensor]:
-        """Return copies of the whole state under the names of the model without matrices, each product added."""
+        """Return copies of the whole state under the names of the model without matrices, each product added.
+
+        Raises:
+            AdaptError: A layer with matrices shares its weight with another, which the product would change too.
+        """
+        state: dict[str, Tensor] = {}
+        copied: dict[int, Tensor] = {}  # one copy for all names of a tied tensor
+        for name, tensor in self._model.state_dict(keep_vars=True).items():
+            plain = self.base_name(name)
+            if plain is not None:
+                if id(tensor) not in copied:
+                    copied[id(tensor)] = tensor.detach().clone()
+                state[plain] = copied[id(tensor)]
         with torch.no_grad():
-            updates = {id(layer.weight): self._update(parent, last) for parent, last, layer in self._layers}
-            state = {}
-            for name, tensor in self._model.state_dict(keep_vars=True).items():
-                plain = self.base_name(name)
-                if plain is not None:
-                    update = updates.get(id(tensor))
-                    state[plain] = tensor.detach().clone() if update is None else tensor.detach() + update
+            for (_, _, name), wrapped in zip(self._places, self._wrapped, strict=True):
+                key = id(wrapped.base_layer.weight)
+                tied = [other for other, copy in state.items() if copy is copied[key] and other != f"{name}.weight"]
+                if tied:
+                    raise AdaptError(
+                        f"{name}.weight must be a weight of its own for its low-rank update to be added, but it is "
+                        f"tied to {tied[0]}. Write the matrices alone: save_adapter()."
+                    )
+                copied[key] += wrapped.update()
         return state
 
-    def remove(self) -> None:
-        """Put the original modules and flags back; may be called again."""
-        for parent, last, layer in self._layers:
-            setattr(parent, last, layer)
-        self._put_flags_back()
-        if hasattr(self._model, "peft_config"):
-            del self._model.peft_config
+    def save(self, path: str | os.PathLike[str], *, base_model: str) -> None:
+        """Write the matrices as a directory that peft loads as an adapter of the model.
 
-    def _put_flags_back(self) -> None:
-        # peft leaves them False, also after its own unload().
-        for parameter, flag in self._flags:
-            parameter.requires_grad_(flag)
+        Args:
+            path: The directory; made where there is none.
+            base_model: Name or directory of the model without matrices.
+        """
+        from safetensors.torch import save_file
 
-    @staticmethod
-    def _update(parent: nn.Module, last: str) -> Tensor:
-        update: Tensor = getattr(parent, last).get_delta_weight(_NAME)
-        return update
-
-    @staticmethod
-    def _matrices(place: tuple[nn.Module, str, nn.Module]) -> tuple[Tensor, Tensor]:
-        wrapped: Any = getattr(place[0], place[1])
-        return wrapped.lora_A[_NAME].weight, wrapped.lora_B[_NAME].weight
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        matrices = {}
+        for (_, _, name), wrapped in zip(self._places, self._wrapped, strict=True):
+            for letter, matrix in (("A", wrapped.lora_A), ("B", wrapped.lora_B)):
+                matrices[f"base_model.model.{name}.lora_{letter}.weight"] = matrix.detach().cpu().clone()
+        save_file(matrices, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "r": self._rank,
+            "lora_alpha": self._alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": all(map(_is_transposed, self._layers)),
+            "target_modules": [name for _, _, name in self._places],
+            "inference_mode": True,
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _chosen(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Return the names of the linear layers to put matrices beside."""
-    linear = [name for name, module in model.named_modules() if type(module).__name__ in _LINEAR]
+    linear = [name for name, module in model.named_modules() if _is_linear(module)]
     if not targets:
-        lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-        if not lists:
-            raise AdaptError(f"model must have a list of layers, got {type(model).__name__} without any.")
-        path = max(lists, key=lambda entry: len(entry[1]))[0]
-        return [name for name in linear if name.startswith(f"{path}.")]
-    chosen: set[str] = set()
+        path, _ = decoder_layers(model)
+        chosen = [name for name in linear if name.startswith(f"{path}.")]
+        if not chosen:
+            raise AdaptError(f"the layers of {type(model).__name__} must have linear layers to be trained by LoRA.")
+        return chosen
+    matched: set[str] = set()
     for target in targets:
-        matching = {name for name in linear if name.endswith(f".{target}") or fnmatchcase(name, target)}
+        matching = {name for name in linear if _names(target, name)}
         if not matching:
-            raise AdaptError(f"lora_targets must match names of linear layers, but {target!r} matches none.")
-        chosen |= matching
-    return [name for name in linear if name in chosen]
+            raise AdaptError(_refusal(model, target, linear))
+        matched |= matching
+    return [name for name in linear if name in matched]
 
 
-def _draw(matrix: Tensor, seed: str) -> None:
-    """Fill A as torch fills a linear layer of its shape, from a generator of its own."""
+def _names(target: str, name: str) -> bool:
+    return name == target or name.endswith(f".{target}") or fnmatchcase(name, target)
+
+
+def _refusal(model: nn.Module, target: str, linear: Sequence[str]) -> str:
+    """Say what a target names instead of linear layers, and what could be named."""
+    found = "matches none"
+    for name, module in model.named_modules():
+        if name and _names(target, name):
+            found = f"matches {name} ({type(module).__name__})"
+    for name, parameter in model.named_parameters():
+        if _names(target, name):
+            found = f"matches {name} (a parameter of shape {tuple(parameter.shape)})"
+    last = sorted({name.rpartition(".")[2] for name in linear})
+    return f"lora_targets must match names of linear layers, but {target!r} {found}. There are {', '.join(last)}."
+
+
+def _drawn(rank: int, inputs: int, seed: str) -> Tensor:
+    """Return A as torch draws a linear layer of its shape, (rank, inputs), from a generator of its own."""
     number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little") >> 1
     generator = torch.Generator().manual_seed(number)
-    drawn = torch.empty(matrix.shape, dtype=torch.float32)
-    nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-    with torch.no_grad():
-        matrix.copy_(drawn)
+    drawn = torch.empty(rank, inputs, dtype=torch.float32)
+    return nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)

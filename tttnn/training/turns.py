@@ -1,0 +1,111 @@
+"""Whose turn it is with a model's weights: one transaction's, or that of any number of readers of the base weights.
+
+Knows threads. Does not know models or what is done in a turn.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import tttnn._core as _core
+
+from ..errors import AdaptError
+
+
+class Claim:
+    """A transaction's claim on the weights, and the thread that has them while it holds."""
+
+    def __init__(self) -> None:
+        self.thread = 0
+
+
+class Turns:
+    """One transaction at a time, and no reader in another thread beside it. Everything else is refused, not queued."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, Claim] = {}  # "by": the claim of the open transaction
+        self._readers: dict[Reading, int] = {}  # and their threads
+
+    def take(self, claim: Claim) -> None:
+        """Give a transaction its turn.
+
+        Raises:
+            AdaptError: another one has it, or another thread is reading.
+        """
+        claim.thread = threading.get_ident()
+        # One C call, so that a Ctrl-C finds the turn either taken, and gives it back, or not taken.
+        if self._taken.setdefault("by", claim) is not claim:
+            raise AdaptError("trainer must adapt to one query at a time; the block of another one is still open")
+        if any(thread != claim.thread for thread in list(self._readers.values())):
+            self.give_back(claim)
+            raise AdaptError(
+                "trainer must not adapt while another thread scores or generates with it: that answer would come from "
+                "weights that change. Wait until it is done."
+            )
+
+    def has(self, claim: Claim) -> bool:
+        """Return whether a transaction has the turn."""
+        return self._taken.get("by") is claim
+
+    def give_back(self, claim: Claim) -> None:
+        """End a transaction's turn; nothing where it has none."""
+        if self.has(claim):
+            self._taken.clear()
+
+    def require(self, claim: Claim) -> None:
+        """Refuse a use of what a transaction hands out after it, or in another thread.
+
+        Raises:
+            AdaptError: the turn is over, or this is not its thread.
+        """
+        if not self.has(claim):
+            raise AdaptError("adapted model must be used inside its `with trainer.adapt(...)` block; it has ended")
+        if claim.thread != threading.get_ident():
+            raise AdaptError(
+                "adapted model must be used in the thread that opened its block, got a call from another thread"
+            )
+
+    def reading(self) -> Reading:
+        """Return a block that reads weights as they are: the base ones, or those of this thread's own transaction."""
+        return Reading(self)
+
+    def begin_reading(self, reading: Reading) -> None:
+        """Let a block read.
+
+        Raises:
+            AdaptError: a transaction of another thread has the turn.
+        """
+        here = threading.get_ident()
+        self._readers[reading] = here
+        claim = self._taken.get("by")
+        if claim is not None and claim.thread != here:
+            raise AdaptError(
+                "trainer must answer in the thread whose `with trainer.adapt(...)` block is open, got a call from "
+                "another thread: the weights are adapted to a query that is not its own. Wait until the block ends."
+            )
+
+    def end_reading(self, reading: Reading) -> None:
+        """End a block that reads; nothing where it has ended."""
+        self._readers.pop(reading, None)
+
+
+class Reading:
+    """A block in which weights are read; made by `Turns.reading`."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def _enter(self) -> None:
+        self._turns.begin_reading(self)
+
+    def _undo(self) -> None:
+        self._turns.end_reading(self)
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turns.end_reading(self)
+
+    __enter__ = _core.undoing(_enter, _undo)
+    __exit__ = _core.retried(_leave)
