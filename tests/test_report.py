@@ -24,7 +24,7 @@ from tttnn.evaluation.results import ALL, PILE_ALL
 from tttnn.report.data import chosen_depths
 from tttnn.report.html import comma_separated, escape, plain, signed, significant, table
 from tttnn.report.labels import spread
-from tttnn.report.page import Report, write_report
+from tttnn.report.page import WrittenReport, write_report
 from tttnn.report.published_curves import TASKS, TOTAL, matching_run, published
 from tttnn.report.runs import read_runs
 from tttnn.store.document import text_digest
@@ -71,7 +71,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WrittenReport]:
     """A report of two protocols with every method and part."""
     folder = tmp_path_factory.mktemp("report")
     groups = {name: GROUPS[name] for name in ("Github", "Books3", "PEPs")}
@@ -83,7 +83,7 @@ def full_report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]
     return folder, report
 
 
-def test_numbers_are_those_of_the_results(full_report: tuple[Path, Report]) -> None:
+def test_numbers_are_those_of_the_results(full_report: tuple[Path, WrittenReport]) -> None:
     folder, report = full_report
     summary = read_results(folder / "split.jsonl").summary()
     rows = rows_of(folder / "page_files" / "summary-split.csv")
@@ -102,7 +102,7 @@ def test_numbers_are_those_of_the_results(full_report: tuple[Path, Report]) -> N
     assert f"{summary.pile_weight:.1f} %" in page
 
 
-def test_every_document_stands_in_the_table(full_report: tuple[Path, Report]) -> None:
+def test_every_document_stands_in_the_table(full_report: tuple[Path, WrittenReport]) -> None:
     folder, _ = full_report
     rows = rows_of(folder / "page_files" / "documents-split.csv")
     lines = read_results(folder / "split.jsonl").lines
@@ -126,7 +126,7 @@ def markdown_of(path: Path) -> dict[str, list[list[str]]]:
     return {heading: rows[1:] for heading, rows in tables.items()}
 
 
-def test_markdown_tables_hold_the_numbers(full_report: tuple[Path, Report]) -> None:
+def test_markdown_tables_hold_the_numbers(full_report: tuple[Path, WrittenReport]) -> None:
     folder, report = full_report
     path = folder / "page_files" / "tables-split.md"
     assert path in report.tables
@@ -170,7 +170,7 @@ def test_markdown_tables_take_any_name(tmp_path: Path) -> None:
     assert len(markdown_of(path)["Components, each method at its largest k"]) == 3
 
 
-def test_page_needs_nothing_else(full_report: tuple[Path, Report]) -> None:
+def test_page_needs_nothing_else(full_report: tuple[Path, WrittenReport]) -> None:
     _, report = full_report
     text = report.page.read_text(encoding="utf-8")
     page = _Page(text)
@@ -185,7 +185,7 @@ def test_page_needs_nothing_else(full_report: tuple[Path, Report]) -> None:
     assert not re.search(r"\b(nan|inf)\b", " ".join(page.words), re.IGNORECASE)
 
 
-def test_every_figure_has_a_caption_with_documents_and_a_png(full_report: tuple[Path, Report]) -> None:
+def test_every_figure_has_a_caption_with_documents_and_a_png(full_report: tuple[Path, WrittenReport]) -> None:
     _, report = full_report
     text = report.page.read_text(encoding="utf-8")
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
@@ -201,7 +201,7 @@ def test_page_is_the_same_again(tmp_path: Path) -> None:
     assert first == again
 
 
-def test_cases_are_read_with_their_texts(full_report: tuple[Path, Report]) -> None:
+def test_cases_are_read_with_their_texts(full_report: tuple[Path, WrittenReport]) -> None:
     _, report = full_report
     words = " ".join(_Page(report.page.read_text(encoding="utf-8")).words)
     assert all(text in words for text in TEXTS.values())
@@ -303,7 +303,7 @@ def test_files_of_one_evaluation_are_put_together(tmp_path: Path) -> None:
     runs = read_runs([first, second])
     assert [run.name for run in runs] == ["split"]
     assert runs[0].summary == read_results(whole).summary()
-    assert [source.path.name for source in runs[0].sources] == ["a.jsonl", "b.jsonl"]
+    assert [read.path.name for read in runs[0].files] == ["a.jsonl", "b.jsonl"]
 
 
 def test_other_settings_are_another_run(tmp_path: Path) -> None:
@@ -502,7 +502,7 @@ def _open(browser: str, page: Path, profile: Path, *flags: str) -> list[str]:
     return [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_page_in_a_browser(full_report: tuple[Path, Report], tmp_path: Path) -> None:
+def test_page_in_a_browser(full_report: tuple[Path, WrittenReport], tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     browser = _browser()
@@ -524,7 +524,7 @@ def test_page_in_a_browser(full_report: tuple[Path, Report], tmp_path: Path) -> 
     assert len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes())) >= 3
 
 
-def test_totals_exist_for_all(full_report: tuple[Path, Report]) -> None:
+def test_totals_exist_for_all(full_report: tuple[Path, WrittenReport]) -> None:
     folder, _ = full_report
     rows = rows_of(folder / "page_files" / "summary-full.csv")
     assert {row["group"] for row in rows} == {*FEW, ALL, PILE_ALL}

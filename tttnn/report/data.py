@@ -15,8 +15,8 @@ from typing import Any, get_args
 from ..evaluation.catalogue import BASE
 from ..evaluation.results import ALL, PILE_ALL, Budget, BudgetComparison, Comparison, EvalResult, GroupSummary, Summary
 from .extremes import Extreme, extreme_documents, with_texts
-from .published_curves import TASKS, ReferenceRun, matching_run, published
-from .runs import Run, Source, model_description, model_name, read_runs
+from .published_curves import TASKS, PublishedRun, matching_run, published
+from .runs import ResultFileRead, Run, model_description, model_name, read_runs
 
 Curves = Mapping[tuple[str, str], Sequence[GroupSummary]]
 """(group, method) -> rows over the numbers of neighbors."""
@@ -62,8 +62,8 @@ class Published:
     """
 
     source: str
-    match: ReferenceRun | None
-    shown: Sequence[ReferenceRun]
+    match: PublishedRun | None
+    shown: Sequence[PublishedRun]
     groups: Sequence[str]
 
 
@@ -93,7 +93,7 @@ class RunData:
         texts: whether texts of documents are shown.
         published: None where the published curves were not asked for.
         settings: of the result files.
-        sources: the files.
+        files: the files.
         documents: how many were measured.
         reasons: why documents were not measured -> how many.
     """
@@ -119,7 +119,7 @@ class RunData:
     texts: bool
     published: Published | None
     settings: Mapping[str, Any]
-    sources: Sequence[Source]
+    files: Sequence[ResultFileRead]
     documents: int
     reasons: Mapping[str, int]
 
@@ -204,7 +204,7 @@ def _gathered_run(run: Run, curves: Curves, cases: list[Extreme], *, texts: bool
         texts=texts,
         published=_published(result, [*groups, *totals]) if reference and main is not None else None,
         settings=result.settings,
-        sources=run.sources,
+        files=run.files,
         documents=len(group_of),
         reasons=run.summary.reasons,
     )

@@ -26,14 +26,14 @@ from .html import comma_separated, escape
 from .markdown import markdown_tables
 from .opening import headline, verdict
 from .provenance import how_measured
-from .published import reference_section
+from .published import published_section
 from .section import PROTOCOLS, Section
 from .style import Style, colour_rules, save_png, styles_of
 from .summary import summary_section
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class WrittenReport:
     """What was written: the page, and the files beside it."""
 
     page: Path
@@ -51,7 +51,7 @@ def write_report(
     documents: str | os.PathLike[str] | None = None,
     datastore: str | os.PathLike[str] | None = None,
     command: str | None = None,
-) -> Report:
+) -> WrittenReport:
     """Write a report of one or several files of results.
 
     The page needs no other file. Figures (PNG) and numbers (CSV, and Markdown tables to paste) go into a folder beside
@@ -79,7 +79,7 @@ def write_report(
     parts = [_parts(run, styles) for run in data.runs]
     page = Path(out)
     text = _page(data, parts, command)
-    report = Report(page, headline(data.runs[0]))
+    report = WrittenReport(page, headline(data.runs[0]))
     page.parent.mkdir(parents=True, exist_ok=True)
     folder = page.with_name(f"{page.stem}_files")
     folder.mkdir(exist_ok=True)
@@ -109,7 +109,7 @@ def _parts(run: RunData, styles: dict[str, Style]) -> list[Section]:
             harm_section(run),
         ]
     if run.published is not None:
-        parts.append(reference_section(run, styles))
+        parts.append(published_section(run, styles))
     return parts
 
 

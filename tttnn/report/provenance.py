@@ -47,9 +47,9 @@ def how_measured(data: ReportData, command: str | None) -> str:
         }
         for i, (reason, count) in enumerate((why, n) for why, n in run.reasons.items() if why != TOO_LITTLE):
             shown[f"documents not measured ({i + 1})"] = f"{count}: {one_line(reason)}"
-        for source in run.sources:
-            shown[f"file {source.path.name}"] = (
-                f"sha256 {source.sha256}, {source.documents} documents, {', '.join(map(one_line, source.methods))}"
+        for read in run.files:
+            shown[f"file {read.path.name}"] = (
+                f"sha256 {read.sha256}, {read.documents} documents, {', '.join(map(one_line, read.methods))}"
             )
         parts.append(settings_list(shown))
         parts.append(f"<details><summary>All settings</summary>{settings_list(run.settings)}</details>")

@@ -14,12 +14,12 @@ from . import style as plots
 from .data import RunData
 from .figures import Panel, Series
 from .html import Cell, decimals, ends, one_line, table, whole
-from .published_curves import TASKS, TOTAL, ReferenceRun
+from .published_curves import TASKS, TOTAL, PublishedRun
 from .section import INTERVAL, Section, counted, group_name, neighbors, tone
 from .style import Style
 
 
-def reference_section(run: RunData, styles: dict[str, Style]) -> Section:
+def published_section(run: RunData, styles: dict[str, Style]) -> Section:
     """Lay the main method's curves beside the published ones of the same tasks.
 
     Where the model's own curve under this protocol was published, both are in bits per byte; else each is a ratio to
@@ -72,10 +72,16 @@ def reference_section(run: RunData, styles: dict[str, Style]) -> Section:
         + f"Source of the published figures: {run.published.source}.",
     )
     section.rows[f"reference-{run.slug}"] = rows
-    k = min(run.row(ALL, run.main).k, 50)
+    _compare(section, run, run.main, groups, shown)
+    return section
+
+
+def _compare(section: Section, run: RunData, main: str, groups: Sequence[str], shown: Sequence[PublishedRun]) -> None:
+    """Add the table of ratios, ours and as published, at the largest number of neighbors that both have."""
+    k = min(run.row(ALL, main).k, 50)
     lines: list[list[Cell | str]] = []
     for group in groups:
-        row = run.row(group, run.main)
+        row = run.row(group, main)
         cells: list[Cell | str] = [
             Cell(group_name(group), strong=group == PILE_ALL),
             whole(row.documents),
@@ -90,16 +96,15 @@ def reference_section(run: RunData, styles: dict[str, Style]) -> Section:
             cells.append(decimals(curve[k] / curve[0]))
         lines.append(cells)
     section.html += table(
-        ["component", "documents", f"{one_line(run.main)} (ours)", *(one.name for one in shown)],
+        ["component", "documents", f"{one_line(main)} (ours)", *(one.name for one in shown)],
         lines,
         caption=f"Bits per byte after {neighbors(k)} as a ratio to the own base model: ours with {INTERVAL}, and as "
         f"published.",
     )
-    return section
 
 
 def _reference_panel(
-    run: RunData, group: str, shown: Sequence[ReferenceRun], *, absolute: bool
+    run: RunData, group: str, shown: Sequence[PublishedRun], *, absolute: bool
 ) -> tuple[Panel, list[dict[str, Any]]]:
     assert run.main is not None
     task = TOTAL if group == PILE_ALL else TASKS[group]

@@ -51,7 +51,7 @@ _RUNS: dict[tuple[str, bool], str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceRun:
+class PublishedRun:
     """One published run.
 
     Attributes:
@@ -68,17 +68,17 @@ class ReferenceRun:
 
 
 @cache
-def published() -> tuple[str, tuple[ReferenceRun, ...]]:
+def published() -> tuple[str, tuple[PublishedRun, ...]]:
     """Return where the figures come from, and the published runs."""
     held = json.loads(files("tttnn.report").joinpath("published_curves.json").read_text(encoding="utf-8"))
     runs = (
-        ReferenceRun(name, {task: tuple(curve) for task, curve in curves.items()})
+        PublishedRun(name, {task: tuple(curve) for task, curve in curves.items()})
         for name, curves in held["runs"].items()
     )
     return held["source"], tuple(runs)
 
 
-def matching_run(model: str, protocol: str) -> ReferenceRun | None:
+def matching_run(model: str, protocol: str) -> PublishedRun | None:
     """Return the published run of a model under a protocol; None where nothing of that name was published.
 
     Args:

@@ -28,7 +28,7 @@ add up in another order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ResultFileRead:
     """A file of results as it was read."""
 
     path: Path
@@ -46,14 +46,14 @@ class Run:
         result: the lines of all its files.
         summary: what they say together.
         main: the method that figures of one method show; None where only base was measured.
-        sources: its files.
+        files: its files.
     """
 
     name: str
     result: EvalResult
     summary: Summary
     main: str | None
-    sources: list[Source]
+    files: list[ResultFileRead]
 
 
 def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list[Run]:
@@ -70,31 +70,31 @@ def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list
     Raises:
         ConfigError: a file holds no measured document, or two files of one evaluation contradict each other.
     """
-    held: list[tuple[EvalResult, list[Source]]] = []
+    held: list[tuple[EvalResult, list[ResultFileRead]]] = []
     for path in map(Path, paths):
         result = read_results(path)
         if not result.lines:
             raise ConfigError(f"{path}: must hold at least one measured document, got none")
         documents = len({line.document for line in result.lines})
-        source = Source(path, describe_file(path)["sha256"], documents, result.methods())
-        same = next(((other, sources) for other, sources in held if _agree(other, result)), None)
+        read = ResultFileRead(path, describe_file(path)["sha256"], documents, result.methods())
+        same = next(((other, files) for other, files in held if _agree(other, result)), None)
         if same is None:
-            held.append((result, [source]))
+            held.append((result, [read]))
         else:
             _add(same[0], result, path)
-            same[1].append(source)
+            same[1].append(read)
     if not held:
         raise ConfigError("results must be at least one file, got none")
     protocols = [result.lines[0].protocol for result, _ in held]
     runs = []
-    for i, (result, sources) in enumerate(held):
+    for i, (result, files) in enumerate(held):
         if "base" not in result.methods():
-            raise ConfigError(f"{sources[0].path}: must hold the method base, got {', '.join(result.methods())}")
+            raise ConfigError(f"{files[0].path}: must hold the method base, got {', '.join(result.methods())}")
         place = protocols[: i + 1].count(protocols[i])
         name = f"{protocols[i]} ({place})" if protocols.count(protocols[i]) > 1 else protocols[i]
         others = [method for method in result.methods() if method != "base"]
         main = MAIN if MAIN in others else next(iter(others), None)
-        runs.append(Run(name, result, result.summary(seed=seed), main, sources))
+        runs.append(Run(name, result, result.summary(seed=seed), main, files))
     return runs
 
 
