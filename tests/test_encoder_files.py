@@ -14,7 +14,7 @@ import torch
 import tttnn
 from tests.encoders import byte_tokenizer, save_encoder, tiny_bert
 from tttnn.config import EmbedConfig
-from tttnn.datastore.segment import FORMAT
+from tttnn.datastore.manifest import FORMAT
 from tttnn.errors import ConfigError, DatastoreMismatchError
 from tttnn.files import digest_of, read_manifest, write_manifest
 
