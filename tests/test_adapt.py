@@ -464,6 +464,7 @@ def test_callers_without_gradients_are_served_and_inference_mode_is_refused(trai
     assert all(torch.equal(adapted_state(trainer)[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.filterwarnings("ignore:quantized..linear_dynamic")  # torch's, of a gradient it does not have
 def test_layers_quantised_while_running_are_refused_by_name(tokenizer: Any) -> None:
     model = tiny_llama()
     with warnings.catch_warnings():
