@@ -572,10 +572,11 @@ def test_the_command_line_passes_arguments_on(
 @pytest.mark.models
 @pytest.mark.slow
 def test_without_neighbors_smollm2_answers_as_hf(smollm2: str) -> None:
-    trainer = tttnn.TestTimeTrainer.load(smollm2, None, tttnn.AdaptConfig(num_neighbors=0))
+    trainer = tttnn.TestTimeTrainer.load(
+        smollm2, None, tttnn.AdaptConfig(num_neighbors=0), score=tttnn.ScoreConfig(max_length=64)
+    )
     hf = HFLM(pretrained=smollm2, dtype="float32", device="cpu", max_length=64)
     lm = TttnnLM(trainer)
-    lm.trainer.scorer = Scorer(trainer.model, trainer.tokenizer, tttnn.ScoreConfig(max_length=64))
     pairs = PAIRS[:5]
     theirs = hf.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)
     ours = lm.loglikelihood(requests("loglikelihood", pairs), disable_tqdm=True)
