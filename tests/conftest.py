@@ -39,6 +39,10 @@ TEXTS = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-instruction", action="store_true", help="interrupt a query at every one of its bytecodes")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """A shell starts jobs in the background with SIGINT ignored; Python then has no KeyboardInterrupt to test."""

@@ -143,7 +143,11 @@ def assert_nothing_stayed(model: Any, weights: dict[str, torch.Tensor], rest: di
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: " ".join(map(str, settings.values())))
-def test_every_instruction_of_a_query(settings: dict[str, Any], tokenizer: Any, native_attention: None) -> None:
+def test_every_instruction_of_a_query(
+    settings: dict[str, Any], tokenizer: Any, native_attention: None, request: pytest.FixtureRequest
+) -> None:
+    if not request.config.getoption("--every-instruction"):
+        pytest.skip("takes many minutes for each setting; --every-instruction runs it")
     check(settings, tokenizer, every=True)
 
 
