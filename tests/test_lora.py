@@ -197,6 +197,7 @@ def test_matrices_compute_what_peft_computes(make: Any, dtype: torch.dtype) -> N
             assert torch.equal(found, theirs.get_submodule(f"{name}.lora_{letter}.default").weight.grad), name
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's use of transformers
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 def test_saved_matrices_load_as_an_adapter(make: Any, tokenizer: Any, tmp_path: Any) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")

@@ -131,8 +131,7 @@ def test_the_loss_is_that_of_the_next_token(name: str, lora: bool) -> None:
     expected = nn.functional.cross_entropy(logits[0, :-1].double(), INPUT[0, 1:]).item()
     layers = None
     if lora:
-        pytest.importorskip("peft")
-        layers = LowRankLayers.insert(model, rank=2, alpha=4.0, targets=[HEAD_OF.get(name, "lm_head")])
+        layers = LowRankLayers(model, rank=2, alpha=4.0, targets=[HEAD_OF.get(name, "lm_head")]).insert()
     found = loss_of(model)(INPUT)
     assert found.item() == pytest.approx(expected, rel=1e-5)
     found.backward()
