@@ -297,7 +297,7 @@ def test_keys_tenants_and_a_second_signal(folder: Path) -> None:
 
     basic = {"authorization": "Basic " + base64.b64encode(b"me:first-key").decode()}
     wrong = ({}, {"authorization": "Bearer "}, {"authorization": "Bearer first-ke"}, {"authorization": "first-key"})
-    for path in ("/", "/page.js", "/page.css", "/info", "/metrics", "/health", "/v1/models", "/nowhere"):
+    for path in ("/", "/page.js", "/page.css", "/page.svg", "/info", "/metrics", "/health", "/v1/models", "/nowhere"):
         for headers in wrong:
             assert server.request("GET", path, headers=headers)[0] == 401
         assert server.request("GET", path, headers=basic)[0] == (404 if path == "/nowhere" else 200)

@@ -2,8 +2,18 @@
 
 const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
+// Which field of the form a field of the request comes from.
+const FIELDS = {
+  prompt: "query",
+  max_tokens: "tokens",
+  temperature: "temperature",
+  "tttnn.num_neighbors": "neighbors",
+  "tttnn.where.source": "source",
+};
+const MOST_WORDS = 1200; // that are compared: the table of them has a square of cells
 let running = null; // AbortController of the request that runs
-let report = null; // of the last adaptation
+let losses = []; // on the query, after each neighbor
+let expected = 0; // neighbors that will be trained on
 
 function element(name, text = "", attributes = {}) {
   const made = document.createElement(name);
@@ -19,26 +29,85 @@ function shape(name, attributes, text = "") {
   return made;
 }
 
-function say(text, wrong = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("wrong", wrong);
+function say(text, { wrong = false, where = "status" } = {}) {
+  at(where).textContent = text;
+  at(where).classList.toggle("wrong", wrong);
+}
+
+const signed = (value, digits) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(digits);
+
+// --- what the server is asked, and what it says where it does not answer ---
+
+class Refusal extends Error {
+  constructor(status, { message = "", code = "", param = "" } = {}, wait = null) {
+    super(message);
+    Object.assign(this, { status, code, param, wait });
+  }
+
+  static async of(reply) {
+    const said = await reply.json().catch(() => ({}));
+    return new Refusal(reply.status, said.error, reply.headers.get("retry-after"));
+  }
+}
+
+async function send(path, body, signal) {
+  const key = at("key").value;
+  const headers = { ...(body ? { "content-type": "application/json" } : {}), ...(key ? { authorization: `Bearer ${key}` } : {}) };
+  const reply = await fetch(path, {
+    method: body ? "POST" : "GET",
+    headers,
+    body: body && JSON.stringify(body),
+    signal,
+    // A key that is typed here is the one that counts, not one that the browser remembers.
+    credentials: key ? "omit" : "same-origin",
+  });
+  if (!reply.ok) throw await Refusal.of(reply);
+  return reply;
+}
+
+// One sentence about what went wrong.
+function sentence(error) {
+  if (error.name === "AbortError") return "Stopped; every weight is back.";
+  if (!(error instanceof Refusal)) return "The server does not answer: start it again, then ask again.";
+  const again = `ask again in ${error.wait ?? 5} s.`;
+  if (error.status === 401) return at("key").value ? "The server does not know this key." : "The server wants a key.";
+  if (error.status === 429) return `The server has too much to do: ${again}`;
+  if (error.code === "engine_died") return `The engine ended at this request and starts anew from the same weights: ${again}`;
+  if (error.status === 503) return `The server is not ready (${error.code.replaceAll("_", " ")}): ${again}`;
+  return error.message.replace(/^tttnn\./, "").replace(/\.?$/, ".");
+}
+
+// Say what went wrong, at the field that it is about where it is about one.
+function complain(error, where = "status") {
+  say(sentence(error), { wrong: error.name !== "AbortError", where });
+  if (error.status === 401) at("key-field").hidden = false;
+  const field = error.status === 401 ? "key" : FIELDS[error.param];
+  if (!field) return;
+  at(field).setAttribute("aria-invalid", "true");
+  at(field).setAttribute("aria-errormessage", where);
+  at(field).focus();
 }
 
 async function describe() {
-  const reply = await fetch("info");
-  if (!reply.ok) {
-    at("about").textContent = "The model is loading…";
+  try {
+    const info = await (await send("info")).json();
+    const documents = info.datastore ? info.datastore.documents.toLocaleString("en") : 0;
+    at("about").textContent = `${info.model.name}, adapted to the neighbors of each query among ${documents} documents`;
+    at("neighbors").max = Math.max(info.limits.max_neighbors, info.settings.num_neighbors);
+    at("neighbors").value = Math.min(info.settings.num_neighbors, 5);
+  } catch (error) {
+    if (error.status === 401) {
+      at("about").textContent = "What is served is told to those with a key.";
+      complain(error);
+      return;
+    }
+    const reason = error instanceof Refusal ? `The model is not there yet (${error.code})` : "The server does not answer";
+    at("about").textContent = `${reason}; looking again every 2 s`;
     setTimeout(describe, 2000);
-    return;
   }
-  const info = await reply.json();
-  const documents = info.datastore.documents.toLocaleString("en");
-  at("about").textContent = `${info.model.name}, adapted to the neighbors of each query among ${documents} documents`;
-  at("neighbors").max = Math.max(info.limits.max_neighbors, info.settings.num_neighbors);
-  at("neighbors").value = Math.min(info.settings.num_neighbors, 5);
 }
 
-// Events of a stream: [name, data] as they come.
+// Events of a stream, [name, data], as they come; a comment, which says how far a request is, has the name ":".
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
@@ -50,14 +119,14 @@ async function* events(body) {
       const lines = held.slice(0, end).split("\n");
       const name = lines.find((line) => line.startsWith("event: "))?.slice(7) ?? "";
       const data = lines.find((line) => line.startsWith("data: "))?.slice(6);
-      if (data === undefined) say(lines[0].replace(/^: /, ""));
+      if (data === undefined) yield [":", lines[0].replace(/^: /, "")];
       else if (data !== "[DONE]") yield [name, JSON.parse(data)];
     }
   }
 }
 
 function asked() {
-  const source = at("source").value.trim();
+  const sources = at("source").value.split(",").map((name) => name.trim()).filter(Boolean);
   return {
     prompt: at("query").value,
     max_tokens: Number(at("tokens").value),
@@ -67,7 +136,7 @@ function asked() {
       num_neighbors: Number(at("neighbors").value),
       compare: true,
       events: true,
-      ...(source ? { where: { source: source.split(",").map((name) => name.trim()) } } : {}),
+      ...(sources.length ? { where: { source: sources } } : {}),
     },
   };
 }
@@ -75,171 +144,286 @@ function asked() {
 async function ask() {
   running?.abort();
   const mine = (running = new AbortController());
-  for (const id of ["adapted", "base", "loss", "rows", "time", "stages", "receipt", "replayed"]) at(id).replaceChildren();
-  at("copy").disabled = at("replay").disabled = true;
-  at("stop").disabled = false;
-  say("Searching…");
-  const losses = [];
+  const request = asked();
+  begin(request);
+  let ended = false;
   try {
-    const reply = await fetch("v1/completions", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(asked()),
-      signal: mine.signal,
-    });
-    if (!reply.ok) {
-      say((await reply.json()).error.message, true);
-      return;
-    }
+    const reply = await send("v1/completions", request, mine.signal);
     for await (const [name, data] of events(reply.body)) {
-      if (data.error) return say(data.error.message, true);
-      if (name === "neighbors") showNeighbors(data.neighbors);
-      else if (name === "step") showStep(data, losses);
-      else if (name === "base") at("base").textContent = data.text;
-      else {
-        at("adapted").textContent += data.choices[0]?.text ?? "";
-        if (data.tttnn) finish(data.tttnn);
-        else say("Writing…");
-      }
+      if (running !== mine) return;
+      if (data.error) throw new Refusal(0, data.error);
+      ended ||= show(name, data);
     }
+    if (!ended) throw new TypeError("the stream ended before its end");
   } catch (error) {
-    say(error.name === "AbortError" ? "Stopped; the weights are put back." : "The connection broke.", error.name !== "AbortError");
+    if (running === mine) complain(error);
   } finally {
     if (running === mine) {
       running = null;
+      if (document.activeElement === at("stop")) at("go").focus();
       at("stop").disabled = true;
+      at("progress").hidden = true;
     }
   }
 }
 
+// --- what is shown of an answer ---
+
+function begin(request) {
+  losses = [];
+  expected = 0;
+  for (const field of document.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  for (const old of document.querySelectorAll("#neighbors-shown tbody")) old.remove();
+  for (const id of ["adapted", "base", "loss", "loss-figure", "difference"]) at(id).replaceChildren();
+  for (const id of ["intro", "training", "answers", "spent"]) at(id).hidden = true;
+  const last = request.prompt.split("\n").at(-1);
+  for (const end of document.querySelectorAll("[data-end]")) end.textContent = (last.length > 60 ? "…" : "") + last.slice(-60);
+  at("receipt").value = "";
+  say("", { where: "replayed" });
+  at("stop").disabled = false;
+  say("Searching…");
+}
+
+// Show one event; say whether it was the last one.
+function show(name, data) {
+  if (name === ":") say(data.startsWith("waiting") ? `In the line: ${data}…` : "Working…");
+  else if (name === "neighbors") showNeighbors(data.neighbors);
+  else if (name === "step") showStep(data);
+  else {
+    at("answers").hidden = false;
+    if (name === "base") at("base").textContent = data.text;
+    else {
+      at("adapted").append(data.choices[0]?.text ?? "");
+      if (data.tttnn) finish(data.tttnn);
+      else say("Writing…");
+    }
+  }
+  return Boolean(data.tttnn);
+}
+
 function showNeighbors(neighbors) {
-  at("rows").replaceChildren(
+  at("training").hidden = false;
+  at("neighbors-box").hidden = neighbors.length === 0;
+  at("falling").hidden = neighbors.length === 0;
+  at("no-neighbors").hidden = neighbors.length > 0;
+  say(neighbors.length ? "" : "No document is near enough: both answers are of the model as it is.", { where: "no-neighbors" });
+  expected = neighbors.length;
+  at("neighbors-shown").append(
     ...neighbors.map((neighbor, i) => {
-      const row = element("tr");
+      const group = element("tbody"), row = element("tr", "", { class: "neighbor" }), below = element("tr");
+      const distance = element("td", "", { class: "number" });
+      distance.append(element("span", neighbor.distance.toFixed(3), { "data-value": neighbor.distance }));
       row.append(
-        element("td", String(i + 1)),
-        element("td", neighbor.source ?? "none"),
-        element("td", neighbor.distance.toFixed(4), { class: "number" }),
-        element("td", "", { class: "number" }),
-        element("td", neighbor.excerpt.slice(0, 160), { class: "excerpt" }),
+        element("td", String(i + 1), { class: "number" }),
+        element("td", neighbor.source ?? "no source"),
+        distance,
+        element("td", "", { class: "number moved" }),
       );
-      return row;
+      const excerpt = element("td", "", { class: "excerpt", colspan: 3 });
+      const details = element("details"), summary = element("summary");
+      summary.append(element("span", neighbor.excerpt.trim(), { class: "cut" }));
+      details.append(summary);
+      excerpt.append(details);
+      below.append(element("td"), excerpt);
+      group.append(row, below);
+      return group;
     }),
   );
-  say(`${neighbors.length} neighbors found; training…`);
+  say(neighbors.length === 1 ? "1 neighbor found; training…" : `${neighbors.length} neighbors found; training…`);
 }
 
-function showStep(step, losses) {
+function showStep(step) {
   losses[step.step] = step.loss;
-  drawLoss(losses, step.of);
-  if (step.step === 0) return;
-  const moved = losses[step.step] - losses[step.step - 1];
-  const rows = [...at("rows").children];
-  if (rows[step.step - 1]) rows[step.step - 1].children[3].textContent = signed(moved);
-  const moves = losses.slice(1).map((loss, i) => loss - losses[i]);
-  rows.forEach((row, i) => row.classList.toggle("most", moves[i] < 0 && moves[i] === Math.min(...moves)));
-  say(`Trained on neighbor ${step.step} of ${step.of}`);
+  expected = step.of;
+  at("progress").hidden = false;
+  at("progress").max = Math.max(step.of, 1);
+  at("progress").value = step.step;
+  drawLoss();
+  showMoves();
+  if (step.step) say(`Trained on neighbor ${step.step} of ${step.of}…`);
 }
 
-const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(4);
+// What each neighbor did to the loss, the one that lowered it most with a tag.
+function showMoves() {
+  const moves = losses.slice(1).map((loss, i) => loss - losses[i]);
+  const largest = Math.max(...moves.map(Math.abs)) || 1;
+  document.querySelectorAll("#neighbors-shown tbody").forEach((group, i) => {
+    if (i >= moves.length) return;
+    const most = moves[i] < 0 && moves[i] === Math.min(...moves);
+    group.classList.toggle("most", most);
+    const cell = group.querySelector(".moved"), source = group.querySelector("td:nth-child(2)");
+    const bar = shape("svg", { class: "move", viewBox: "0 0 80 4", width: 80, height: 4, "aria-hidden": "true" });
+    const long = (80 * Math.abs(moves[i])) / largest;
+    bar.append(shape("rect", { class: moves[i] < 0 ? "fell" : "rose", x: 80 - long, width: long, height: 4, rx: 1 }));
+    cell.replaceChildren(element("span", signed(moves[i], 4), { "data-value": moves[i] }), bar);
+    source.querySelector(".tag")?.remove();
+    if (most && moves.length > 1) source.append(element("span", "helped most", { class: "tag" }));
+  });
+}
 
-function drawLoss(losses, of) {
-  const [width, height, left, bottom] = [640, 180, 52, 28];
-  const low = Math.min(...losses), high = Math.max(...losses), span = high - low || 1;
-  const x = (k) => left + ((width - left - 16) * k) / Math.max(of, 1);
-  const y = (loss) => 14 + ((high - loss) / span) * (height - bottom - 28);
-  const change = losses.length > 1 ? `, from ${losses[0].toFixed(3)} to ${losses.at(-1).toFixed(3)}` : "";
-  const picture = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Loss on the query${change}` });
+// Round numbers between two, about as many as asked for, and the digits that they need.
+function ticks(low, high, about) {
+  const raw = (high - low) / about;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((n) => n * power).find((each) => each >= raw);
+  const found = [];
+  for (let n = Math.ceil(low / step); n * step <= high; n++) found.push(n * step);
+  return [found, Math.max(0, -Math.floor(Math.log10(step)))];
+}
+
+function drawLoss() {
+  const [width, height, left, right, top, bottom] = [at("loss").clientWidth || 400, 200, 48, 14, 12, 40];
+  const spread = Math.max(...losses) - Math.min(...losses) || 0.01;
+  const low = Math.min(...losses) - 0.08 * spread, high = Math.max(...losses) + 0.08 * spread;
+  const x = (k) => left + ((width - left - right) * k) / Math.max(expected, 1);
+  const y = (loss) => top + ((high - loss) / (high - low)) * (height - bottom - top);
+  const said = `Loss on the text, in nats per token: ${losses.map((loss) => loss.toFixed(3)).join(", ")}`;
+  const picture = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said });
+  const [values, digits] = ticks(low, high, 4);
+  for (const value of values) {
+    picture.append(
+      shape("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+      shape("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(digits)),
+    );
+  }
+  const every = Math.max(1, Math.ceil(expected / 8));
+  for (let k = 0; k <= expected; k += every)
+    picture.append(shape("text", { x: x(k), y: height - bottom + 18, "text-anchor": "middle" }, String(k)));
   picture.append(
-    shape("line", { class: "axis", x1: left, x2: width - 16, y1: height - bottom, y2: height - bottom }),
-    shape("text", { x: left - 6, y: y(high) + 4, "text-anchor": "end" }, high.toFixed(3)),
-    shape("text", { x: width - 16, y: height - 8, "text-anchor": "end" }, `${of} neighbors`),
-    shape("text", { x: left, y: height - 8 }, "0"),
+    shape("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "neighbors trained on"),
     shape("polyline", { class: "curve", points: losses.map((loss, k) => `${x(k)},${y(loss)}`).join(" ") }),
-    ...losses.map((loss, k) => shape("circle", { class: "dot", cx: x(k), cy: y(loss), r: 3.5 })),
+    ...losses.map((loss, k) => {
+      const dot = shape("circle", { class: k === losses.length - 1 ? "dot last" : "dot", cx: x(k), cy: y(loss), r: 3.5 });
+      dot.append(shape("title", {}, `after ${k}: ${loss.toFixed(4)}`));
+      return dot;
+    }),
   );
-  if (high > low) picture.append(shape("text", { x: left - 6, y: y(low) + 4, "text-anchor": "end" }, low.toFixed(3)));
   at("loss").replaceChildren(picture);
-  at("loss-caption").textContent = `Nats per token of the text above; lower is likelier${change}.`;
+  const change = losses.at(-1) - losses[0];
+  const figure = [`${losses[0].toFixed(3)}`];
+  if (losses.length > 1) {
+    const percent = `${signed((100 * change) / losses[0], 1)} %`;
+    figure.push(` → ${losses.at(-1).toFixed(3)} `, element("small", percent, { class: change < 0 ? "fell" : "rose" }));
+  }
+  at("loss-figure").replaceChildren(...figure);
 }
 
 function finish(about) {
-  markChanges();
-  const seconds = { queue: about.queue_seconds, ...about.seconds };
-  drawTime(seconds);
-  report = about.adaptations[0]?.report ?? null;
-  at("receipt").textContent = JSON.stringify(about, null, 1);
-  at("copy").disabled = false;
-  at("replay").disabled = report === null;
   const trained = about.coverage.trained;
-  const how = trained ? `adapted to ${trained} neighbors, weights back` : "not adapted";
-  say(`Done in ${(about.queue_seconds + about.actual_seconds).toFixed(2)} s: ${how}.`);
+  if (about.base) {
+    at("base").textContent = about.base[0];
+    markChanges();
+  }
+  at("difference").textContent = !about.base
+    ? ""
+    : document.querySelector("#answers mark")
+      ? "Marked: words that the other answer does not have there."
+      : "Both answers are the same.";
+  const total = about.queue_seconds + about.actual_seconds;
+  at("spent").hidden = false;
+  at("time-figure").textContent = `${total.toFixed(2)} s`;
+  drawTime({ queue: about.queue_seconds, ...about.seconds });
+  at("receipt").value = JSON.stringify(about, null, 1);
+  const how = trained ? `adapted to ${trained} ${trained === 1 ? "neighbor" : "neighbors"}, every weight is back` : "not adapted";
+  say(`Done in ${total.toFixed(2)} s: ${how}.`);
 }
 
-// Words of two texts that are in one and not, in this order, in the other.
+// Marks words of two texts that are in one and not, in this order, in the other.
 function markChanges() {
-  const [after, before] = ["adapted", "base"].map((id) => at(id).textContent.split(/(\s+)/).slice(0, 1200));
-  const table = Array.from({ length: after.length + 1 }, () => new Uint16Array(before.length + 1));
-  for (let i = after.length - 1; i >= 0; i--)
-    for (let j = before.length - 1; j >= 0; j--)
+  const [after, before] = ["adapted", "base"].map((id) => at(id).textContent.split(/(\s+)/));
+  const [rows, columns] = [Math.min(after.length, MOST_WORDS), Math.min(before.length, MOST_WORDS)];
+  const table = Array.from({ length: rows + 1 }, () => new Uint16Array(columns + 1));
+  for (let i = rows - 1; i >= 0; i--)
+    for (let j = columns - 1; j >= 0; j--)
       table[i][j] = after[i] === before[j] ? table[i + 1][j + 1] + 1 : Math.max(table[i + 1][j], table[i][j + 1]);
   const shown = { adapted: [], base: [] };
   const put = (id, word, own) => shown[id].push(own && word.trim() ? element("mark", word) : document.createTextNode(word));
   let i = 0, j = 0;
-  while (i < after.length || j < before.length) {
-    if (i < after.length && j < before.length && after[i] === before[j]) {
+  while (i < rows || j < columns) {
+    if (i < rows && j < columns && after[i] === before[j]) {
       put("adapted", after[i++], false);
       put("base", before[j++], false);
-    } else if (j >= before.length || (i < after.length && table[i + 1][j] >= table[i][j + 1])) put("adapted", after[i++], true);
+    } else if (j >= columns || (i < rows && table[i + 1][j] >= table[i][j + 1])) put("adapted", after[i++], true);
     else put("base", before[j++], true);
   }
-  for (const id of ["adapted", "base"]) at(id).replaceChildren(...shown[id]);
+  at("adapted").replaceChildren(...shown.adapted, after.slice(rows).join(""));
+  at("base").replaceChildren(...shown.base, before.slice(columns).join(""));
 }
 
+// The five longest stages, in the order in which they were, and what the others took together.
 function drawTime(seconds) {
-  const stages = Object.entries(seconds).filter(([, value]) => value > 0).sort((a, b) => b[1] - a[1]);
-  const total = stages.reduce((sum, [, value]) => sum + value, 0);
-  const shown = stages.slice(0, 5);
-  const rest = stages.slice(5).reduce((sum, [, value]) => sum + value, 0);
+  const stages = Object.entries(seconds).filter(([, value]) => value > 0);
+  const longest = [...stages].sort((a, b) => b[1] - a[1]).slice(0, 5);
+  const shown = stages.filter((stage) => longest.includes(stage));
+  const rest = stages.filter((stage) => !longest.includes(stage)).reduce((sum, [, value]) => sum + value, 0);
   if (rest > 0) shown.push(["other", rest]);
+  const total = shown.reduce((sum, [, value]) => sum + value, 0);
   const label = shown.map(([name, value]) => `${name} ${value.toFixed(3)} s`).join(", ");
-  const picture = shape("svg", { viewBox: "0 0 640 24", role: "img", "aria-label": `Seconds by stage: ${label}` });
-  let begin = 0;
+  const picture = shape("svg", { viewBox: "0 0 1000 20", preserveAspectRatio: "none", role: "img", "aria-label": `Seconds by stage: ${label}` });
+  let from = 0;
   shown.forEach(([, value], i) => {
-    picture.append(shape("rect", { class: `f${i}`, x: begin, y: 0, width: (640 * value) / total, height: 24 }));
-    begin += (640 * value) / total;
+    picture.append(shape("rect", { class: `f${i}`, x: from, width: (1000 * value) / total, height: 20 }));
+    from += (1000 * value) / total;
   });
   at("time").replaceChildren(picture);
   at("stages").replaceChildren(
     ...shown.map(([name, value], i) => {
-      const row = element("tr"), first = element("td");
+      const row = element("tr"), first = element("td"), second = element("td", "", { class: "number" });
       const swatch = shape("svg", { class: "swatch", viewBox: "0 0 8 8", "aria-hidden": "true" });
       swatch.append(shape("rect", { class: `f${i}`, width: 8, height: 8 }));
       first.append(swatch, name);
-      row.append(first, element("td", `${value.toFixed(3)} s`, { class: "number" }));
+      second.append(element("span", value.toFixed(3), { "data-value": value }));
+      row.append(first, second, element("td", `${((100 * value) / total).toFixed(0)} %`, { class: "number" }));
       return row;
     }),
   );
 }
 
+// --- receipts ---
+
+// The report in a receipt, in a whole reply of the API, or itself; null where the text is no JSON.
+function reportIn(text) {
+  try {
+    const held = JSON.parse(text);
+    const about = held?.tttnn ?? held;
+    return about?.adaptations?.[0]?.report ?? about?.report ?? about;
+  } catch {
+    return null;
+  }
+}
+
 async function replay() {
-  at("replayed").textContent = "Training again…";
-  const reply = await fetch("v1/replay", {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ report }),
-  });
-  const said = await reply.json();
-  at("replayed").textContent = !reply.ok
-    ? said.error.message
-    : said.same
-      ? `${said.steps} steps, every loss the same to the last bit.`
-      : `${said.steps} steps, losses differ by up to ${said.largest_difference.toExponential(1)}.`;
+  const where = "replayed";
+  const report = reportIn(at("receipt").value);
+  if (report === null) {
+    say("A receipt is JSON, whole, as Copy gives it.", { wrong: true, where });
+    at("receipt").focus();
+    return;
+  }
+  at("replay").disabled = true;
+  say("Training again…", { where });
+  try {
+    const said = await (await send("v1/replay", { report })).json();
+    const steps = said.steps === 1 ? "1 step" : `${said.steps} steps`;
+    const difference = `the losses differ by up to ${said.largest_difference.toExponential(1)}`;
+    say(`${steps}: ${said.same ? "every loss is the same to the last bit" : difference}.`, { wrong: !said.same, where });
+  } catch (error) {
+    complain(error, where);
+  } finally {
+    at("replay").disabled = false;
+  }
 }
 
 async function copy() {
-  await navigator.clipboard.writeText(at("receipt").textContent);
-  at("replayed").textContent = "Copied.";
+  const where = "replayed";
+  try {
+    await navigator.clipboard.writeText(at("receipt").value);
+    say("Copied.", { where });
+  } catch {
+    // A browser gives the clipboard to safe addresses alone.
+    at("receipt").select();
+    say("Marked: Ctrl+C copies it.", { where });
+  }
 }
 
 at("ask").addEventListener("submit", (event) => {
@@ -249,9 +433,11 @@ at("ask").addEventListener("submit", (event) => {
 at("stop").addEventListener("click", () => running?.abort());
 at("copy").addEventListener("click", copy);
 at("replay").addEventListener("click", replay);
+at("key").addEventListener("change", describe);
+addEventListener("resize", () => losses.length && drawLoss());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && at("ask").reportValidity()) ask();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target !== at("receipt") && at("ask").reportValidity()) ask();
 });
 describe().then(() => {
   // A link may hold a query: it is asked at once.
