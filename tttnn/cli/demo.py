@@ -105,7 +105,13 @@ def run_demo(
     result = DemoResult(MODEL, seed, source, len(sample.windows), sample.num_bytes, sample.left_out, place)
     _measure(result, trainer, sample, folder / "results.jsonl", seconds, progress)
     with _timed(seconds, "plot"):
-        result.plot = draw(result.model, result.documents, result.totals(), folder / "bits_per_byte.png")
+        result.plot = draw(
+            result.model,
+            result.documents,
+            result.totals(),
+            result.totals(IN_CONTEXT.name)[-1],
+            folder / "bits_per_byte.png",
+        )
     trainer.release()
     result.seconds, result.total_seconds = seconds, time.perf_counter() - started
     return result
@@ -147,13 +153,27 @@ def _measure(
     if task is not None:
         result.prompt, result.truth = task.query[-_PROMPT_CHARACTERS:], task.scored
 
+    points = len({k for k in CURVE if 0 < k < steps} | {steps})
+    passes = steps + 1 + 2 * points  # of training; of scoring base, the trained model, and behind neighbors
+    taken = 0
+
+    def advance(to: int) -> None:
+        nonlocal taken
+        taken = to
+        if progress is not None:
+            progress("measure (passes)", taken, len(chosen) * passes)
+
+    def advance_one() -> None:
+        # Neighbors for which the context has no room are not scored behind: a document may take fewer passes.
+        advance(min(taken + 1, (len(result.documents) + 1) * passes))
+
     def observe(document: Document, adapted: AdaptedModel, k: int) -> None:
         if document is shown and k in (0, steps):
             with _timed(seconds, "generate"):
                 text = adapted.generate(max_new_tokens=_GENERATED)
             result.before, result.after = (text, result.after) if k == 0 else (result.before, text)
-        if progress is not None:
-            progress("adapt (neighbors)", len(result.documents) * steps + k, len(chosen) * steps)
+        if k > 0:
+            advance_one()
 
     def collect(document: Document, measured: Measured) -> None:
         lines = {line.method: line for line in measured.lines}
@@ -170,11 +190,19 @@ def _measure(
         for spent in measured.seconds:
             for stage, value in spent.seconds.items():
                 seconds[stage] = seconds.get(stage, 0.0) + value
+        advance(len(result.documents) * passes)
 
     results.unlink(missing_ok=True)
     methods = (BASE.name, TTT_NN.name, IN_CONTEXT.name)
     measured = evaluate(
-        trainer, chosen, out=results, config=measure, methods=methods, observe=observe, on_document=collect
+        trainer,
+        chosen,
+        out=results,
+        config=measure,
+        methods=methods,
+        observe=observe,
+        on_scored=advance_one,
+        on_document=collect,
     )
     # Beside the continuations stands as much of the true text.
     result.truth = result.truth[: max(len(result.before), len(result.after))]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .printing import in_time
+
 if TYPE_CHECKING:
     from ..evaluation.results import GroupSummary
     from .demo_result import HeldOut
@@ -13,13 +15,20 @@ if TYPE_CHECKING:
 _BASE, _CONTEXT, _TRAINED = "#9aa0a6", "#e8a33d", "#1f6fb4"
 
 
-def draw(model: str, documents: Sequence[HeldOut], totals: Sequence[GroupSummary], path: Path) -> Path:
+def draw(
+    model: str,
+    documents: Sequence[HeldOut],
+    totals: Sequence[GroupSummary],
+    rival: GroupSummary,
+    path: Path,
+) -> Path:
     """Draw bars of each document under each method, from zero, beside the curve of all over the neighbors.
 
     Args:
         model: its name in full.
         documents: the held-out ones.
         totals: all of them together after training on each number of neighbors.
+        rival: all of them together with the neighbors in the context.
         path: the PNG.
     """
     from matplotlib.figure import Figure
@@ -27,7 +36,7 @@ def draw(model: str, documents: Sequence[HeldOut], totals: Sequence[GroupSummary
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     k = totals[-1].k
-    _bars(left, documents, k)
+    _bars(left, documents, totals[-1], rival)
     ks, values = [row.k for row in totals], [row.bits_per_byte for row in totals]
     right.plot(ks, values, color=_TRAINED, linewidth=2.2, marker="o")
     for i in sorted({0, len(ks) - 1}):
@@ -42,7 +51,7 @@ def draw(model: str, documents: Sequence[HeldOut], totals: Sequence[GroupSummary
     change = values[-1] / values[0] - 1
     figure.suptitle(
         f"Trained for a moment on {k} similar texts, the model needs {abs(change):.0%} "
-        f"{'fewer' if change <= 0 else 'more'} bits for text it has not seen",
+        f"{'fewer' if change <= 0 else 'more'} bits for text that was held out",
         fontsize=13,
     )
     figure.supxlabel(f"{model}. Lower is better; axes begin at zero.", fontsize=8, color="#5f6368")
@@ -50,11 +59,15 @@ def draw(model: str, documents: Sequence[HeldOut], totals: Sequence[GroupSummary
     return path
 
 
-def _bars(axes: Any, documents: Sequence[HeldOut], k: int) -> None:
+def _bars(axes: Any, documents: Sequence[HeldOut], trained: GroupSummary, rival: GroupSummary) -> None:
     rows = (
         ("the model as it is", _BASE, [held.base for held in documents]),
-        ("neighbors in its context", _CONTEXT, [held.in_context for held in documents]),
-        (f"trained on {k} neighbors", _TRAINED, [list(held.curve.values())[-1] for held in documents]),
+        (f"neighbors in its context{_cost(rival)}", _CONTEXT, [held.in_context for held in documents]),
+        (
+            f"trained on {trained.k} neighbors{_cost(trained)}",
+            _TRAINED,
+            [list(held.curve.values())[-1] for held in documents],
+        ),
     )
     for i, (label, color, values) in enumerate(rows):
         places = [position + 0.27 * (i - 1) for position in range(len(values))]
@@ -65,6 +78,10 @@ def _bars(axes: Any, documents: Sequence[HeldOut], k: int) -> None:
     axes.set_ylabel("bits per byte")
     axes.set_title("second half of held-out documents", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
+
+
+def _cost(row: GroupSummary) -> str:
+    return "" if row.seconds is None else f" ({in_time(row.seconds)})"
 
 
 def _short(name: str, length: int = 28) -> str:

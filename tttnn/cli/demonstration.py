@@ -24,6 +24,8 @@ from .printing import in_time, print_json, stages_line
 if TYPE_CHECKING:
     from .demo_result import DemoResult
 
+_TOLD_SECONDS = 1.0  # what takes less is not told on its own
+
 
 @click.command(cls=Command)
 @click.option("--corpus", type=click.Path(exists=True), help="Folder or file of texts; else Python's own library.")
@@ -94,12 +96,12 @@ def print_demo(result: DemoResult) -> None:
     totals = (trained.base_bits_per_byte, rival.bits_per_byte, trained.bits_per_byte)
     table.add_row("total", *(f"{value:.3f}" for value in totals), f"{trained.ratio.value:.3f}", style="bold")
     cost = [in_time(row.seconds) if row.seconds is not None else "" for row in (rival, trained)]
-    table.add_row("a document takes", "", *cost, "")
+    table.add_row("seconds before an answer", "0.0 s", *cost, "")
     console.print(table)
     console.print(
         "base: the model as it is, with the first half in its context. in context: as many of "
         f"{trained.k} neighbors as fit before it, nothing trained. trained: one step on each of {trained.k} neighbors, "
-        "then every weight put back."
+        "then every weight put back. The model may have met such files when it was made: compare the columns."
     )
     for held in result.documents:
         names = list(dict.fromkeys(name for name, _ in held.neighbors))
@@ -113,7 +115,9 @@ def print_demo(result: DemoResult) -> None:
     ):
         console.print(Text.assemble((f"\n--- {label}\n", "bold"), text))
     console.print(f"\npicture: {result.plot}", soft_wrap=True)
-    console.print(f"everything took {in_time(result.total_seconds)} (seconds: {stages_line(result.seconds)})")
+    longest = {stage: spent for stage, spent in result.seconds.items() if spent >= _TOLD_SECONDS}
+    told = f" (seconds: {stages_line(longest)})" if longest else ""
+    console.print(f"everything took {in_time(result.total_seconds)}{told}")
     place = shlex.quote(str(result.place))
     console.print(f'next: tttnn search {place} "def quicksort(" -k 3', soft_wrap=True)
     console.print(f'      tttnn generate {place} "def quicksort(" --num-neighbors 5', soft_wrap=True)

@@ -144,7 +144,10 @@ class Case:
                 query = float(scorer.token_nats([prefix, *self.query_ids], first=1).sum())
                 queried = len(self.query_ids)
                 read += queried
-        return Scored(nats, query, time.perf_counter() - started, queried / read, len(neighbors) / read)
+        seconds = time.perf_counter() - started
+        if self.lab.on_scored is not None:
+            self.lab.on_scored()
+        return Scored(nats, query, seconds, queried / read, len(neighbors) / read)
 
     def base(self) -> Scored:
         """Return the loss under the base model."""

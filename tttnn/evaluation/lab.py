@@ -28,6 +28,7 @@ class Lab:
         exclude_own_text: bool = True,
         keep_text: bool = False,
         observe: Callable[[Document, AdaptedModel, int], None] | None = None,
+        on_scored: Callable[[], None] | None = None,
     ) -> None:
         """Take the trainer and what is asked of it.
 
@@ -38,6 +39,7 @@ class Lab:
             exclude_own_text: leaves neighbors out whose text is the document's own.
             keep_text: keeps queries, excerpts of neighbors and continuations.
             observe: called in the pass of ttt-nn, as by `evaluate`.
+            on_scored: called after each pass that scores a text.
 
         Raises:
             ConfigError: the trainer has a guard, which would hide the states between, or no datastore.
@@ -57,6 +59,7 @@ class Lab:
         self.exclude_own_text = exclude_own_text
         self.keep_text = keep_text
         self.observe = observe
+        self.on_scored = on_scored
         self.raised: Exception | None = None
         """What `observe` raised: no fault of the document."""
         self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})

@@ -46,6 +46,7 @@ def evaluate(
     keep_text: bool = False,
     progress: Progress | None = None,
     observe: Callable[[Document, AdaptedModel, int], None] | None = None,
+    on_scored: Callable[[], None] | None = None,
     on_document: Callable[[Document, Measured], None] | None = None,
 ) -> EvalResult:
     """Measure methods on documents, each with its whole curve over neighbors from one pass.
@@ -66,6 +67,7 @@ def evaluate(
         progress: called after each document.
         observe: called as ``observe(document, adapted, k)`` in the pass of ttt-nn, with the base model (k = 0) and
             after each neighbor.
+        on_scored: called after each pass that scores a text.
         on_document: called after each newly measured document.
 
     Raises:
@@ -73,7 +75,15 @@ def evaluate(
     """
     config = config if config is not None else EvalConfig()
     names = [method.name for method in methods_named(methods)]
-    lab = Lab(trainer, config, names, exclude_own_text=exclude_own_text, keep_text=keep_text, observe=observe)
+    lab = Lab(
+        trainer,
+        config,
+        names,
+        exclude_own_text=exclude_own_text,
+        keep_text=keep_text,
+        observe=observe,
+        on_scored=on_scored,
+    )
     try:
         settings = results_settings(lab)
         record = Record(settings, sampled(documents, config), out, keep_text=keep_text)
