@@ -77,11 +77,10 @@ def model(smoke: bool) -> Any:
 
 
 class TestRestore:
-    @pytest.mark.parametrize("mode", ["copy", "flip"])
-    def test_arena(self, benchmark: Any, model: Any, mode: Any) -> None:
+    def test_arena(self, benchmark: Any, model: Any) -> None:
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         gradients = {name: p.grad for name, p in model.named_parameters()}
-        arena = WeightArena(model, restore=mode)
+        arena = WeightArena(model)
         optimizer = build_optimizer(arena, tttnn.AdaptConfig())
 
         def train() -> None:

@@ -1,6 +1,6 @@
 """Adapt and restore, over and over: the digest of the weights unchanged, and resident memory flat.
 
-    python benchmarks/bench_rounds.py [--rounds 1000] [--real-rounds 50] [--guard] [--restore flip] [--trainable lora]
+    python benchmarks/bench_rounds.py [--rounds 1000] [--real-rounds 50] [--guard] [--trainable lora]
 
 A small random model and SmolLM2-135M. Memory is compared after a tenth of the rounds, when every buffer that stays has
 been made, and at the end.
@@ -66,12 +66,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1000, help="on the small model; 0 for none")
     parser.add_argument("--real-rounds", type=int, default=50, help="on SmolLM2-135M; 0 for none")
     parser.add_argument("--guard", action="store_true")
-    parser.add_argument("--restore", choices=["copy", "flip"], default="copy")
     parser.add_argument("--trainable", choices=["all", "no-embeddings", "last-layers", "lora"], default="all")
     arguments = parser.parse_args()
     config = tttnn.AdaptConfig(
         max_neighbor_tokens=64,
-        restore=arguments.restore,
         trainable=arguments.trainable,
         last_layers=2,
         guard="query" if arguments.guard else "none",

@@ -37,19 +37,14 @@ def adapted_state(trainer: Any, query: str = QUERY, **options: Any) -> dict[str,
         return state_of(trainer.model)
 
 
-@pytest.fixture(params=["copy", "flip"])
-def restore(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_change_inside_and_are_bit_identical_after(
-    make: Any, dtype: torch.dtype, restore: str, tokenizer: Any, retriever: Any
+    make: Any, dtype: torch.dtype, tokenizer: Any, retriever: Any
 ) -> None:
     model = make().to(dtype)
     before = state_of(model)
-    config = tttnn.AdaptConfig(num_neighbors=5, learning_rate=1e-3, restore=restore, precision="float32")
+    config = tttnn.AdaptConfig(num_neighbors=5, learning_rate=1e-3, precision="float32")
     trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
     with trainer.adapt(QUERY) as adapted:
         changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
@@ -68,10 +63,10 @@ def test_training_lowers_the_loss_on_what_was_trained(trainer: Any) -> None:
     assert trainer.scorer.score(TEXTS[0]).bits_per_byte == base
 
 
-def test_one_step_is_torch_adamw_on_one_window(tokenizer: Any, restore: str) -> None:
+def test_one_step_is_torch_adamw_on_one_window(tokenizer: Any) -> None:
     """The plain PyTorch loop of the paper, on the same neighbors."""
     config = tttnn.AdaptConfig(
-        num_neighbors=5, max_length=64, learning_rate=1e-3, schedule="constant", precision="float32", restore=restore
+        num_neighbors=5, max_length=64, learning_rate=1e-3, schedule="constant", precision="float32"
     )
     trainer = tttnn.TestTimeTrainer(tiny_gpt2(), tokenizer, FakeRetriever(TEXTS), config)
     ours = adapted_state(trainer)
@@ -639,11 +634,10 @@ def test_the_query_is_in_a_report_only_on_request(trainer: Any) -> None:
         assert again.generate(max_new_tokens=4) == continuation
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
-def test_the_kill_switch_notices_a_write_behind_torchs_back(tokenizer: Any, retriever: Any, restore: str) -> None:
+def test_the_kill_switch_notices_a_write_behind_torchs_back(tokenizer: Any, retriever: Any) -> None:
     """A frozen parameter is never copied back: only a look at all bytes can find such a write."""
     model = tiny_gpt2()
-    config = tttnn.AdaptConfig(num_neighbors=1, trainable="last-layers", last_layers=1, restore=restore, verify=True)
+    config = tttnn.AdaptConfig(num_neighbors=1, trainable="last-layers", last_layers=1, verify=True)
     trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
     with trainer.adapt(QUERY):
         pass
@@ -670,6 +664,10 @@ def test_replay_gives_the_same_bits_without_a_clock(trainer: Any) -> None:
         trainer.replay(held)
     with pytest.raises(tttnn.AdaptError, match="model"):
         trainer.replay(report.to_dict() | {"model": "another"})
+    earlier = report.to_dict()
+    earlier["settings"] = {"restore": "auto"} | earlier["settings"]
+    with trainer.replay(earlier) as again:
+        assert again.report.losses == report.losses
     other = tttnn.AdaptConfig(weight_decay=0.5).with_(max_length=64, precision="float32")
     with pytest.raises(tttnn.AdaptError, match="these differ: weight_decay"):
         trainer.replay(report.to_dict() | {"settings": other.to_dict()})

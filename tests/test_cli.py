@@ -208,6 +208,8 @@ def test_a_toml_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
             "[generate]\nnum_neighbours = 3",
             "generate.num_neighbours is not a flag of tttnn generate. Did you mean num_n",
         ),
+        ("restore = 'flip'", "restore is no longer a setting: weights are always put back by copying. Leave it out."),
+        ("[generate]\nrestore = 'copy'", "generate.restore is no longer a setting"),
         ("[eval]\nnosuch = 3", "eval.nosuch is not a flag of tttnn eval"),
         ("[generte]\nseed = 3", "there is no command generte. Did you mean generate?"),
         ("[generate.adapt]\nseed = 3", "generate.adapt is not a flag of tttnn generate"),

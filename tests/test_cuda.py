@@ -25,7 +25,6 @@ from .conftest import FakeRetriever, assert_same_state, state_of, tiny_gpt2, tin
 
 DEVICE = torch.device("cuda", 0)
 QUERY = "The cat sat on"
-Restore = Literal["copy", "flip"]
 
 # Sizes around warps, blocks and pieces of the kernels.
 SHAPES = [(1,), (7,), (33, 5), (128, 128), (128, 129), (300, 333), (64,), (2, 3, 4), (70000,)]
@@ -75,12 +74,11 @@ def trained(arena: WeightArena, config: AdaptConfig, dtype: torch.dtype, *, step
 
 @gpu
 @pytest.mark.parametrize("clip_norm", [1.0, None])
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_step_gives_the_bits_of_the_processor(dtype: torch.dtype, restore: Restore, clip_norm: float | None) -> None:
+def test_a_step_gives_the_bits_of_the_processor(dtype: torch.dtype, clip_norm: float | None) -> None:
     config = AdaptConfig(weight_decay=0.1, clip_norm=clip_norm)
-    arena = WeightArena(Weights(dtype, DEVICE), restore=restore)
-    expected = trained(WeightArena(Weights(dtype), restore=restore), config, dtype)
+    arena = WeightArena(Weights(dtype, DEVICE))
+    expected = trained(WeightArena(Weights(dtype)), config, dtype)
     for _ in range(2):
         found = trained(arena, config, dtype)
         for ours, theirs in zip(found, expected, strict=True):
@@ -89,10 +87,9 @@ def test_a_step_gives_the_bits_of_the_processor(dtype: torch.dtype, restore: Res
 
 
 @gpu
-@pytest.mark.parametrize("restore", ["copy", "flip"])
-def test_fifty_steps_as_torch(restore: Restore) -> None:
+def test_fifty_steps_as_torch() -> None:
     config = AdaptConfig(weight_decay=0.1)
-    arena = WeightArena(Weights(device=DEVICE), restore=restore)
+    arena = WeightArena(Weights(device=DEVICE))
     optimizer = build_optimizer(arena, config)
     plain = list(Weights(device=DEVICE).parameters())
     start = [p.detach().clone() for p in plain]
@@ -128,11 +125,10 @@ def test_a_step_runs_on_the_current_stream() -> None:
 
 
 @gpu
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_bad_gradient_changes_nothing(value: float, dtype: torch.dtype, restore: Restore) -> None:
-    arena = WeightArena(Weights(dtype, DEVICE), restore=restore)
+def test_a_bad_gradient_changes_nothing(value: float, dtype: torch.dtype) -> None:
+    arena = WeightArena(Weights(dtype, DEVICE))
     optimizer = build_optimizer(arena, AdaptConfig())
     arena.begin()
     for step in range(2):
@@ -155,7 +151,7 @@ def test_carried_moments_are_those_of_the_processor() -> None:
     config = AdaptConfig(optimizer_state="carried")
     results = []
     for device in (torch.device("cpu"), DEVICE):
-        arena = WeightArena(Weights(device=device), restore="flip")
+        arena = WeightArena(Weights(device=device))
         optimizer = build_optimizer(arena, config)
         for query in range(3):
             arena.begin()
@@ -169,11 +165,10 @@ def test_carried_moments_are_those_of_the_processor() -> None:
 
 
 @gpu
-@pytest.mark.parametrize("restore", ["copy", "flip"])
-def test_kept_and_rounded_weights_are_those_of_the_processor(restore: Restore) -> None:
+def test_kept_and_rounded_weights_are_those_of_the_processor() -> None:
     results = []
     for device in (torch.device("cpu"), DEVICE):
-        arena = WeightArena(Weights(device=device), restore=restore, keeps_best=True, rounded=True)
+        arena = WeightArena(Weights(device=device), keeps_best=True, rounded=True)
         optimizer = build_optimizer(arena, AdaptConfig())
         arena.begin()
         found = []
@@ -216,15 +211,14 @@ def test_spans_are_copied_and_nothing_else() -> None:
 
 @gpu
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "torch_adamw"])
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
 def test_restore_is_bit_exact(
-    make: Callable[[], Any], dtype: torch.dtype, restore: Restore, optimizer: Literal["adamw", "sgd", "torch_adamw"]
+    make: Callable[[], Any], dtype: torch.dtype, optimizer: Literal["adamw", "sgd", "torch_adamw"]
 ) -> None:
     model = make().to(dtype).to(DEVICE).eval()
     before = state_of(model)
-    arena = WeightArena(model, restore=restore)
+    arena = WeightArena(model)
     digest = arena.digest()
     steps = build_optimizer(arena, AdaptConfig(optimizer=optimizer))
     tokens = torch.arange(20, device=DEVICE).reshape(1, 20) * 7 % 61
@@ -245,13 +239,12 @@ def test_restore_is_bit_exact(
 
 @gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 def test_a_trainer_adapts_and_restores(
-    restore: Restore, precision: Literal["float32", "bfloat16"], tokenizer: Any, retriever: FakeRetriever
+    precision: Literal["float32", "bfloat16"], tokenizer: Any, retriever: FakeRetriever
 ) -> None:
     model = tiny_gpt2().to(DEVICE)
     before = state_of(model)
-    config = AdaptConfig(num_neighbors=5, max_length=64, learning_rate=1e-3, precision=precision, restore=restore)
+    config = AdaptConfig(num_neighbors=5, max_length=64, learning_rate=1e-3, precision=precision)
     trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, config)
     losses = []
     for _ in range(2):

@@ -26,9 +26,9 @@ ERRORS = {
 class Bench:
     """A trainer, what its model was, and what a query without faults gives."""
 
-    def __init__(self, tokenizer: Any, restore: str, trainable: str) -> None:
+    def __init__(self, tokenizer: Any, trainable: str) -> None:
         self.model = tiny_gpt2()
-        config = CONFIG.with_(restore=restore, trainable=trainable, reuse=2)
+        config = CONFIG.with_(trainable=trainable, reuse=2)
         self.trainer = tttnn.TestTimeTrainer(self.model, tokenizer, FakeRetriever(TEXTS), config)
         self.before = state_of(self.model)
         self.about = self.everything_else()
@@ -50,14 +50,9 @@ class Bench:
         assert_same_state(self.model, self.before)
 
 
-@pytest.fixture(params=["copy", "flip"])
-def restore(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(params=["all", "last-layers", "lora"])
-def bench(request: pytest.FixtureRequest, restore: str, tokenizer: Any) -> Iterator[Bench]:
-    made = Bench(tokenizer, restore, request.param)
+def bench(request: pytest.FixtureRequest, tokenizer: Any) -> Iterator[Bench]:
+    made = Bench(tokenizer, request.param)
     yield made
     made.trainer.release()
 

@@ -26,20 +26,20 @@ NEIGHBORS = [Neighbor(0, 0.1, TEXTS[0][:24]), Neighbor(1, 0.2, TEXTS[1][:24])]
 BASE = tttnn.AdaptConfig(learning_rate=1e-2, guard_min_tokens=2)
 
 SETTINGS = [
-    {"precision": precision, "restore": restore, "guard": guard, "trainable": "all", "reuse": int(guard == "query")}
-    for precision, restore, guard in product(("float32", "bfloat16"), ("copy", "flip"), ("none", "query"))
+    {"precision": precision, "guard": guard, "trainable": "all", "reuse": int(guard == "query")}
+    for precision, guard in product(("float32", "bfloat16"), ("none", "query"))
 ]
 SETTINGS += [
-    {"precision": precision, "restore": restore, "guard": guard, "trainable": trainable, "reuse": 1}
-    for precision, restore, guard, trainable in [
-        ("float32", "copy", "query", "lora"),
-        ("bfloat16", "flip", "query", "lora"),
-        ("bfloat16", "flip", "none", "last-layers"),
+    {"precision": precision, "guard": guard, "trainable": trainable, "reuse": 1}
+    for precision, guard, trainable in [
+        ("float32", "query", "lora"),
+        ("bfloat16", "query", "lora"),
+        ("bfloat16", "none", "last-layers"),
     ]
 ]
 SETTINGS += [
-    {"optimizer": "torch_adamw", "precision": "bfloat16", "restore": "flip", "guard": "query"},
-    {"optimizer": "sgd", "precision": "float32", "restore": "copy", "guard": "none"},
+    {"optimizer": "torch_adamw", "precision": "bfloat16", "guard": "query"},
+    {"optimizer": "sgd", "precision": "float32", "guard": "none"},
 ]
 FEW = 40  # interrupts for each setting in the quick run
 

@@ -48,11 +48,10 @@ def _keep_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("clip_norm", [1.0, None, 1e6])
-def test_fifty_steps_as_torch(restore: str, clip_norm: float | None) -> None:
+def test_fifty_steps_as_torch(clip_norm: float | None) -> None:
     config = AdaptConfig(weight_decay=0.1, clip_norm=clip_norm)
-    arena = WeightArena(Weights(), restore=restore)
+    arena = WeightArena(Weights())
     optimizer = build_optimizer(arena, config)
     plain = list(Weights().parameters())
     start = [p.detach().clone() for p in plain]
@@ -98,10 +97,9 @@ def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
         assert all(torch.equal(a, b) for a, b in zip(weights, results[0][1], strict=True))
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("name", ["adamw", "sgd", "torch_adamw"])
-def test_every_query_starts_fresh(name: str, restore: str) -> None:
-    arena = WeightArena(Weights(), restore=restore)
+def test_every_query_starts_fresh(name: str) -> None:
+    arena = WeightArena(Weights())
     optimizer = build_optimizer(arena, AdaptConfig(optimizer=name))
     results = []
     for _ in range(3):
@@ -115,10 +113,9 @@ def test_every_query_starts_fresh(name: str, restore: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(weights, results[0], strict=True))
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("name", ["adamw", "torch_adamw"])
-def test_carried_moments_outlive_a_query_until_reset(name: str, restore: str) -> None:
-    arena = WeightArena(Weights(), restore=restore)
+def test_carried_moments_outlive_a_query_until_reset(name: str) -> None:
+    arena = WeightArena(Weights())
     optimizer = build_optimizer(arena, AdaptConfig(optimizer=name, optimizer_state="carried", clip_norm=None))
     plain = list(Weights().parameters())
     start = [p.detach().clone() for p in plain]
@@ -153,7 +150,7 @@ def test_carried_moments_outlive_a_query_until_reset(name: str, restore: str) ->
 
 def test_reset_inside_a_query_keeps_weights() -> None:
     for dtype in (torch.float32, torch.bfloat16):
-        arena = WeightArena(Weights(dtype), restore="flip")
+        arena = WeightArena(Weights(dtype))
         optimizer = build_optimizer(arena, AdaptConfig(clip_norm=None, weight_decay=0.0))
         arena.begin()
         for _ in range(2):
@@ -223,12 +220,11 @@ def test_sgd_as_torch() -> None:
     arena.restore()
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("name", ["adamw", "sgd", "torch_adamw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_bad_gradient_changes_nothing(value: float, dtype: torch.dtype, name: str, restore: str) -> None:
-    arena = WeightArena(Weights(dtype), restore=restore)
+def test_a_bad_gradient_changes_nothing(value: float, dtype: torch.dtype, name: str) -> None:
+    arena = WeightArena(Weights(dtype))
     optimizer = build_optimizer(arena, AdaptConfig(optimizer=name))
     arena.begin()
     for step in range(2):

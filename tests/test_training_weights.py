@@ -18,14 +18,13 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("name", MODELS)
-def test_models_train_in_bfloat16_and_answer_in_float32(name: str, restore: str) -> None:
+def test_models_train_in_bfloat16_and_answer_in_float32(name: str) -> None:
     model = build(name)
     before = state(model)
     with torch.no_grad():
         exact = model(input_ids=INPUT).logits
-    arena = WeightArena(model, restore=restore, rounded=True)
+    arena = WeightArena(model, rounded=True)
     optimizer = build_optimizer(arena, AdaptConfig())
     for _query in range(2):
         arena.begin()
@@ -103,12 +102,11 @@ def interrupted(
         raise error
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_error_while_training_leaves_float32(restore: str, error: type[BaseException]) -> None:
+def test_an_error_while_training_leaves_float32(error: type[BaseException]) -> None:
     model = build("gpt2")
     before = state(model)
-    arena = WeightArena(model, restore=restore, rounded=True)
+    arena = WeightArena(model, rounded=True)
     optimizer = build_optimizer(arena, AdaptConfig())
     for steps in range(3):
         arena.begin()
@@ -144,21 +142,20 @@ def test_only_the_native_step_writes_rounded_weights(name: str) -> None:
         build_optimizer(WeightArena(Weights(), rounded=True), AdaptConfig(optimizer=name))
 
 
-@pytest.mark.parametrize("restore", ["copy", "flip"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("name", "rounded"), [("adamw", False), ("adamw", True), ("sgd", False), ("torch_adamw", False)]
 )
 @pytest.mark.parametrize("kept", [(), (0,), (2, 3), (1, 4), (0, 2, 5)])
 def test_keeping_changes_no_step_and_loses_no_state(
-    kept: tuple[int, ...], name: str, dtype: torch.dtype, rounded: bool, restore: str
+    kept: tuple[int, ...], name: str, dtype: torch.dtype, rounded: bool
 ) -> None:
     """`kept`: after how many of five steps keep() is called."""
     model, plain = Weights(dtype), Weights(dtype)
     before = state(model)
-    arena = WeightArena(model, restore=restore, keeps_best=True, rounded=rounded)
+    arena = WeightArena(model, keeps_best=True, rounded=rounded)
     optimizer = build_optimizer(arena, AdaptConfig(optimizer=name))
-    reference_arena = WeightArena(plain, restore=restore, rounded=rounded)
+    reference_arena = WeightArena(plain, rounded=rounded)
     reference = build_optimizer(reference_arena, AdaptConfig(optimizer=name))
     for _ in range(2):
         arena.begin()

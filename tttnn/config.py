@@ -135,6 +135,7 @@ class AdaptConfig(Config):
     """How a model is trained on the neighbors of one query."""
 
     GROUP = "Training"
+    GONE = {"restore": "weights are always put back by copying"}  # noqa: RUF012
 
     num_neighbors: int = setting(
         20,
@@ -184,9 +185,6 @@ class AdaptConfig(Config):
         "keep the memory that a step frees for the next one: no page faults, but the process stays as large",
         trains=False,
         group="Memory",
-    )
-    restore: Literal["auto", "copy", "flip"] = setting(
-        "auto", "put weights back by copying or by re-pointing", trains=False, group="Memory"
     )
     trainable: Literal["all", "no-embeddings", "last-layers", "patterns", "lora"] = setting(
         "all",

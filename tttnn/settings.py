@@ -189,6 +189,9 @@ class Config:
     GROUP: ClassVar[str] = ""
     """The heading under which help shows these settings."""
 
+    GONE: ClassVar[Mapping[str, str]] = {}
+    """Settings that earlier versions had and that changed no answer: what holds now in place of each."""
+
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in fields(self):
@@ -205,6 +208,8 @@ class Config:
         """Return a copy with some settings changed; an unknown name is a ConfigError."""
         names = sorted(f.name for f in fields(self))
         for name in changes:
+            if name in self.GONE:
+                raise ConfigError(f"{name} is no longer a setting: {self.GONE[name]}. Leave it out.")
             if name not in names:
                 meant = nearest(name, names)
                 listed = f"{type(self).__name__}'s" if meant else ", ".join(names)
@@ -219,6 +224,15 @@ class Config:
         """
         hints = get_type_hints(type(self))
         return self.with_(**{name: read(hints.get(name, str), value, name) for name, value in values.items()})
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings that a report of this version or an earlier one holds; those that are gone are left out.
+
+        Raises:
+            ConfigError: as for `with_read`.
+        """
+        return cls().with_read({name: value for name, value in values.items() if name not in cls.GONE})
 
     def differing(self, other: Self, *, per_call: bool | None = None, trains: bool | None = None) -> list[str]:
         """Return the names of settings that differ between two of a class, in the order of the fields.

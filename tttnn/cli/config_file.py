@@ -1,7 +1,7 @@
 """Defaults for flags from a TOML file: ``learning_rate = 1e-4`` for every command, or under the name of one.
 
 Every name in the file must be a flag of some command, and every value one that the flag takes, whichever command reads
-the file. Knows click. Does not know a flag.
+the file. Knows click. Does not know a flag, but for those that are gone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ..config import AdaptConfig
 from ..settings import nearest
 
 
@@ -77,6 +78,8 @@ def _check(
     """Return the flags that a key names and that take its value; a BadParameter where there is none."""
     flag = _plain(key.rpartition(".")[2])
     named = [options[flag] for options in commands if flag in options]
+    if not named and flag in AdaptConfig.GONE:
+        raise click.BadParameter(f"{path}: {key} is no longer a setting: {AdaptConfig.GONE[flag]}. Leave it out.")
     if not named:
         every = {name for options in commands for name in options}
         what = "a flag of a command" if len(commands) > 1 else f"a flag of tttnn {key.rpartition('.')[0]}"

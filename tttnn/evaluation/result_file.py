@@ -220,7 +220,8 @@ def _is_default(key: str, value: Any) -> bool:
 def _difference(first: bytes, settings: dict[str, Any]) -> str | None:
     """Return what a file holds instead of results of these settings; None where there is no difference.
 
-    A setting that is newer than the file, and has its default now, is none: the file was made with what it does.
+    A setting that is newer than the file, and has its default now, is none: the file was made with what it does. Nor is
+    one that is gone: it changed no answer.
     """
     try:
         header = json.loads(first)
@@ -239,6 +240,8 @@ def _changed(prefix: str, held: dict[str, Any], now: dict[str, Any]) -> list[str
         old, new = held.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             names += _changed(f"{prefix}{key}.", old, new)
+        elif key not in now and key in AdaptConfig.GONE:
+            continue
         elif old != new and not (key not in held and _is_default(key, new)):
             names.append(f"{prefix}{key} = {old} (now {new})")
     return names

@@ -312,4 +312,4 @@ def _arena(
     held, trained = trained_elements(model, names)
     best = config.guard == "query"
     require_memory(held, trained, best=best, reused=config.reuse, rounded=rounded)
-    return WeightArena(model, trainable=names, restore=config.restore, keeps_best=best, rounded=rounded, shared=shared)
+    return WeightArena(model, trainable=names, keeps_best=best, rounded=rounded, shared=shared)

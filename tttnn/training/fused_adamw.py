@@ -58,7 +58,7 @@ class FusedAdamW:
         self._core = adamw(
             [
                 (
-                    place.pristine,
+                    place.working,
                     place.working,
                     place.other,
                     self._masters.address + offset if place.dtype is torch.bfloat16 else 0,

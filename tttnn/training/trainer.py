@@ -242,7 +242,7 @@ class TestTimeTrainer:
         if held.model != self.fingerprint:
             raise AdaptError(f"model must be the one of the report ({held.model[:16]}), got {self.fingerprint[:16]}")
         # Made into settings first, so that lists are tuples again and settings newer than the report have defaults.
-        before = AdaptConfig().with_read(held.settings)
+        before = AdaptConfig.recorded(held.settings)
         fixed = before.differing(self.config, trains=True, per_call=False)
         if fixed:
             raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(fixed)}")

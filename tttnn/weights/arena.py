@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter, is_not
 from types import TracebackType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +28,11 @@ from .shared_weights import SharedTensor, SharedWeights
 class Place:
     """Where one trainable tensor lies: addresses, in bytes, and its size in elements.
 
-    ``pristine`` is read by the first step of a query and ``working`` written; they are equal where steps work in place.
-    ``other`` is a second place to write (0: none), ``rounded`` the tensor's copy in bfloat16 (0: none).
+    The weights are at ``working`` when a query begins, and steps write there. ``other`` is a second place to write (0:
+    none), ``rounded`` the tensor's copy in bfloat16 (0: none).
     """
 
     name: str
-    pristine: int
     working: int
     other: int
     rounded: int
@@ -90,18 +88,15 @@ class WeightArena:
     ... finally:
     ...     arena.restore()
 
-    With ``restore="copy"`` trainable weights live in a second, *working* block at addresses that never change, and are
-    copied back from the pristine one. With ``"flip"`` the model uses the pristine block itself; the first step of a
-    query writes the working block and points the model there, and restoring points it back and copies no weight.
-    ``"auto"`` is ``"copy"``: flipping gains under 2 % of a query with one neighbor. Buffers are always copied back.
+    Trainable weights and buffers live in a second, *working* block, and are copied back from the pristine one: whatever
+    wrote them inside a query, a step or the caller, through ``.data`` too, is undone. Between queries nobody but the
+    arena may write the weights: every way through torch is noticed by the next ``begin()``, ``.data`` writes by
+    ``verify()``.
 
-    With ``keeps_best`` there is a second working block: after `keep` the weights of that moment stay where they are,
-    and the next step writes the other block. With ``rounded`` every float32 parameter has a copy in bfloat16 that the
-    model computes with inside `training_weights`, so that no product has to round its weights first.
-
-    Inside a query, writes through ``.data`` are put back wherever the working block is in use: for all trainable
-    weights with ``"copy"``, after the first step with ``"flip"``. Between queries nobody but the arena may write the
-    weights: every way through torch is noticed by the next ``begin()``, ``.data`` writes by ``verify()``.
+    With ``keeps_best`` there is an *other* working block: after `keep` the weights of that moment stay where they are,
+    and the next step writes the block that is free. Without it addresses never change. With ``rounded`` every float32
+    parameter has a copy in bfloat16 that the model computes with inside `training_weights`, so that no product has to
+    round its weights first.
 
     Not thread-safe: one query at a time, from one thread at a time.
     """
@@ -111,7 +106,6 @@ class WeightArena:
         model: nn.Module,
         *,
         trainable: Sequence[str] | None = None,
-        restore: Literal["auto", "copy", "flip"] = "auto",
         keeps_best: bool = False,
         rounded: bool = False,
         shared: SharedWeights | None = None,
@@ -122,20 +116,16 @@ class WeightArena:
             model: A model on one device, not quantised or sharded.
             trainable: Patterns (``fnmatch``) of names of parameters to train; a tied parameter answers to each of its
                 names. None: those that require gradients, or all where none does.
-            restore: How weights are put back.
             keeps_best: Make room for `keep`: as many bytes again as the trainable weights have.
             rounded: Make room for `training_weights`: two bytes for each float32 weight, and for each trainable one.
             shared: Weights that another arena shared: they become the pristine block, and the model's own are freed.
-                The model must hold the same bytes. With ``"flip"`` it then lies in shared memory between queries.
+                The model must hold the same bytes.
 
         Raises:
             AdaptError: The model cannot be held, no parameter is trainable, or the model is not the shared one; the
                 message names the tensor that differs.
         """
-        if restore not in ("auto", "copy", "flip"):
-            raise ValueError(f"restore must be one of auto, copy, flip, got {restore!r}")
         refuse_unfit(model)
-        self.restore_mode: Literal["copy", "flip"] = "flip" if restore == "flip" else "copy"
         self._model = model
         self._released = False
         self._active = False
@@ -149,10 +139,7 @@ class WeightArena:
         self._trainable = [item for item in self._items if item.kind == "trainable"]
         self._parameters = [item.tensor for item in self._items if isinstance(item.tensor, nn.Parameter)]
         self._trained_flags = [i.kind == "trainable" for i in self._items if isinstance(i.tensor, nn.Parameter)]
-        self._copied = [item for item in self._items if item.kind == "buffer"]
-        if self.restore_mode == "copy":
-            self._copied = self._trainable + self._copied
-        self._copied = [item for item in self._copied if item.nbytes > 0]
+        self._copied = [item for item in self._items if item.kind != "frozen" and item.nbytes > 0]
 
         end = aligned(max((item.offset + item.nbytes for item in self._items), default=0))
         working_end = max((i.offset + i.nbytes for i in self._items if i.kind != "frozen"), default=0)
@@ -168,11 +155,10 @@ class WeightArena:
         trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
         self._other = WeightBlock(aligned(trainable_end), device) if keeps_best else None
 
-        # Of each trainable tensor: its pristine, working and other view. `_at` says which of them are the weights now.
-        self._views = [[self._pristine.view(item), self._working.view(item)] for item in self._trainable]
-        if self._other is not None:
-            for views, item in zip(self._views, self._trainable, strict=True):
-                views.append(self._other.view(item))
+        # Of each trainable tensor: its views in the blocks that it may lie in. `_at` says where its weights are now: 0
+        # in the working block, and no step has written them, 1 there, 2 in the other block.
+        blocks_of_steps = (self._working,) if self._other is None else (self._working, self._other)
+        self._views = [[block.view(item) for block in blocks_of_steps] for item in self._trainable]
         self._at = [0] * len(self._trainable)
         self._kept: list[int] | None = None
         self._keeps = 0
@@ -193,7 +179,7 @@ class WeightArena:
             if fill:
                 pristine.copy_(item.tensor.detach())
             home = pristine
-            if item.kind == "buffer" or (item.kind == "trainable" and self.restore_mode == "copy"):
+            if item.kind != "frozen":
                 home = self._working.view(item)
                 home.copy_(pristine)
             homes.append(home)
@@ -219,13 +205,11 @@ class WeightArena:
     @property
     def places(self) -> list[Place]:
         """Where trainable weights lie, in the order of `parameters`; fixed for the arena's life."""
-        first = 0 if self.restore_mode == "flip" else 1
         return [
             Place(
                 name=item.names[0],
-                pristine=views[first].data_ptr(),
-                working=views[1].data_ptr(),
-                other=views[2].data_ptr() if self._other is not None else 0,
+                working=views[0].data_ptr(),
+                other=views[1].data_ptr() if self._other is not None else 0,
                 rounded=self._rounded.address(item) if self._rounded is not None else 0,
                 size=item.tensor.numel(),
                 dtype=item.dtype,
@@ -291,7 +275,7 @@ class WeightArena:
         """Say where the trainable weights are now, which the caller has written, and point the model there.
 
         Args:
-            places: For each of `parameters`: 0 where it was at the beginning, 1 its working place, 2 the other.
+            places: For each of `parameters`: 0 its working place, where no step has written, 1 that place, 2 the other.
         """
         if places == self._at:
             return
@@ -300,11 +284,10 @@ class WeightArena:
             self._point()
 
     def _point(self) -> None:
-        """Point trainable parameters at their weights of now; those at place 0 at their home."""
-        if self.restore_mode == "copy" and self._other is None and self._rounded is None:
+        """Point trainable parameters at their weights of now."""
+        if self._other is None and self._rounded is None:
             return  # they never left
-        first = 0 if self.restore_mode == "flip" else 1
-        views = [views[at or first] for views, at in zip(self._views, self._at, strict=True)]
+        views = [views[at == 2] for views, at in zip(self._views, self._at, strict=True)]
         run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
     def training_weights(self) -> TrainingWeights:
@@ -349,30 +332,22 @@ class WeightArena:
         """
         self._require_open("use_kept")
         kept = self._kept if self._kept is not None else [0] * len(self._trainable)
-        # Pristine weights are copied, not handed out: whoever writes what he is given would write them for good.
         back = [item for item, place in zip(self._trainable, kept, strict=True) if place == 0 and item.nbytes > 0]
         self._working.copy_from(self._pristine, back)
-        kept = [place or 1 for place in kept]
-        views = [views[place] for views, place in zip(self._views, kept, strict=True)]
+        views = [views[place == 2] for views, place in zip(self._views, kept, strict=True)]
         run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
 
     def copy_to_working(self) -> None:
         """Make the weights of now ready to be written in place: for optimizers that work on parameters.
 
-        Copies those that are pristine or kept to another place.
+        Copies those that are kept to the place that is free.
         """
-        targets = []
-        for at, kept in zip(self._at, self._kept or repeat(0), strict=False):
-            if at == 0:
-                # Under "copy" weights at place 0 are in the working block already.
-                targets.append(1)
-            else:
-                targets.append(3 - at if at == kept else at)
-        moved = [i for i, (at, target) in enumerate(zip(self._at, targets, strict=True)) if at != target]
-        for i in moved:
-            if self._at[i] != 0 or self.restore_mode == "flip":
-                self._views[i][targets[i]].copy_(self._views[i][self._at[i]])
-        self.point_at(targets)
+        places = [at or 1 for at in self._at]
+        for i, kept in enumerate(self._kept or ()):
+            if self._at[i] != 0 and self._at[i] == kept:
+                places[i] = 3 - kept
+                self._views[i][places[i] == 2].copy_(self._views[i][kept == 2])
+        self.point_at(places)
 
     def restore(self) -> None:
         """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.
@@ -380,8 +355,7 @@ class WeightArena:
         Does nothing when no query is open. Interrupted by Ctrl-C, it finishes first and then raises.
 
         Raises:
-            RestoreError: Pristine weights were written inside the query (a parameter that is not trained, or before
-                the first step with ``"flip"``); the message names one.
+            RestoreError: A parameter that is not trained was written inside the query; the message names it.
         """
         self._close()
 
@@ -482,7 +456,7 @@ class WeightArena:
         """
         self._require_open("snapshot")
         held = WeightBlock(self.trainable_nbytes, self.device)
-        memories = [self._pristine, self._working, self._other]
+        memories = [self._working, self._other]
         for position, memory in enumerate(memories):
             if memory is not None:
                 held.copy_from(memory, self._lying_in(position))
@@ -504,7 +478,7 @@ class WeightArena:
         return aligned(max(item.offset + item.nbytes for item in self._trainable))
 
     def _lying_in(self, position: int) -> list[Captured]:
-        """Return the trainable tensors that the model has in the pristine (0), working (1) or other block (2)."""
+        """Return the trainable tensors that the model has in the working (0) or other block (1)."""
         return [
             item
             for item, views in zip(self._trainable, self._views, strict=True)
@@ -538,6 +512,6 @@ class WeightArena:
 
 def _written_inside(name: str) -> RestoreError:
     return RestoreError(
-        f"{name} must not be written inside a query: it is not trained, or no step was taken yet. Load the model again "
-        "and make a new WeightArena."
+        f"{name} must not be written inside a query: it is not trained. Load the model again and make a new "
+        "WeightArena."
     )

@@ -37,9 +37,9 @@ class SharedWeights:
 
     Made by `WeightArena.share`, handed to other processes, and used there in place of a pristine block of their own:
 
-    >>> weights = WeightArena(model, restore="flip").share()              # doctest: +SKIP
+    >>> weights = WeightArena(model).share()              # doctest: +SKIP
     >>> Process(target=work, args=(weights,)).start()                     # doctest: +SKIP
-    >>> arena = WeightArena(model, restore="flip", shared=weights)        # in `work`, after loading the same model
+    >>> arena = WeightArena(model, shared=weights)        # in `work`, after loading the same model
     ...                                                                   # doctest: +SKIP
 
     It is picklable for a process that multiprocessing starts (spawn, forkserver) and through its pipes and queues: the
