@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import GPT2LMHeadModel
+
 import tttnn
 from tests.conftest import TEXTS, tiny_gpt2
 from tests.encoders import save_encoder
@@ -21,6 +24,7 @@ from tests.encoders import save_encoder
 ROOT = Path(__file__).resolve().parents[1]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 NAME = "tiny"
+TAUGHT = "THE CAT AND A DOG SAT ON IT IN SUN WHEN THEY HAD SORTED ITEMS OF LIST BY MOON"
 WAIT = 120.0
 """Seconds after which a test gives up waiting: generous, because other work may share the machine."""
 
@@ -37,6 +41,22 @@ def save_everything(folder: Path, tokenizer: Any, *, documents: int = 20, chat: 
         tttnn.Document(f"{TEXTS[i % len(TEXTS)]} copy {i}", {"pile_set_name": "AB"[i % 2]}) for i in range(documents)
     ]
     tttnn.Datastore.build(folder / "store", rows, tttnn.Embedder.load(encoder)).close()
+
+
+def teach(model: Path, tokenizer: Any) -> None:
+    """Teach the random model words in capitals: its answers then have words, and neighbors something to change."""
+    torch.manual_seed(1)
+    taught = GPT2LMHeadModel.from_pretrained(model).train()
+    optimizer = torch.optim.AdamW(taught.parameters(), lr=3e-3)
+    words = TAUGHT.split()
+    for _ in range(150):
+        order = torch.randint(len(words), (8, 40)).tolist()
+        texts = [" ".join(words[i] for i in row)[:100] for row in order]
+        ids = torch.tensor([tokenizer(text.ljust(100), add_special_tokens=False)["input_ids"] for text in texts])
+        taught(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    taught.eval().save_pretrained(model)
 
 
 class Server:

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import GPT2LMHeadModel
 
 from tests.browser import Browser, Page, installed
-from tests.served import NAME, Server, events, save_everything
+from tests.served import NAME, Server, events, save_everything, teach
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
 QUERY = "The cat sat on the mat, and def quicksort(items): came after it"
 TOKENS = 80
-TAUGHT = "THE CAT AND A DOG SAT ON IT IN SUN WHEN THEY HAD SORTED ITEMS OF LIST BY MOON"
 
 # What the page shows, in the order in which it is put there: neighbors, the points of the curve, the answers' letters.
 RECORDER = """
@@ -43,24 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     installed()
     made = tmp_path_factory.mktemp("served")
     save_everything(made, tokenizer)
-    _teach(made / NAME, tokenizer)
+    teach(made / NAME, tokenizer)
     return made
-
-
-def _teach(model: Path, tokenizer: Any) -> None:
-    """Teach the random model words in capitals: its answers then have words, and neighbors something to change."""
-    torch.manual_seed(1)
-    taught = GPT2LMHeadModel.from_pretrained(model).train()
-    optimizer = torch.optim.AdamW(taught.parameters(), lr=3e-3)
-    words = TAUGHT.split()
-    for _ in range(150):
-        order = torch.randint(len(words), (8, 40)).tolist()
-        texts = [" ".join(words[i] for i in row)[:100] for row in order]
-        ids = torch.tensor([tokenizer(text.ljust(100), add_special_tokens=False)["input_ids"] for text in texts])
-        taught(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    taught.eval().save_pretrained(model)
 
 
 @pytest.fixture(scope="module")
