@@ -84,13 +84,20 @@ class Browser:
 
     def call(self, method: str, session: str | None = None, **fields: Any) -> Any:
         """Give one command; return its result when it is done. Events that come before it go to their page."""
-        self._last += 1
-        message = {"id": self._last, "method": method, "params": fields} | ({"sessionId": session} if session else {})
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while (reply := self._next()).get("id") != self._last:
+        number = self.send(method, session, **fields)
+        while (reply := self._next()).get("id") != number:
             self._told(reply)
         assert "error" not in reply, (method, reply["error"])
         return reply["result"]
+
+    def send(self, method: str, session: str | None = None, **fields: Any) -> int:
+        """Give one command without waiting for it; return its number."""
+        self._last += 1
+        message = {"id": self._last, "method": method, "params": fields} | ({"sessionId": session} if session else {})
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._out, data) :]
+        return self._last
 
     def _next(self) -> dict[str, Any]:
         end = time.monotonic() + WAIT
@@ -105,7 +112,7 @@ class Browser:
 
     def _told(self, event: dict[str, Any]) -> None:
         page = self.pages.get(event.get("sessionId", ""))
-        if page is not None:
+        if page is not None and "method" in event:
             page.told(event["method"], event["params"])
 
     def page(self, *, width: int = 1280, height: int = 900, dark: bool = False) -> Page:
@@ -141,6 +148,13 @@ class Page:
             self.console.append(str([value.get("value") for value in fields["args"]]))
         elif method == "Log.entryAdded" and fields["entry"]["level"] in ("error", "warning"):
             self.console.append(f"{fields['entry']['text']} {fields['entry'].get('url', '')}")
+        elif method == "Fetch.requestPaused":
+            self._browser.send("Fetch.continueRequest", self._session, requestId=fields["requestId"])
+        elif method == "Fetch.authRequired":
+            answer = {"response": "CancelAuth"}
+            self._browser.send(
+                "Fetch.continueWithAuth", self._session, requestId=fields["requestId"], authChallengeResponse=answer
+            )
 
     def call(self, method: str, **fields: Any) -> Any:
         """Give this page one command; return its result."""
@@ -154,6 +168,10 @@ class Page:
     def allow(self, *permissions: str) -> None:
         """Grant what a user would be asked for."""
         self._browser.call("Browser.grantPermissions", permissions=list(permissions), browserContextId=self._context)
+
+    def sign_nowhere(self) -> None:
+        """Close each dialog that asks for a name and a password, as a user does who has none."""
+        self.call("Fetch.enable", handleAuthRequests=True)
 
     def before(self, script: str) -> None:
         """Run a script before those of every document that is opened from now on."""

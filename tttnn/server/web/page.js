@@ -36,6 +36,8 @@ function say(text, { wrong = false, where = "status" } = {}) {
 
 const signed = (value, digits) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(digits);
 
+const share = (part) => (part < 0.005 ? "< 1 %" : `${(100 * part).toFixed(0)} %`);
+
 // --- what the server is asked, and what it says where it does not answer ---
 
 class Refusal extends Error {
@@ -272,7 +274,7 @@ function ticks(low, high, about) {
 }
 
 function drawLoss() {
-  const [width, height, left, right, top, bottom] = [at("loss").clientWidth || 400, 200, 48, 14, 12, 40];
+  const [width, height, left, right, top, bottom] = [at("loss").clientWidth || 400, 256, 48, 14, 12, 40];
   const spread = Math.max(...losses) - Math.min(...losses) || 0.01;
   const low = Math.min(...losses) - 0.08 * spread, high = Math.max(...losses) + 0.08 * spread;
   const x = (k) => left + ((width - left - right) * k) / Math.max(expected, 1);
@@ -338,6 +340,10 @@ function markChanges() {
       table[i][j] = after[i] === before[j] ? table[i + 1][j + 1] + 1 : Math.max(table[i + 1][j], table[i][j + 1]);
   const shown = { adapted: [], base: [] };
   const put = (id, word, own) => shown[id].push(own && word.trim() ? element("mark", word) : document.createTextNode(word));
+  const mark = (id, rest) => {
+    at(id).replaceChildren(...shown[id], rest);
+    joinMarks(at(id));
+  };
   let i = 0, j = 0;
   while (i < rows || j < columns) {
     if (i < rows && j < columns && after[i] === before[j]) {
@@ -346,8 +352,18 @@ function markChanges() {
     } else if (j >= columns || (i < rows && table[i + 1][j] >= table[i][j + 1])) put("adapted", after[i++], true);
     else put("base", before[j++], true);
   }
-  at("adapted").replaceChildren(...shown.adapted, after.slice(rows).join(""));
-  at("base").replaceChildren(...shown.base, before.slice(columns).join(""));
+  mark("adapted", after.slice(rows).join(""));
+  mark("base", before.slice(columns).join(""));
+}
+
+// Marks with nothing but spaces between them become one.
+function joinMarks(place) {
+  for (const first of place.querySelectorAll("mark")) {
+    const space = first.nextSibling, second = space?.nextSibling;
+    if (second?.nodeName !== "MARK" || !/^ +$/.test(space.textContent)) continue;
+    second.prepend(...first.childNodes, space);
+    first.remove();
+  }
 }
 
 // The five longest stages, in the order in which they were, and what the others took together.
@@ -373,7 +389,7 @@ function drawTime(seconds) {
       swatch.append(shape("rect", { class: `f${i}`, width: 8, height: 8 }));
       first.append(swatch, name);
       second.append(element("span", value.toFixed(3), { "data-value": value }));
-      row.append(first, second, element("td", `${((100 * value) / total).toFixed(0)} %`, { class: "number" }));
+      row.append(first, second, element("td", share(value / total), { class: "number" }));
       return row;
     }),
   );
