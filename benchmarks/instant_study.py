@@ -8,7 +8,7 @@ Over the same documents (evaluation's order: the components take turns, so that 
 - `root`: low-rank matrices trained on documents drawn at random from the datastore, one step each: A is random and
   frozen, B alone is trained. One run for each --rate; its state after each of --root-steps is scored.
 - `context`: neighbors read before the query; `exact`: trained on, one after another. Both beside base and the last
-  root of the first rate ("root+context", "root+exact").
+  root of the first rate ("root+context", "root+exact"); and both at once, with the most neighbors of --context.
 - `leaf` (--leaves): the cluster whose center is nearest to the query, trained from the root's state on its documents.
 
 No text that holds scored text takes part, by evaluation's own rule (--max-overlap): roots see no document that holds
@@ -164,7 +164,10 @@ class Study:
         self.base = TestTimeTrainer(model, tokenizer, self.datastore, config)
         self.rooted: TestTimeTrainer | None = None
         self.settings = tttnn.EvalConfig(
-            query_tokens=args.tokens, scored_tokens=args.tokens, max_overlap=args.max_overlap
+            query_tokens=args.tokens,
+            scored_tokens=args.tokens,
+            max_overlap=args.max_overlap,
+            curve=(max(args.context, default=0),),
         )
         self.lab = Lab(self.base, self.settings, [])
         self.documents = sampled(tttnn.iter_corpus(args.documents), self.settings.with_(limit=args.per_component))
@@ -301,7 +304,7 @@ class Study:
             if any((name, k) not in done for k in ks):
                 trainer = self.base if name == "exact" else self._over_root()
                 for line in trained(case, trainer, found, name, ks):
-                    if (name, line["k"]) not in done:
+                    if (line["method"], line["k"]) not in done:
                         yield line
         if args.leaves and ("leaf", args.leaves) not in done:
             yield self._leaf(case)
@@ -334,18 +337,20 @@ class Study:
 
 def trained(case: Case, trainer: TestTimeTrainer, found: Found, name: str, ks: list[int]) -> Iterator[dict[str, Any]]:
     """Train on the nearest neighbors, and score after each number of them."""
-    measured: dict[int, tuple[Scored, float]] = {}
+    measured: dict[int, tuple[Scored, Scored, float]] = {}
 
     def observe(adapted: AdaptedModel, k: int) -> None:
         if k in ks:
             seconds = adapted.report.seconds
-            measured[k] = case.scored(trainer), seconds["tokenize"] + seconds["train"]
+            behind = case.neighbors_in_context(found, max(case.lab.config.curve))[0]
+            measured[k] = case.scored(trainer), case.scored(trainer, behind), seconds["tokenize"] + seconds["train"]
 
     with trainer.adapt(case.task.query, neighbors=found.neighbors[: max(ks)], observe=observe) as adapted:
         rows = adapted.report.neighbors
     used = [UsedNeighbor(n.id, n.digest, n.distance, n.tokens, n.span) for n in rows]
-    for k, (scored, seconds) in measured.items():
+    for k, (scored, behind, seconds) in measured.items():
         yield line_of(name, k, scored, used[:k], found) | {"train_seconds": round(seconds, 3)}
+        yield line_of(f"{name}+context", k, behind, used[:k], found) | {"train_seconds": round(seconds, 3)}
 
 
 def clusters(vectors: np.ndarray[Any, Any], count: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -27,11 +27,12 @@ MAY_IMPORT = {
     "weights": set(),
     "lm": {"kernels", "retrieval"},
     "training": {"kernels", "retrieval", "weights", "lm"},
-    "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training"},
+    "instant": {"retrieval", "datastore", "weights", "lm", "training"},
+    "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant"},
     "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
     "report": {"evaluation"},
     "server": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"},
-    "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"}
+    "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant", "recipe"}
     | {"evaluation", "report", "server"},
 }
 

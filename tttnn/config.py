@@ -235,6 +235,25 @@ class AdaptConfig(Config):
 
 
 @dataclass(frozen=True)
+class ExpertConfig(Config):
+    """How experts are trained before a query comes."""
+
+    GROUP = "Experts"
+
+    documents: int = setting(
+        200, "documents that the root is trained on, drawn from the whole datastore", minimum=1, group="common"
+    )
+    max_length: int = setting(512, "tokens of a document that are trained; one step each", minimum=2)
+    rank: int = setting(16, "rank of the low-rank matrices", minimum=1, maximum=4096)
+    scale: float = setting(2.0, "what the matrices' product is scaled by", minimum=0.0, maximum=1e6)
+    learning_rate: float = setting(3e-4, "learning rate of AdamW", minimum=0.0, maximum=10.0)
+    targets: tuple[str, ...] = setting(
+        (), "linear layers that are changed, by last name or pattern; empty: all of the decoder's layers"
+    )
+    seed: int = setting(0, "seed of the fixed matrices and of the order of documents", minimum=0)
+
+
+@dataclass(frozen=True)
 class ScoreConfig(Config):
     """How text is scored."""
 

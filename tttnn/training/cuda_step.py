@@ -21,6 +21,10 @@ class DeviceBlock:
         self._memory = torch.zeros(nbytes, dtype=torch.uint8, device=device)
         self.address = self._memory.data_ptr()
 
+    def view(self, dtype: torch.dtype, count: int, offset: int) -> torch.Tensor:
+        """Return numbers of it, `count` of them from byte `offset` on."""
+        return self._memory[offset : offset + count * dtype.itemsize].view(dtype)
+
 
 class DeviceAdamw:
     """`_core.Adamw` for tensors on a CUDA device, with the same methods.

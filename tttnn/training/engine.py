@@ -29,7 +29,8 @@ from ..lm.precision import usable_precision
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..weights.arena import WeightArena
-from ..weights.lora import LowRankLayers
+from ..weights.lora import LowRankLayers, is_transposed
+from ..weights.low_rank_update import LowRankUpdate
 from ..weights.memory import require_memory
 from ..weights.shared_weights import SharedWeights
 from ..weights.trainable import trained_elements, trained_names
@@ -175,6 +176,35 @@ class Engine:
                 )
             stats = self.optimizer.step(rate)
         return Step(value, stats.bytes_moved)
+
+    def change(self, update: LowRankUpdate, *, steps_follow: bool) -> None:
+        """Add a low-rank update to the weights, inside a transaction and before its first step.
+
+        Args:
+            update: of linear layers whose weights are trained.
+            steps_follow: whether steps may begin there; without, it costs less.
+
+        Raises:
+            AdaptError: a layer's weight is not trained, or has another shape.
+        """
+        layers = list(update.layers)
+        numbers = self.arena.numbers_of([f"{name}.weight" for name in layers])
+        name_of = dict(zip(numbers, layers, strict=True))
+        if len(name_of) < len(layers):
+            raise AdaptError("layers of an update must have weights of their own, but two of them share one")
+        parameters = self.arena.parameters
+        transposed = {name: is_transposed(self.model.get_submodule(name)) for name in layers}
+
+        def weights(number: int) -> torch.Tensor:
+            name = name_of[number]
+            return update.changed(name, parameters[number], transposed[name])
+
+        if steps_follow:
+            self.optimizer.start_from(numbers, weights)
+            return
+        self.arena.begin_writing(numbers)
+        for number in numbers:
+            self.arena.write(number, weights(number))
 
     def loss(self, tokens: Sequence[int]) -> float:
         """Return the mean loss of a window of tokens, in nats per token, as a step would see it."""

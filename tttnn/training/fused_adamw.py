@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
 
@@ -43,7 +44,8 @@ class FusedAdamW:
         self._keeps = arena.keeps
         places = arena.places
         self._gradient_types = [torch.bfloat16 if place.rounded else place.dtype for place in places]
-        offsets, total = [], 0
+        offsets: list[int] = []
+        total = 0
         for place in places:
             if place.dtype not in (torch.float32, torch.bfloat16):
                 raise AdaptError(
@@ -51,6 +53,7 @@ class FusedAdamW:
                 )
             offsets.append(total)
             total += (place.size * 4 + 63) // 64 * 64
+        self._offsets = offsets
         has_masters = any(place.dtype is torch.bfloat16 for place in places)
         # The blocks live as long as this object: the core keeps bare addresses into them.
         self._m, self._v = block(total), block(total)
@@ -84,12 +87,7 @@ class FusedAdamW:
     def step(self, learning_rate: float) -> StepStats:
         """Clip, train one step, and drop the gradients; see `Optimizer.step`."""
         arena, parameters = self._arena, self._parameters
-        require_query(arena)
-        if arena.generation != self._generation:
-            self._generation = arena.generation
-            self._core.fresh_weights()
-            if not self._carried:
-                self._core.fresh_moments()
+        self._begin_query()
         if arena.keeps != self._keeps:
             self._keeps = arena.keeps
             self._core.keep()
@@ -100,6 +98,51 @@ class FusedAdamW:
         # None, not zero: the next backward then hands over its own tensors and adds nothing.
         deque(map(setattr, parameters, repeat("grad"), repeat(None)), maxlen=0)
         return StepStats(norm, moved)
+
+    def _begin_query(self) -> None:
+        """Forget the weights of the query before, in the first call of one."""
+        require_query(self._arena)
+        if self._arena.generation != self._generation:
+            self._generation = self._arena.generation
+            self._core.fresh_weights()
+            if not self._carried:
+                self._core.fresh_moments()
+
+    def start_from(self, numbers: Sequence[int], weights: Callable[[int], Tensor]) -> None:
+        """Let the first step begin at other weights; see `Optimizer.start_from`.
+
+        A step of no gradient at the learning rate 0 takes the pristine weights to where steps write; there they are
+        replaced.
+
+        Raises:
+            AdaptError: No query is open, or moments are carried from query to query, which that step would shrink.
+        """
+        if self._carried:
+            raise AdaptError("optimizer_state must be fresh for steps that begin at other weights, got 'carried'")
+        self._begin_query()
+        chosen = set(numbers)
+        widest = max((self._parameters[number].numel() for number in chosen), default=0)
+        nothing = torch.zeros(widest, dtype=torch.float32, device=self._arena.device)
+        addresses = [nothing.data_ptr() if i in chosen else 0 for i in range(len(self._parameters))]
+        self._core.step(addresses, 0.0, torch.get_num_threads())
+        self._arena.point_at(self._core.places())
+        for number in numbers:
+            values = weights(number)
+            self._arena.write(number, values)
+            if self._parameters[number].dtype is torch.bfloat16:
+                self._write_master(number, values)
+        self._core.fresh_moments()
+
+    def _write_master(self, number: int, values: Tensor) -> None:
+        """Give a bfloat16 parameter's float32 master other weights, in the parameter's memory order."""
+        parameter = self._parameters[number]
+        ordered = torch.empty_like(parameter, dtype=torch.float32, memory_format=torch.preserve_format).copy_(values)
+        flat = ordered.as_strided((ordered.numel(),), (1,))
+        block, begin = self._masters, self._offsets[number]
+        if isinstance(block, DeviceBlock):
+            block.view(torch.float32, flat.numel(), begin).copy_(flat)
+        else:
+            torch.frombuffer(block, dtype=torch.float32, count=flat.numel(), offset=begin).copy_(flat)
 
 
 def _usable(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor | None:

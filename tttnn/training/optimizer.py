@@ -5,7 +5,10 @@ Knows settings and the two kinds of optimizers. Does not know formulas, losses, 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from torch import Tensor
 
 from ..config import AdaptConfig
 from ..errors import AdaptError
@@ -28,6 +31,17 @@ class Optimizer(Protocol):
 
         Raises:
             NonFiniteLossError: The gradient's norm is NaN or infinite; no weight was changed.
+            AdaptError: No query is open.
+        """
+
+    def start_from(self, numbers: Sequence[int], weights: Callable[[int], Tensor]) -> None:
+        """Let the first step of a query begin at other weights than the pristine ones; before any step.
+
+        Args:
+            numbers: of the parameters that have other weights.
+            weights: called with each of the numbers; returns them in float32.
+
+        Raises:
             AdaptError: No query is open.
         """
 

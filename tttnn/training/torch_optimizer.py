@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
 from itertools import repeat
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import AdaptConfig
 from ..errors import NonFiniteLossError
@@ -47,6 +48,13 @@ class TorchOptimizer:
     def reset(self) -> None:
         """Forget moments and step counts."""
         self._torch = self._make()
+
+    def start_from(self, numbers: Sequence[int], weights: Callable[[int], Tensor]) -> None:
+        """Let the first step begin at other weights; see `Optimizer.start_from`."""
+        require_query(self._arena)
+        self._arena.copy_to_working()
+        for number in numbers:
+            self._arena.write(number, weights(number))
 
     def step(self, learning_rate: float) -> StepStats:
         """Clip, train one step, and drop the gradients; see `Optimizer.step`."""

@@ -349,6 +349,48 @@ class WeightArena:
                 self._views[i][places[i] == 2].copy_(self._views[i][kept == 2])
         self.point_at(places)
 
+    def begin_writing(self, numbers: Sequence[int]) -> None:
+        """Take some of `parameters` out of their pristine place, so that `write` may change them.
+
+        Raises:
+            AdaptError: No query is open.
+        """
+        self._require_open("begin_writing")
+        places = list(self._at)
+        for number in numbers:
+            places[number] = places[number] or 1  # where the pristine weights have been copied already
+        self.point_at(places)
+
+    def write(self, number: int, values: Tensor) -> None:
+        """Give one of `parameters` other weights for the rest of the query, and its rounded copy too.
+
+        Args:
+            number: Its place in `parameters`.
+            values: In its shape.
+
+        Raises:
+            AdaptError: It is in its pristine place, or no query is open.
+        """
+        self._require_open("write")
+        at = self._at[number]
+        if at == 0:
+            raise AdaptError(f"{self.trainable_names[number]} must have left its pristine place to be written")
+        self._views[number][at == 2].copy_(values)
+        if self._rounded is not None:
+            self._rounded.write(self._trainable[number], values)
+
+    def numbers_of(self, names: Sequence[str]) -> list[int]:
+        """Return the places in `parameters` of trained parameters, by any of their names.
+
+        Raises:
+            AdaptError: One of them is not trained, or there is none of the name.
+        """
+        known = {name: number for number, item in enumerate(self._trainable) for name in item.names}
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise AdaptError(f"{missing[0]} must be a trained parameter of the model to be changed, and is not")
+        return [known[name] for name in names]
+
     def restore(self) -> None:
         """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.
 

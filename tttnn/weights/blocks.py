@@ -124,6 +124,12 @@ class RoundedWeights:
         """Return the address of a trainable tensor's copy; 0 where it has none."""
         return self._addresses.get(id(item.tensor), 0)
 
+    def write(self, item: Captured, values: Tensor) -> None:
+        """Write a trainable tensor's copy, where it has one."""
+        for tensor, view in zip(self._tensors, self._trained, strict=False):
+            if tensor is item.tensor:
+                view.copy_(values)
+
     def use(self, trainable: Sequence[Captured], at: Sequence[int]) -> None:
         """Point all parameters at their copies: those at place 0 at the pristine ones."""
         stepped = {id(item.tensor) for item, place in zip(trainable, at, strict=True) if place != 0}

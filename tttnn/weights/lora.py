@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
@@ -56,7 +56,7 @@ class LowRankLinear(nn.Module):
         """Return scale B A, in the shape and type of the layer's weight."""
         weight: Any = self.base_layer.weight
         product = (self.lora_B.float() @ self.lora_A.float() * self.scale).to(weight.dtype)
-        return product.t() if _is_transposed(self.base_layer) else product
+        return product.t() if is_transposed(self.base_layer) else product
 
     @property
     def weight(self) -> Tensor:
@@ -71,12 +71,20 @@ class LowRankLinear(nn.Module):
             return getattr(super().__getattr__("base_layer"), name)
 
 
-def _is_transposed(layer: nn.Module) -> bool:
+def is_transposed(layer: nn.Module) -> bool:
+    """Say whether a linear layer holds its weight as (inputs, outputs), as GPT-2's do."""
     return type(layer).__name__ == "Conv1D"
 
 
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """Return the outputs and inputs of a linear layer."""
+    weight: Any = layer.weight
+    first, second = weight.shape
+    return (second, first) if is_transposed(layer) else (first, second)
+
+
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or _is_transposed(module)
+    return isinstance(module, nn.Linear) or is_transposed(module)
 
 
 class LowRankLayers:
@@ -110,12 +118,12 @@ class LowRankLayers:
         self._places: list[tuple[nn.Module, str, str]] = []  # module, name in it, whole name of the layer
         self._layers: list[nn.Module] = []
         self._wrapped: list[LowRankLinear] = []
-        for name in _chosen(model, targets):
+        for name in chosen_layers(model, targets):
             path, _, last = name.rpartition(".")
             layer: Any = model.get_submodule(name)
             weight = layer.weight
-            outputs, inputs = reversed(weight.shape) if _is_transposed(layer) else weight.shape
-            a = _drawn(rank, inputs, f"{seed} {name}").to(weight)
+            outputs, inputs = shape_of(layer)
+            a = drawn(rank, inputs, f"{seed} {name}").to(weight)
             b = torch.zeros(outputs, rank, dtype=weight.dtype, device=weight.device)
             self._places.append((model.get_submodule(path), last, name))
             self._layers.append(layer)
@@ -182,31 +190,58 @@ class LowRankLayers:
             path: The directory; made where there is none.
             base_model: Name or directory of the model without matrices.
         """
-        from safetensors.torch import save_file
-
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        matrices = {}
-        for (_, _, name), wrapped in zip(self._places, self._wrapped, strict=True):
-            for letter, matrix in (("A", wrapped.lora_A), ("B", wrapped.lora_B)):
-                matrices[f"base_model.model.{name}.lora_{letter}.weight"] = matrix.detach().cpu().clone()
-        save_file(matrices, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_model,
-            "r": self._rank,
-            "lora_alpha": self._alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "fan_in_fan_out": all(map(_is_transposed, self._layers)),
-            "target_modules": [name for _, _, name in self._places],
-            "inference_mode": True,
-        }
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_adapter(
+            path,
+            {name: (w.lora_A, w.lora_B) for (_, _, name), w in zip(self._places, self._wrapped, strict=True)},
+            alpha=self._alpha,
+            transposed=all(map(is_transposed, self._layers)),
+            base_model=base_model,
+        )
 
 
-def _chosen(model: nn.Module, targets: Sequence[str]) -> list[str]:
+def write_adapter(
+    path: str | os.PathLike[str],
+    matrices: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    alpha: float,
+    transposed: bool,
+    base_model: str,
+) -> None:
+    """Write the A and B of layers, by name, as a directory that peft loads as an adapter of their model.
+
+    Args:
+        path: The directory; made where there is none.
+        matrices: A, (rank, inputs), and B, (outputs, rank), of each layer.
+        alpha: The products B A are scaled by this over the rank.
+        transposed: Whether the layers hold their weights as (inputs, outputs).
+        base_model: Name or directory of the model without matrices.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = {
+        f"base_model.model.{name}.lora_{letter}.weight": matrix.detach().cpu().clone()
+        for name, pair in matrices.items()
+        for letter, matrix in zip("AB", pair, strict=True)
+    }
+    save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": len(next(iter(matrices.values()))[0]),
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "target_modules": list(matrices),
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def chosen_layers(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Return the names of the linear layers to put matrices beside."""
     linear = [name for name, module in model.named_modules() if _is_linear(module)]
     if not targets:
@@ -241,7 +276,7 @@ def _refusal(model: nn.Module, target: str, linear: Sequence[str]) -> str:
     return f"lora_targets must match names of linear layers, but {target!r} {found}. There are {', '.join(last)}."
 
 
-def _drawn(rank: int, inputs: int, seed: str) -> Tensor:
+def drawn(rank: int, inputs: int, seed: str) -> Tensor:
     """Return A as torch draws a linear layer of its shape, (rank, inputs), from a generator of its own."""
     number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little") >> 1
     generator = torch.Generator().manual_seed(number)

@@ -1,0 +1,135 @@
+"""What the folder of a model's experts says of itself: its manifest, as typed values.
+
+Knows the names of files and the fields of manifest.json. Does not know what is in the other files. The format is in
+docs/experts.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import ExpertConfig
+from ..datastore.records import read_record
+from ..errors import ConfigError, DatastoreMismatchError, IndexCorruptError
+from ..files import read_manifest, write_manifest
+
+FORMAT = 1
+FOLDER = "experts"
+MANIFEST = "manifest.json"
+STATE = "training.state"
+ROOT = "root"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEntry:
+    """A linear layer that experts change."""
+
+    name: str
+    outputs: int
+    inputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertEntry:
+    """One expert. Losses are in nats per token, of documents it was not trained on where there are any."""
+
+    name: str
+    row: int
+    documents: int
+    members: str
+    """Digest of the documents it saw, in their order."""
+    steps: int
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsManifest:
+    """The experts of one model in one datastore."""
+
+    model: str
+    """Fingerprint of its weights."""
+    model_name: str
+    tokenizer: str
+    """Digest of the tokenizer."""
+    layers: tuple[LayerEntry, ...]
+    rank: int
+    scale: float
+    seed: int
+    """Of A."""
+    a_digest: str
+    settings: dict[str, Any]
+    threads: int
+    """Of torch in training: sums depend on it."""
+    versions: dict[str, str]
+    experts: tuple[ExpertEntry, ...]
+    number: int
+    """N of the two files that are valid."""
+    format: int = FORMAT
+
+    @property
+    def members_file(self) -> str:
+        """The name of the file of members."""
+        return f"members.{self.number}.bin"
+
+    @property
+    def rows_file(self) -> str:
+        """The name of the file of matrices."""
+        return f"experts.{self.number}.bin"
+
+    @property
+    def config(self) -> ExpertConfig:
+        """The settings of training."""
+        try:
+            return ExpertConfig().with_(**self.settings)
+        except (TypeError, ConfigError) as problem:
+            raise IndexCorruptError(f"{MANIFEST}: its settings cannot be used ({problem}). {remedy()}") from None
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of B of an expert."""
+        return sum(layer.outputs for layer in self.layers) * self.rank
+
+
+def remedy() -> str:
+    """Say what helps where a file is damaged."""
+    return "Remove the folder and train its experts again: tttnn precompute"
+
+
+def folder_of(datastore: Path, model: str) -> Path:
+    """Return the folder of a model's experts."""
+    return datastore / FOLDER / model
+
+
+def write_experts(folder: Path, manifest: ExpertsManifest) -> None:
+    """Make a state of the experts the valid one, at once, and remove the files of the one before."""
+    write_manifest(folder / MANIFEST, asdict(manifest))
+    valid = {manifest.members_file, manifest.rows_file}
+    for file in [*folder.glob("members.*"), *folder.glob("experts.*")]:
+        if file.name not in valid:
+            file.unlink()
+
+
+def read_experts(folder: Path, *, model: str) -> ExpertsManifest:
+    """Read a manifest.
+
+    Args:
+        folder: of the experts.
+        model: the fingerprint that they must be of.
+
+    Raises:
+        FileNotFoundError: there is none.
+        IndexCorruptError: it is damaged.
+        DatastoreMismatchError: it is of another model.
+    """
+    path = folder / MANIFEST
+    manifest = read_record(ExpertsManifest, read_manifest(path, format_version=FORMAT), f"{path}: manifest")
+    if manifest.model != model:
+        raise DatastoreMismatchError(
+            f"{path}: is of the model {manifest.model[:16]} ({manifest.model_name}), expected {model[:16]}. {remedy()}"
+        )
+    if [entry.row for entry in manifest.experts] != list(range(len(manifest.experts))):
+        raise IndexCorruptError(f"{path}: rows of experts must be 0, 1, 2, ... {remedy()}")
+    return manifest
