@@ -142,7 +142,7 @@ def test_a_report_that_is_none_is_named(
         (MemoryError(), exit_codes.FAILED, "there is not enough memory"),
         (ValueError("k must be 1, got 2"), exit_codes.USAGE, "tttnn: k must be 1, got 2"),
         (ValueError(), exit_codes.USAGE, "ValueError: . Where"),
-        (OSError(28, "No space left on device", "x"), exit_codes.FAILED, "No space left on device: 'x'"),
+        (OSError(28, "No space left on device", "x"), exit_codes.FAILED, "tttnn: x: No space left on device"),
         (tttnn.StoreCorruptError("x: broken"), exit_codes.DAMAGED, "tttnn: x: broken"),
     ],
 )

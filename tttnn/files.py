@@ -250,7 +250,7 @@ def read_manifest(path: Path, *, format_version: int) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         fields = json.loads(content)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise IndexCorruptError(f"{path}: is not JSON ({problem}). {_REMEDY}") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
         raise IndexCorruptError(f"{path}: has no format number. {_REMEDY}")

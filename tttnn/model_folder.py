@@ -43,7 +43,7 @@ def _damage_of_file(path: Path) -> str | None:
     if path.suffix == ".json":
         try:
             json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             return f"is not whole JSON ({problem}). Fetch it again."
     return None
 
@@ -59,7 +59,7 @@ def _damage_of_safetensors(path: Path) -> str | None:
             ends = [
                 entry["data_offsets"][1] for name, entry in json.loads(file.read(length)).items() if name[:2] != "__"
             ]
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return "has a header that is no JSON of tensors. Fetch it again."
     expected = 8 + length + max(ends, default=0)
     if size != expected:

@@ -15,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import MissingExtraError, TttnnError, UnknownModelError
 from .files import lock_file
@@ -168,7 +169,7 @@ def loading(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None 
         at_hand = place.is_dir()
         reason = damage_of(place) if at_hand else None
         if reason is None:
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            reason = _first_sentence(error)
         message = f"model {os.fspath(name)!r} could not be loaded: {reason}"
         if not at_hand:
             message += (
@@ -176,6 +177,30 @@ def loading(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None 
                 "reach."
             )
         raise UnknownModelError(message) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what another library says of a failure: its first line, or more where that only announces the next."""
+    if "trust_remote_code" in str(error):
+        return "its files bring code of their own, which tttnn never runs (trust_remote_code)"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    count = 1
+    while lines[count - 1].endswith(":") and count < len(lines):
+        count += 1
+    return " ".join(lines[:count])
+
+
+def loading_fault(info: Mapping[str, Any]) -> str | None:
+    """Return what transformers says is wrong with weights that it loaded: shapes first; None where nothing is.
+
+    Args:
+        info: what ``from_pretrained`` gave for ``output_loading_info``, with ``ignore_mismatched_sizes``.
+    """
+    for name, found, expected in sorted(info.get("mismatched_keys") or ()):
+        return f"{name} must have the shape {tuple(expected)} by config.json, got {tuple(found)}"
+    return next((str(message) for message in info.get("error_msgs") or ()), None)
 
 
 def _folder(name: str, model: DemoModel) -> str:

@@ -86,14 +86,18 @@ def generate(
         opened = loading.datastore(datastore, embedder, bars)
         trainer = loading.trainer(model, Selector(opened, selection), config, None, bars)
 
+        def observe(_: Any, k: int) -> None:
+            if queries is None:
+                bars("adapt", k, config.num_neighbors)
+
         def answer(text: str) -> dict[str, Any]:
             before = trainer.generate(text, **options) if base else None
-            with trainer.adapt(text, observe=lambda _, k: bars("adapt", k, config.num_neighbors)) as adapted:
+            with trainer.adapt(text, observe=observe) as adapted:
                 after = adapted.generate(**options)
             return {"query": text, "base": before, "adapted": after, "report": adapted.report.to_dict()}
 
         if queries is not None:
-            answer_all(queries, answer)
+            answer_all(queries, answer, bars)
             return
         assert query is not None
         answered = answer(query)
@@ -129,7 +133,8 @@ def replay(report: str, datastore: str, model: str, loading: Loading, as_json: b
 
     with Bars() as bars:
         trainer = loading.trainer(model, Datastore.open(datastore), config, None, bars)
-        with trainer.replay(held) as adapted:
+        count = len(held.neighbors)
+        with trainer.replay(held, observe=lambda _, k: bars("replay", k, count)) as adapted:
             losses = adapted.report.losses
     differences = [abs(a - b) for a, b in zip(held.losses, losses, strict=False)]
     same = len(losses) == len(held.losses) and not any(differences)

@@ -20,7 +20,7 @@ from ..evaluation.catalogue import BASE, IN_CONTEXT, TTT_NN
 from ..evaluation.protocols import split_task
 from ..evaluation.records import Measured
 from ..evaluation.runner import evaluate
-from ..store.corpus import iter_corpus
+from ..store.corpus import Corpus, iter_corpus
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
@@ -43,7 +43,7 @@ _GENERATED = 48
 def run_demo(
     out: str | os.PathLike[str] = "tttnn-demo",
     *,
-    corpus: str | os.PathLike[str] | None = None,
+    corpus: str | os.PathLike[str] | Corpus | None = None,
     seed: int = 0,
     config: AdaptConfig | None = None,
     device: str = "cpu",
@@ -96,12 +96,13 @@ def run_demo(
         )
         embedder = Embedder.load(EMBEDDER, device=device, threads=threads, cache_dir=cache_dir)
     with _timed(seconds, "draw sample"):
-        documents = list(iter_corpus(corpus)) if corpus is not None else standard_library()
+        found = iter_corpus(corpus) if isinstance(corpus, str | os.PathLike) else corpus
+        documents = list(found) if found is not None else standard_library()
         sample = draw_sample(documents, trainer.tokenizer, seed, progress)
     with _timed(seconds, "build datastore"):
         place = folder / f"datastore-{sample.digest}"
         trainer.datastore = _datastore(place, sample, embedder, progress)
-    source = str(corpus) if corpus is not None else "the Python standard library"
+    source = ", ".join(found.paths) if found is not None else "the Python standard library"
     result = DemoResult(MODEL, seed, source, len(sample.windows), sample.num_bytes, sample.left_out, place)
     _measure(result, trainer, sample, folder / "results.jsonl", seconds, progress)
     with _timed(seconds, "plot"):

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..config import AdaptConfig
+from ..config import AdaptConfig, CorpusConfig
 from .bars import Bars
 from .command import Command
 from .flags import as_json_flag, config_file_flag, loading_flags, settings_flags
 from .loading import Loading, quiet_transformers
-from .printing import in_time, print_json, stages_line
+from .printing import in_time, print_json, stages_line, tell_rejected
 
 if TYPE_CHECKING:
     from .demo_result import DemoResult
@@ -34,11 +34,18 @@ _TOLD_SECONDS = 1.0  # what takes less is not told on its own
 )
 @click.option("--sample-seed", default=0, show_default=True, help="Draws the held-out documents and the sample.")
 @settings_flags(AdaptConfig, "adapt_flags")
+@settings_flags(CorpusConfig, "corpus_flags")
 @loading_flags()
 @config_file_flag
 @as_json_flag
 def demo(
-    corpus: str | None, out: str, sample_seed: int, adapt_flags: dict[str, Any], loading: Loading, as_json: bool
+    corpus: str | None,
+    out: str,
+    sample_seed: int,
+    adapt_flags: dict[str, Any],
+    corpus_flags: dict[str, Any],
+    loading: Loading,
+    as_json: bool,
 ) -> None:
     """Run test-time training on real text and show what it gains.
 
@@ -50,13 +57,15 @@ def demo(
       tttnn demo --corpus my-code/ --sample-seed 3
     """
     loading.check()
+    from ..store.corpus import iter_corpora
     from .demo import NUM_NEIGHBORS, run_demo
 
     quiet_transformers()
+    documents = iter_corpora([corpus], CorpusConfig(**corpus_flags)) if corpus is not None else None
     with Bars() as bars:
         result = run_demo(
             out,
-            corpus=corpus,
+            corpus=documents,
             seed=sample_seed,
             config=AdaptConfig(**{"num_neighbors": NUM_NEIGHBORS} | adapt_flags),
             device=loading.device,
@@ -66,6 +75,8 @@ def demo(
             progress=bars,
             tell=bars.tell,
         )
+        if documents is not None:
+            tell_rejected(documents, "tttnn build --dry-run --rejects FILE", bars)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -85,6 +85,15 @@ def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Call
     return decorate
 
 
+def as_typed(values: dict[str, Any]) -> list[str]:
+    """Return settings that were given as the flags that give them, for a command to be shown."""
+    typed = []
+    for name, value in values.items():
+        for entry in value if isinstance(value, tuple) else (value,):
+            typed += ["--" + name.replace("_", "-"), text_of(entry)]
+    return typed
+
+
 def writes(*names: str, makes_folder: bool = False) -> Callable[[_Command], _Command]:
     """Give a command --force: without it, none of the files that these arguments name may be there already.
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from .. import models
 from ..config import AdaptConfig, EmbedConfig, ScoreConfig
-from ..errors import ConfigError
 from .bars import Bars
 
 
@@ -38,14 +37,9 @@ class Loading:
 
     def check(self) -> None:
         """Raise a ConfigError where there is no such device, before anything is loaded."""
-        import torch
+        from ..kernels.device import check_device
 
-        try:
-            kind = torch.device(self.device).type
-        except RuntimeError:
-            raise ConfigError(f"device must be one of torch's, like cpu or cuda:0, got {self.device!r}") from None
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device must be one of this machine, got {self.device!r}: torch finds no CUDA device")
+        check_device(self.device)
 
     def embedder(self, name: str, config: EmbedConfig | None, bars: Bars) -> Any:
         """Load an embedder by demo name, hub id or directory."""

@@ -180,6 +180,7 @@ def _nothing_measured(docs: str, documents: Corpus, result: EvalResult) -> Tttnn
     type=click.FloatRange(0, 1),
     help="Largest share of the n-grams of a passage, or of a scored text, that the other may hold.",
 )
+@settings_flags(CorpusConfig, "corpus_flags")
 @cache_dir_flag
 @as_json_flag
 def audit(
@@ -189,6 +190,7 @@ def audit(
     model: str | None,
     ngram: int,
     max_share: float,
+    corpus_flags: dict[str, Any],
     cache_dir: str | None,
     as_json: bool,
 ) -> None:
@@ -196,7 +198,7 @@ def audit(
 
     Re-reads every document and every passage that a method used: ids and digests must match, and no passage may share
     more of its n-grams with the scored text than --max-share, nor the other way round. Exit code 1 when something is
-    found.
+    found. The flags that say how --documents is read are those that eval was given.
 
     \b
     Examples:
@@ -218,7 +220,7 @@ def audit(
         with Datastore.open(datastore) as opened:
             report = audit_results(
                 held,
-                iter_corpus(documents),
+                iter_corpus(documents, CorpusConfig(**corpus_flags)),
                 opened.store,
                 tokenizer,
                 ngram=ngram,

@@ -54,7 +54,8 @@ def search(
         opened = loading.datastore(datastore, embedder, bars)
     options: dict[str, Any] = {"ef": ef, "source": sources or None, "explain": explain}
     if queries is not None:
-        answer_all(queries, lambda text: {"query": text, **_described(opened.search(text, k, **options))})
+        with bars:
+            answer_all(queries, lambda text: {"query": text, **_described(opened.search(text, k, **options))}, bars)
         return
     found = opened.search(query, k, **options)
     if found.query_truncated:

@@ -5,10 +5,13 @@ Knows flags. Does not know what a page holds.
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from ..config import CorpusConfig
 from .command import Command
-from .flags import as_json_flag, writes
+from .flags import as_json_flag, as_typed, settings_flags, writes
 from .printing import print_json
 
 
@@ -21,6 +24,7 @@ from .printing import print_json
 @click.option("--reference", is_flag=True, help="Lay the curves beside those of Hardt & Sun (ICLR 2024).")
 @click.option("--documents", type=click.Path(exists=True), help="What was evaluated, where the results hold no texts.")
 @click.option("--datastore", type=click.Path(exists=True, file_okay=False), help="Where the neighbors came from.")
+@settings_flags(CorpusConfig, "corpus_flags")
 @as_json_flag
 @writes("out", makes_folder=True)
 def report(
@@ -30,12 +34,13 @@ def report(
     reference: bool,
     documents: str | None,
     datastore: str | None,
+    corpus_flags: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Write one self-contained page from RESULTS of tttnn eval, its figures and tables in a folder beside it.
 
     Files of one evaluation (further methods or documents) are put together; other protocols or settings follow each
-    other on the page.
+    other on the page. The flags that say how --documents is read are those that eval was given.
 
     \b
     Examples:
@@ -49,6 +54,7 @@ def report(
 
     flags = {"--documents": documents, "--datastore": datastore}
     given = [part for name, value in flags.items() if value is not None for part in (name, value)]
+    given += as_typed(corpus_flags)
     given += ["--without-text"] * without_text + ["--reference"] * reference
     made = write_report(
         results,
@@ -56,6 +62,7 @@ def report(
         texts=not without_text,
         reference=reference,
         documents=documents,
+        corpus=CorpusConfig(**corpus_flags),
         datastore=datastore,
         command=shlex.join(["tttnn", "report", *results, "-o", out, *given]),
     )

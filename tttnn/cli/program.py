@@ -10,6 +10,7 @@ import os
 # Read when torch is imported: threads that spin while they wait slow every other process down.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import errno
 import sys
 import traceback
 
@@ -66,6 +67,7 @@ for command in (
 
 def main() -> None:
     """Run the command line, turning errors into one sentence and an exit code."""
+    _fill_standard_streams()
     try:
         code = app.main(standalone_mode=False)
         sys.stdout.flush()
@@ -84,6 +86,13 @@ def main() -> None:
         sys.exit(_told(error))
 
 
+def _fill_standard_streams() -> None:
+    """Give a process that was started without standard streams some that lead nowhere; no file takes their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
 def _told(error: Exception) -> int:
     """Say in one sentence what went wrong; return the exit code."""
     if "--traceback" in sys.argv:
@@ -95,9 +104,15 @@ def _told(error: Exception) -> int:
         code = USAGE
     else:
         code = USAGE if isinstance(error, IsADirectoryError) else FAILED
+    if isinstance(error, OSError) and error.strerror and type(error).__module__ == "builtins":
+        place = None if error.filename is None else os.fsdecode(error.filename).encode("utf-8", "backslashreplace")
+        if place is None and error.strerror == os.strerror(errno.ENOSPC):
+            place = b"standard output"  # files are named: `files.explained`
+        sentence = error.strerror if place is None else f"{place.decode()}: {error.strerror}"
     if isinstance(error, MemoryError):
         sentence = f"there is not enough memory. {sentence}".strip()
     elif not isinstance(error, _EXPECTED) or not sentence:
         sentence = f"{type(error).__name__}: {sentence}. Where it happened is shown with: --traceback"
-    click.echo(f"tttnn: {sentence}", err=True)
+    # Names that are no UTF-8 stand in messages; not every standard error takes them.
+    click.echo(f"tttnn: {sentence}".encode("utf-8", "backslashreplace").decode(), err=True)
     return code

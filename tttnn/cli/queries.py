@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from .bars import Bars
 from .exit_codes import FAILED
 from .flags import Query
 from .printing import print_json
@@ -47,13 +48,13 @@ def _query_in(line: str) -> Any:
     return found.get("query") if isinstance(found, dict) else None
 
 
-def answer_all(path: str, answer: Callable[[str], dict[str, Any]]) -> None:
+def answer_all(path: str, answer: Callable[[str], dict[str, Any]], bars: Bars) -> None:
     """Answer every query of a file and print one JSON line for each; one that fails has an error instead.
 
     Exit code 1 where one failed.
     """
     failed = False
-    for number, query in read_queries(path):
+    for done, (number, query) in enumerate(read_queries(path), 1):
         try:
             if not isinstance(query, str):
                 raise ValueError(f"line {number} must be a JSON object with a query, a text")
@@ -63,5 +64,6 @@ def answer_all(path: str, answer: Callable[[str], dict[str, Any]]) -> None:
             message = error.message if isinstance(error, click.BadParameter) else str(error)
             answered = {"query": query, "error": message}
         print_json({"line": number, **answered})
+        bars("queries", done, None)
     if failed:
         raise SystemExit(FAILED)

@@ -148,7 +148,8 @@ def export(source: str, out: str, as_json: bool) -> None:
 
             documents = opened.enter_context(Datastore.open(home)).store
         if out == "-":
-            write_lines(documents, sys.stdout.buffer.write)
+            # Where documents and bars went to one terminal, they would write over each other.
+            write_lines(documents, sys.stdout.buffer.write, None if sys.stdout.isatty() else bars)
             sys.stdout.buffer.flush()
             return
         count = export_jsonl(documents, out, force=True, progress=bars)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from .. import models
 from ..config import EmbedConfig, Progress
 from ..errors import EmbeddingError, UnknownModelError
+from ..kernels.device import check_device
 from . import gate
 from .batches import groups_of, token_batches
 from .embed_report import EmbedReport
@@ -115,9 +116,11 @@ class Embedder:
         Raises:
             UnknownModelError: There is no such demo name, directory or hub id; or what is there cannot be loaded, lacks
                 weights, or gives vectors that mean nothing.
-            ConfigError: The directory asks for what tttnn does not compute, or a setting for more than the encoder can.
+            ConfigError: The directory asks for what tttnn does not compute, or a setting for more than the encoder can;
+                or there is no such device.
             EmbeddingError: The encoder's weights are not finite.
         """
+        check_device(str(device))
         first: list[LoadedEncoder] = [load_encoder(name, cache_dir=cache_dir)]
         tokenizer, files = first[0].tokenizer, first[0].files
 

@@ -169,7 +169,7 @@ def _read_json(path: Path, kind: type) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
         raise ConfigError(f"{path}: must be there, as modules.json names its folder. Fetch it again.") from problem
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ConfigError(f"{path}: must be JSON, but it is damaged ({problem}). Fetch it again.") from problem
     if not isinstance(content, kind):
         raise ConfigError(f"{path}: must be a JSON {'object' if kind is dict else 'array'}, got {content!r:.60}")

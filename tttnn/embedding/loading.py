@@ -48,8 +48,14 @@ def load_encoder(name: str | os.PathLike[str], *, cache_dir: str | os.PathLike[s
     with models.loading(name, files.folder):
         tokenizer = AutoTokenizer.from_pretrained(files.folder, trust_remote_code=False)
         whole, info = AutoModel.from_pretrained(
-            files.folder, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            files.folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
+        if wrong := models.loading_fault(info):
+            raise UnknownModelError(f"model {os.fspath(name)!r} could not be loaded: {wrong}.")
         model = encoder_of(whole).eval()
         lacking = _missing_weights(whole, model, info["missing_keys"])
         if lacking and _depend_on(model, lacking.values()):

@@ -155,7 +155,13 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 )
             retriever = None
             if datastore is not None:
-                opened = open_datastore(datastore, embedder=embedder, threads=threads, cache_dir=cache_dir)
+                opened = open_datastore(
+                    datastore,
+                    embedder=embedder,
+                    device=present_device(device),
+                    threads=threads,
+                    cache_dir=cache_dir,
+                )
                 retriever = Selector(opened, selection)
             self.trainer = TestTimeTrainer.load(
                 pretrained,

@@ -43,7 +43,7 @@ def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(first)
         kind, settings = header["tttnn"], header["settings"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}: is not a file of results: it has no header line of tttnn") from None
     if kind != FORMAT or not newline or not isinstance(settings, dict):
         raise ConfigError(f"{path}: must be of the format {FORMAT!r}, got {kind!r}. Measure again.")
@@ -66,7 +66,7 @@ def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[i
                 kept = start
                 continue
             line = Line.from_dict(value)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path}: line {number} is no result: {error}. Choose another --out.") from error
         block.append(line)
         if line.method != methods[len(block) - 1] or line.document != block[0].document:
@@ -77,15 +77,20 @@ def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[i
         if len(block) == len(methods):
             held[line.document] = Measured(None, block, [], [])
             block, kept = [], start
-    for spent in _sidecar(Path(f"{path}.seconds")):
-        if spent["document"] in held:
-            points = {point["k"]: point["seconds"] for point in spent["points"]}
-            seconds = Seconds(spent["document"], spent["method"], spent["seconds"], points)
-            held[seconds.document].seconds.append(seconds)
-    for texts in _sidecar(Path(f"{path}.texts")):
-        if texts["document"] in held:
-            texts["neighbors"] = [(neighbor["id"], neighbor["excerpt"]) for neighbor in texts["neighbors"]]
-            held[texts["document"]].texts.append(Texts(**texts))
+    try:
+        for spent in _sidecar(Path(f"{path}.seconds")):
+            if spent["document"] in held:
+                points = {point["k"]: point["seconds"] for point in spent["points"]}
+                seconds = Seconds(spent["document"], spent["method"], spent["seconds"], points)
+                held[seconds.document].seconds.append(seconds)
+        for texts in _sidecar(Path(f"{path}.texts")):
+            if texts["document"] in held:
+                texts["neighbors"] = [(neighbor["id"], neighbor["excerpt"]) for neighbor in texts["neighbors"]]
+                held[texts["document"]].texts.append(Texts(**texts))
+    except (TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: what stands beside it in .seconds or .texts is no part of results ({error!r}). Move it away."
+        ) from error
     return held, kept
 
 
@@ -97,7 +102,7 @@ def _sidecar(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)
@@ -228,7 +233,7 @@ def _difference(first: bytes, settings: dict[str, Any]) -> str | None:
         held = header["settings"]
         if header["tttnn"] != FORMAT:
             return f"the format {header['tttnn']!r}, not {FORMAT!r}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "something else than tttnn"
     names = _changed("", held, json.loads(json.dumps(settings)))
     return "other settings: " + ", ".join(names) if names else None

@@ -53,6 +53,8 @@ def check_model(model: nn.Module, texts: TextTokens, name: str | os.PathLike[str
         UnknownModelError: One sentence that says what is wrong.
     """
     called = f"model {os.fspath(name)!r}" if name else f"model ({type(model).__name__})"
+    if not hasattr(model, "config"):
+        raise UnknownModelError(f"{called}: must be a causal language model of transformers, not what wraps one")
     if any(weight.is_meta for weight in model.parameters()):
         raise UnknownModelError(f"{called}: its weights must be in memory, got some on the device meta")
     _check_finite(model, called)

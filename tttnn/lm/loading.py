@@ -60,11 +60,10 @@ def load_model(
     folder = models.resolve(name, cache_dir=cache_dir)
     with models.loading(name, folder):
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            folder, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
-        wrong = [*info.get("mismatched_keys", ()), *info.get("error_msgs", ())]
-        if wrong:
-            raise UnknownModelError(f"model {os.fspath(name)!r} could not be loaded: {wrong[0]}.")
+        if wrong := models.loading_fault(info):
+            raise UnknownModelError(f"model {os.fspath(name)!r} could not be loaded: {wrong}.")
         lacking = _missing(model, info.get("missing_keys", ()))
         if lacking and _depends_on(model, lacking.values()):
             unknown = sorted(info.get("unexpected_keys", ()))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from ..config import CorpusConfig
 from ..evaluation.catalogue import BASE
 from ..evaluation.results import ALL, PILE_ALL, Budget, BudgetComparison, Comparison, EvalResult, GroupSummary, Summary
 from .extremes import Extreme, extreme_documents, with_texts
@@ -155,6 +156,7 @@ def gathered(
     texts: bool,
     reference: bool,
     documents: str | os.PathLike[str] | None,
+    corpus: CorpusConfig | None,
     datastore: str | os.PathLike[str] | None,
 ) -> ReportData:
     """Read files of results and gather what a report shows of them; the arguments are those of `page.write_report`."""
@@ -167,7 +169,7 @@ def gathered(
             if texts:
                 held = run.result.settings.get("datastore")
                 known = held if isinstance(held, str) else None
-                cases = with_texts(cases, documents=documents, datastore=datastore, datastore_id=known)
+                cases = with_texts(cases, documents=documents, corpus=corpus, datastore=datastore, datastore_id=known)
         runs.append(_gathered_run(run, curves, cases, texts=texts, reference=reference))
     return ReportData(runs)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ..config import CorpusConfig
 from ..errors import ConfigError
 from ..evaluation.records import Line, UsedNeighbor
 from ..evaluation.results import EvalResult
@@ -99,6 +100,7 @@ def with_texts(
     cases: Iterable[Extreme],
     *,
     documents: str | os.PathLike[str] | None,
+    corpus: CorpusConfig | None,
     datastore: str | os.PathLike[str] | None,
     datastore_id: str | None,
 ) -> list[Extreme]:
@@ -107,6 +109,7 @@ def with_texts(
     Args:
         cases: of one evaluation.
         documents: what was evaluated; None: cases stay without query and scored text.
+        corpus: how it was read; None: by the defaults.
         datastore: what the neighbors came from; None: they stay without excerpts.
         datastore_id: the one that the results name; None: not known.
 
@@ -118,7 +121,7 @@ def with_texts(
     if documents is None or not lacking:
         return cases
     halves: dict[int, tuple[str, str]] = {}
-    for position, document in enumerate(iter_corpus(documents)):
+    for position, document in enumerate(iter_corpus(documents, corpus)):
         if position in lacking:
             halves[position] = _halves(lacking[position].line, document.text, documents)
     for position in lacking.keys() - halves.keys():

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from string import Template
 
+from ..config import CorpusConfig
 from ..errors import ConfigError
 from ..files import write_file
 from ..version import __version__
@@ -49,6 +50,7 @@ def write_report(
     texts: bool = True,
     reference: bool = False,
     documents: str | os.PathLike[str] | None = None,
+    corpus: CorpusConfig | None = None,
     datastore: str | os.PathLike[str] | None = None,
     command: str | None = None,
 ) -> WrittenReport:
@@ -63,6 +65,7 @@ def write_report(
         texts: show the texts of the best and worst documents; False leaves every text of documents out.
         reference: lay the curves beside those of Hardt & Sun.
         documents: the corpus that was evaluated: gives cases their texts where the results hold none.
+        corpus: how it is read, as when it was evaluated; None: by the defaults.
         datastore: what the neighbors came from: gives them their excerpts.
         command: how the report was called, to be shown in it.
 
@@ -74,7 +77,7 @@ def write_report(
         raise ConfigError("documents and datastore must be left out where texts are, got both")
     if datastore is not None and documents is None:
         raise ConfigError("documents must be given with a datastore, got the datastore alone")
-    data = gathered(results, texts=texts, reference=reference, documents=documents, datastore=datastore)
+    data = gathered(results, texts=texts, reference=reference, documents=documents, corpus=corpus, datastore=datastore)
     styles = styles_of(data.methods)
     parts = [_parts(run, styles) for run in data.runs]
     page = Path(out)

@@ -90,7 +90,10 @@ class Corpus:
         except FileNotFoundError:
             raise FileNotFoundError(f"{shown(path)}: there is no such file or folder") from None
         if stat.S_ISDIR(mode):
-            names = os.listdir(path) if os.access(path, os.R_OK) else []
+            try:
+                names = os.listdir(path)
+            except OSError:  # told when it is read
+                names = []
             if is_datastore(Path(path), names):
                 raise ValueError(f"{shown(path)}: is a datastore. Write its documents to a file with: tttnn export")
         elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):

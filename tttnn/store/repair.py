@@ -30,6 +30,23 @@ class RepairReport:
     """Whether the file still says how many documents it held; otherwise more may be lost at its end."""
 
 
+class _TwoPasses:
+    """Progress of the core, which reads a file once to see what is intact and once to write it, as one."""
+
+    def __init__(self, progress: Progress, size: int) -> None:
+        self._progress, self._size = progress, size
+        self._last = self._before = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < self._last:
+            self._before = self._size
+        self._last = done
+        self._progress("repair", self._before + min(done, self._size), 2 * self._size)
+
+    def end(self) -> None:
+        self._progress("repair", 2 * self._size, 2 * self._size)
+
+
 def repair_store(
     path: str | os.PathLike[str], target: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> RepairReport:
@@ -40,7 +57,8 @@ def repair_store(
     Args:
         path: The damaged file; it is not changed.
         target: The file to write; another one.
-        progress: Called as ``progress("repair", done, total)`` in bytes.
+        progress: Called as ``progress("repair", done, total)`` in bytes, each of which counts when it is looked at and
+            when it is kept.
 
     Raises:
         StoreCorruptError: Nothing can be rebuilt.
@@ -50,6 +68,9 @@ def repair_store(
         raise ValueError(f"target must be another file than {os.fspath(path)}")
     if os.path.exists(target):
         check_target(Path(target), force=True)
-    report = None if progress is None else lambda done, total: progress("repair", done, total)
-    result = _core.repair_store(os.fspath(path), os.fspath(target), len(os.sched_getaffinity(0)), report)
+    size = os.path.getsize(path)
+    told = _TwoPasses(progress, size) if progress is not None else None
+    result = _core.repair_store(os.fspath(path), os.fspath(target), len(os.sched_getaffinity(0)), told)
+    if told is not None:
+        told.end()
     return RepairReport(StoreSummary(**result.pop("summary")), **result)

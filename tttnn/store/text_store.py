@@ -51,6 +51,7 @@ class TextStore(Sequence[Document]):
         if io not in ("mmap", "pread"):
             raise ValueError(f"io must be mmap or pread, got {io!r}")
         self._path = Path(path)
+        self._absolute = os.path.abspath(path)  # the working directory may be another one later
         self._io: StoreIO = io
         self._length = 0
         self._open_reader: _core.StoreReader | None = _core.StoreReader(os.fspath(path), io == "pread")
@@ -202,7 +203,7 @@ class TextStore(Sequence[Document]):
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., TextStore], tuple[str, StoreIO]]:
-        return _reopen, (os.path.abspath(self._path), self._io)
+        return _reopen, (self._absolute, self._io)
 
     def __repr__(self) -> str:
         return f"TextStore({str(self._path)!r}, {self._length} documents)"

@@ -17,6 +17,7 @@ import torch
 
 from ..config import AdaptConfig, ScoreConfig
 from ..errors import AdaptError, ConfigError
+from ..kernels.device import check_device
 from ..lm.generate import Generation, OnToken
 from ..lm.loading import load_model
 from ..lm.score import Scorer
@@ -98,9 +99,11 @@ class TestTimeTrainer:
             shared_weights: of the same model; see the constructor.
 
         Raises:
+            ConfigError: there is no such device.
             UnknownModelError: there is no such model in reach, its files lack something, or it is no causal language
                 model that fits its tokenizer.
         """
+        check_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         model, tokenizer = load_model(name, dtype=dtype, cache_dir=cache_dir)
@@ -227,13 +230,14 @@ class TestTimeTrainer:
         report.excluded = found.excluded
         return list(found)
 
-    def replay(self, report: AdaptReport | dict[str, Any]) -> Adaptation:
+    def replay(self, report: AdaptReport | dict[str, Any], *, observe: Observer | None = None) -> Adaptation:
         """Return a context manager that repeats an adaptation from its report: as many steps, and no clock.
 
         On the same machine with the same number of threads, losses and weights are the same bit for bit.
 
         Args:
             report: from `AdaptedModel.report`, or the dictionary that its `to_dict` gave.
+            observe: called with the model between neighbors, as by `adapt`.
 
         Raises:
             AdaptError: this model or datastore is not the report's, or a document's text has changed.
@@ -253,7 +257,9 @@ class TestTimeTrainer:
         # Without the query's text in the report, generate() must be given a prompt.
         again = replace(self._report(held.query, config, requested=len(neighbors)), query_digest=held.query_digest)
         find = partial(_given, neighbors, frozenset())
-        return Adaptation(self.engine, again, config, find, max_steps=held.steps, replayed_guard=held.guard)
+        return Adaptation(
+            self.engine, again, config, find, observe=observe, max_steps=held.steps, replayed_guard=held.guard
+        )
 
     def _neighbors_of(self, report: AdaptReport) -> list[Neighbor]:
         """Return the neighbors of a report with their texts, which must be those of the report."""

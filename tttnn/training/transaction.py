@@ -6,6 +6,7 @@ Knows an engine's weights, the model's modes and torch's. Does not know queries,
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -91,8 +92,9 @@ class Transaction:
 
     _lost = _core.retried(_end_lost)
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing() and hasattr(self, "_engine"):
+    # At the end of the interpreter the module's names may be gone before this is.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing() and hasattr(self, "_engine"):
             self._lost()
 
 

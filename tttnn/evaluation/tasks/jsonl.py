@@ -1,4 +1,4 @@
-"""Documents of a local file as the data set of the task ``tttnn_jsonl``.
+"""Documents of a local corpus as the data set of the task ``tttnn_jsonl``.
 
 Knows lm-evaluation-harness's form of a data set. Does not know models.
 """
@@ -8,17 +8,26 @@ from __future__ import annotations
 from typing import Any
 
 # Absolute: the harness loads this file by its path, outside of any package.
+from tttnn.config import CorpusConfig
 from tttnn.errors import ConfigError
-from tttnn.store.corpus import iter_jsonl
+from tttnn.store.corpus import iter_corpus
 from tttnn.store.document import text_digest
 
 
-def load(documents: str | None = None, group: str | None = None, **_: Any) -> dict[str, Any]:
-    """Return the data set ``{"test": ...}`` with columns text, group and digest, in the order of the file.
+def load(
+    documents: str | None = None,
+    group: str | None = None,
+    text_field: str = "text",
+    source_field: str | None = None,
+    **_: Any,
+) -> dict[str, Any]:
+    """Return the data set ``{"test": ...}`` with columns text, group and digest, in the order of the corpus.
 
     Args:
-        documents: path of a ``.jsonl`` or ``.jsonl.zst`` file.
-        group: takes only the documents whose ``meta.pile_set_name`` is this.
+        documents: path of a corpus, of any kind that `iter_corpus` reads.
+        group: takes only the documents of this source.
+        text_field: field or column that holds the text.
+        source_field: field or column that names the source; None: ``pile_set_name`` in ``meta``.
 
     Raises:
         ConfigError: there is no path, or no document to measure.
@@ -27,12 +36,13 @@ def load(documents: str | None = None, group: str | None = None, **_: Any) -> di
 
     if not documents:
         raise ConfigError(
-            "documents must be the path of a .jsonl or .jsonl.zst file, got none. Give it with "
+            "documents must be the path of a corpus, got none. Give it with "
             """--metadata '{"documents": "val.jsonl.zst"}'"""
         )
+    config = CorpusConfig(text_field=text_field, source_field=source_field)
     rows = [
         {"text": document.text, "group": document.source or "documents", "digest": text_digest(document.text)}
-        for document in iter_jsonl(documents)
+        for document in iter_corpus(documents, config)
         if document.text and group in (None, document.source)
     ]
     if not rows:
