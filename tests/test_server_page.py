@@ -119,7 +119,7 @@ def test_a_query_from_its_neighbors_to_its_receipt(
         "[...document.querySelectorAll('#neighbors-shown tr.neighbor')].map((row) =>"
         " [...row.cells].map((cell) => cell.querySelector('[data-value]')?.dataset.value ?? cell.textContent.trim()))"
     )
-    assert [row[1].removesuffix("helped most") for row in rows] == [
+    assert [row[1].removesuffix(" helped most") for row in rows] == [
         neighbor["source"] for neighbor in told["neighbors"]
     ]
     assert [float(row[2]) for row in rows] == pytest.approx([n["distance"] for n in told["neighbors"]], abs=1e-3)

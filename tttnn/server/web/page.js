@@ -258,8 +258,8 @@ function showMoves() {
     const long = (80 * Math.abs(moves[i])) / largest;
     bar.append(shape("rect", { class: moves[i] < 0 ? "fell" : "rose", x: 80 - long, width: long, height: 4, rx: 1 }));
     cell.replaceChildren(element("span", signed(moves[i], 4), { "data-value": moves[i] }), bar);
-    source.querySelector(".tag")?.remove();
-    if (most && moves.length > 1) source.append(element("span", "helped most", { class: "tag" }));
+    const tag = most && moves.length > 1 ? [" ", element("span", "helped most", { class: "tag" })] : [];
+    source.replaceChildren(source.firstChild, ...tag);
   });
 }
 
