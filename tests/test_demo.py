@@ -11,6 +11,7 @@ import pytest
 import tttnn
 from tests.conftest import tiny_gpt2
 from tests.encoders import save_encoder
+from tests.json_shapes import differences, read_shapes
 from tests.test_cli import run
 from tttnn.cli import demo
 from tttnn.cli.bars import Bars
@@ -105,6 +106,8 @@ def test_the_whole_demo_with_tiny_models(
     monkeypatch.setattr(Bars, "__call__", watched)
     assert run(monkeypatch, *arguments, "--json") == 0
     numbers = json.loads(capsys.readouterr().out)
+    shapes = read_shapes(Path(__file__).resolve().parents[1] / "docs" / "json.md")
+    assert differences(numbers, shapes["demo"], shapes, "demo") == []
     assert numbers["curve"].keys() == {"0", "2", "3"}
     assert numbers["curve"]["0"] == numbers["base_bits_per_byte"]
     assert numbers["seconds_per_document"]["adapted"] > 0

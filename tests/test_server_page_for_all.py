@@ -351,17 +351,22 @@ def test_a_full_line_says_when_to_come_again_and_a_dead_engine_that_another_star
         one.close()
 
 
-def test_a_key_is_asked_for_no_neighbor_is_said_and_a_server_that_is_away(
-    browser: Browser, folder: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def closed(folder: Path, tmp_path: Path) -> Iterator[Server]:
+    """A server that wants a key, and finds nothing near enough."""
     keys = tmp_path / "keys"
     keys.write_text("first-key\n")
-    server = Server(folder, "--api-key-file", str(keys), "--select-max-distance", "1e-6")
+    running = Server(folder, "--api-key-file", str(keys), "--select-max-distance", "1e-6")
+    yield running
+    running.stop()
+
+
+def test_a_key_is_asked_for_no_neighbor_is_said_and_a_server_that_is_away(browser: Browser, closed: Server) -> None:
     page = browser.page()
     # A browser that knew the key when it opened the page, and has been told to forget it.
     basic = base64.b64encode(b"me:first-key").decode()
     page.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {basic}"})
-    page.open(f"http://127.0.0.1:{server.port}/")
+    page.open(f"http://127.0.0.1:{closed.port}/")
     page.wait("document.getElementById('about').textContent.includes('documents')")
     page.call("Network.setExtraHTTPHeaders", headers={})
     page.sign_nowhere()
@@ -385,7 +390,7 @@ def test_a_key_is_asked_for_no_neighbor_is_said_and_a_server_that_is_away(
     assert page.value(same)
     assert page.value("document.getElementById('difference').textContent") == "Both answers are the same."
     assert "first-key" not in page.value("document.documentElement.outerHTML + JSON.stringify({...localStorage})")
-    assert server.stop() == 0
+    assert closed.stop() == 0
     click(page, "go")
     said(page, "does not answer")
     page.close()
