@@ -493,12 +493,23 @@ def test_a_corpus_without_documents_is_no_success(
         ["replay", "PLACE/manifest.json", "PLACE"],
         ["eval", "--help"],
         ["export", "PLACE/segments/000/texts.zst", "PLACE/out.jsonl"],
+        ["export", "PLACE", "PLACE/out.jsonl"],
+        ["append", "--discard", "PLACE"],
+        ["import", "PLACE/more.jsonl", "PLACE/more.zst"],
+        ["repair", "PLACE/segments/000/texts.zst", "PLACE/repaired.zst"],
+        ["info", "--build"],
+        ["--version"],
+        ["--help"],
+        ["build", "--help-all"],
+        ["report", "PLACE/manifest.json"],
+        ["serve", "PLACE", "--port", "x"],
     ],
     ids=lambda arguments: " ".join(arguments),
 )
 def test_cheap_commands_import_no_torch(tmp_path: Path, arguments: list[str]) -> None:
     place = tmp_path / "d"
     tttnn.Datastore.build(place, ["one", "two"], tttnn.Embedder.load(str(save_encoder(tmp_path / "encoder"))))
+    (place / "more.jsonl").write_text(json.dumps({"text": "three"}) + "\n")
     code = (
         "import sys; from tttnn.cli import program\n"
         "try: program.main()\n"

@@ -549,3 +549,18 @@ def test_a_closed_datastore_says_so(tmp_path: Path) -> None:
     made.close()
     with pytest.raises(ValueError, match="closed"):
         made.search("moon", 2)
+
+
+def test_what_a_store_cannot_keep_is_refused_by_document(tmp_path: Path) -> None:
+    embedder = tiny_embedder()
+    made = tttnn.Datastore.build(tmp_path / "d", ["one", "two"], embedder)
+    for documents, words in (
+        (["fine", "half \ud83d"], r"document 1: its text: character 5 is a lone surrogate, U\+D83D"),
+        ([Document("fine", {"a": [float("inf")]})], "document 0: field .* must be finite, got inf"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tttnn.Datastore.build(tmp_path / "other", documents, embedder)
+        with pytest.raises(ValueError, match=words):
+            made.append(documents)
+        made.discard_append()
+    assert len(made) == 2

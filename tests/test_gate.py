@@ -130,7 +130,7 @@ def test_a_folder_without_a_tokenizer_and_one_with_code(folder: Path, monkeypatc
         raise AssertionError("a question was asked")
 
     monkeypatch.setattr("builtins.input", asked)
-    with pytest.raises(tttnn.UnknownModelError, match="custom code"):
+    with pytest.raises(tttnn.UnknownModelError, match="code of their own, which tttnn never runs"):
         tttnn.TestTimeTrainer.load(folder, None)
 
 
@@ -220,6 +220,10 @@ def test_a_model_without_weights_in_memory(tokenizer: Any) -> None:
     with torch.device("meta"):
         model = tiny_llama()
     refused(model, tokenizer, "in memory, got some on the device meta")
+
+
+def test_what_wraps_a_model_is_no_model(tokenizer: Any) -> None:
+    refused(torch.nn.DataParallel(tiny_llama()), tokenizer, "DataParallel.*not what wraps one")
 
 
 def test_the_gate_leaves_no_trace(tokenizer: Any) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GitConfig, GitForCausalLM
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
 from tttnn.lm.score import Scorer
 from tttnn.weights.lora import LowRankLayers
-from tttnn.weights.trainable import trained_elements, trained_names
+from tttnn.weights.trainable import last_layers, trained_elements, trained_names
 
 QUERY = "def quicksort("
 BASE = tttnn.AdaptConfig(num_neighbors=3, max_length=64, learning_rate=1e-3, precision="float32")
@@ -270,6 +271,21 @@ def test_memory_is_counted_for_what_is_trained() -> None:
     names = trained_names(model, tttnn.AdaptConfig(trainable="last-layers", last_layers=1))
     layer = sum(p.numel() for p in model.transformer.h[1].parameters())
     assert trained_elements(model, names) == (weights, layer)
+
+
+def test_layers_of_a_deeper_vision_tower_are_not_trained_by_default() -> None:
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 5, "num_attention_heads": 2}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": 256, "eos_token_id": 256, "pad_token_id": 256}
+    config = GitConfig(vision_config=vision | {"image_size": 32, "patch_size": 16}, vocab_size=257, **text, **ends)
+    model = GitForCausalLM(config)
+    assert len(model.git.image_encoder.vision_model.encoder.layers) == 5
+    chosen = {name.rpartition(".lora_")[0] for name in LowRankLayers(model, rank=2, alpha=4).names}
+    assert {name.split(".layer.")[0] for name in chosen} == {"git.encoder"}
+    assert len(chosen) == 2 * 6
+    assert last_layers(model, 1) == ["git.encoder.layer.1.*"]
+    named = LowRankLayers(model, rank=2, alpha=4, targets=["git.image_encoder.*.q_proj"]).names
+    assert len(named) == 2 * 5
 
 
 def test_settings_a_trainer_was_made_with_cannot_be_replaced(tokenizer: Any) -> None:

@@ -45,7 +45,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a header of noise": (replaced(WEIGHTS, b"\x08" + bytes(7) + b"\xff" * 8), "a header that is no JSON of tensors"),
     "half a tokenizer": (cut("tokenizer.json", 300), r"tokenizer.json is not whole JSON"),
     "half a config": (cut("config.json", 40), r"config.json is not whole JSON"),
-    "weights of another width": (changed("config.json", intermediate_size=128), "could not be loaded"),
+    "weights of another width": (
+        changed("config.json", intermediate_size=128),
+        r"must have the shape \(.*128.*\) by config.json, got \(",
+    ),
     "a type nobody knows": (changed("config.json", model_type="newmodel9"), "newmodel9"),
     "a quantiser that is missing": (changed("config.json", quantization_config=GPTQ), "(?i)gptq"),
 }

@@ -1,8 +1,12 @@
-"""Every exception tttnn raises of its own. Knows nothing of what raises them.
+"""Every exception tttnn raises of its own, and how messages name several things. Knows nothing of what raises them.
 
 Builtins stay builtins: a wrong id is an IndexError, a missing file a FileNotFoundError, a bad argument or a closed
 store a ValueError. A message is *subject, rule, value*; for files *path: where, what*; then the remedy.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class TttnnError(Exception):
@@ -67,3 +71,14 @@ class DeviceError(TttnnError, RuntimeError):
 
 class MissingExtraError(TttnnError, ImportError):
     """An optional dependency is not installed; the message says which extra brings it."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error of another library says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first names and how many more there are."""
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -26,7 +26,7 @@ from ..errors import DatastoreMismatchError
 from ..files import describe_file, digest_of, explained, read_manifest, write_file, write_manifest
 from ..store.corpus import Corpus as FileCorpus
 from ..store.corpus import iter_corpus, no_documents
-from ..store.document import Document
+from ..store.document import Document, fault_of
 from ..store.text_store import TextStore
 from ..store.writer import TextStoreWriter, train_dictionary
 from .build_report import BuildReport
@@ -489,18 +489,24 @@ def _size(text: str) -> int:
 
 
 def documents_of(corpus: Corpus) -> Iterator[Document]:
-    """Yield the documents of a corpus of any kind."""
+    """Yield the documents of a corpus of any kind.
+
+    Raises:
+        TypeError: One is neither a Document nor a text.
+        ValueError: One is such that a store cannot keep it: lone surrogates, numbers that are not finite.
+    """
     if isinstance(corpus, str | os.PathLike):
         documents: Iterable[Document | str] = iter_corpus(corpus)
     else:
         documents = corpus() if callable(corpus) else corpus
+    checked = isinstance(documents, FileCorpus)  # which lists what it leaves out, and goes on
     for number, document in enumerate(documents):
-        if isinstance(document, str):
-            yield Document(document)
-        elif isinstance(document, Document):
-            yield document
-        else:
+        made = Document(document) if isinstance(document, str) else document
+        if not isinstance(made, Document):
             raise TypeError(f"document {number} must be a Document or str, got {type(document).__name__}")
+        if not checked and (fault := fault_of(made)) is not None:
+            raise ValueError(f"document {number}: {fault}")
+        yield made
 
 
 def compare_documents(documents: Iterator[Document], path: Path, base: int, remedy: str) -> None:

@@ -9,13 +9,14 @@ Knows encoders and tokens. Does not know files, pooling or batches.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import EmbeddingError, TttnnError, UnknownModelError
+from ..errors import EmbeddingError, TttnnError, UnknownModelError, first_line, some
+from ..kernels.finite import not_finite
 from .tokens import EncoderTokens
 
 # Texts without a common word or letter, in scripts that some tokenizer or other knows.
@@ -99,10 +100,7 @@ def check_finite(model: nn.Module, name: str) -> None:
     Raises:
         EmbeddingError: The message says which.
     """
-    # One pass without a copy; NaN is the least and the greatest of what holds it.
-    extremes = ((key, torch.stack(weight.aminmax())) for key, weight in model.named_parameters() if weight.numel())
-    bad = [key for key, found in extremes if not bool(found.isfinite().all())]
-    if bad:
+    if bad := not_finite(model):
         raise EmbeddingError(f"encoder {name!r}: its weights must be finite, got NaN or infinity in {some(bad)}")
 
 
@@ -148,14 +146,3 @@ def _check_vocabulary(model: Any, tokens: EncoderTokens, name: str) -> None:
             f"encoder {name!r}: token ids must be below {rows} (the rows of its embedding), got {largest} for "
             f"{word!r}. Its tokenizer belongs to another model."
         )
-
-
-def first_line(problem: BaseException) -> str:
-    """Return what an error says, in one line."""
-    return next((line.strip() for line in str(problem).splitlines() if line.strip()), type(problem).__name__)
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first names and how many more there are."""
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import models
-from ..errors import UnknownModelError
+from ..errors import UnknownModelError, some
 from .encoder_files import EncoderFiles, encoder_directory, read_encoder_files
-from .gate import some
 
 
 class LoadedEncoder(NamedTuple):

@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..kernels.attention import packed_attention, supported
+from ..kernels.attention import packed_attention, serves, supported
 from ..kernels.hf_attention import (
     REPLACED,
+    asked,
     configs_of,
     implementation_of,
     missing_name,
@@ -44,9 +45,6 @@ _ALIKE = 0.998
 
 A missing position, or a text that sees another, changes states as a whole.
 """
-
-_WITHOUT_MEANING = frozenset({"position_ids", "use_cache"})
-"""What models hand on to their attention and this one need not read."""
 
 
 class _UnfitError(Exception):
@@ -190,12 +188,10 @@ def _attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    more = any(v is not None and v is not False and name not in _WITHOUT_MEANING for name, v in options.items())
-    if attention_mask is not None or dropout != 0.0 or causal or more or query.shape[1] != key.shape[1]:
+    if attention_mask is not None or dropout != 0.0 or causal or asked(options) or query.shape[1] != key.shape[1]:
         raise _UnfitError
     offsets: list[int] = cu_seq_lens_q.tolist()
-    dim = query.shape[-1]
-    if supported() and query.dtype is torch.bfloat16 and 32 <= dim <= 256 and dim % 16 == 0:
+    if supported() and query.dtype is torch.bfloat16 and serves(query.shape[-1]):
         return packed_attention(query, key, value, offsets, scale=scaling), None
     return _by_length(query, key, value, offsets, scaling), None
 

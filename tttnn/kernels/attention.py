@@ -98,6 +98,11 @@ def _require(query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
+def serves(dim: int) -> bool:
+    """Return whether heads of this size are served."""
+    return 32 <= dim <= 256 and dim % 16 == 0
+
+
 def supported() -> bool:
     """Return whether this processor has the instructions (AVX-512 with bfloat16 products)."""
     return _core.attention_supported()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import tttnn._core as _core
 
-from .attention import causal_attention, supported
+from .attention import causal_attention, serves, supported
 from .thread_modes import Autocast, Gradients
 
 _log = logging.getLogger("tttnn")
@@ -180,6 +180,15 @@ def register(name: str, attend: Callable[..., tuple[Tensor, Tensor | None]]) -> 
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[REPLACED])
 
 
+def asked(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that ask an attention function for something."""
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None and value is not False and name not in _WITHOUT_MEANING
+    }
+
+
 def replaced_attention(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
     """Attend by the implementation that was replaced."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -223,13 +232,10 @@ def _attend(
 
 def _only_causal(options: dict[str, Any], tokens: int) -> bool:
     """Return whether no option asks for more than causal attention over `tokens`."""
-    for name, value in options.items():
-        if value is None or value is False or name in _WITHOUT_MEANING:
-            continue
-        if name == "sliding_window" and isinstance(value, int) and value >= tokens:
-            continue
-        return False
-    return True
+    return all(
+        name == "sliding_window" and isinstance(value, int) and value >= tokens
+        for name, value in asked(options).items()
+    )
 
 
 def _shapes_fit(query: Tensor, key: Tensor, value: Tensor, group: int) -> bool:
@@ -237,8 +243,7 @@ def _shapes_fit(query: Tensor, key: Tensor, value: Tensor, group: int) -> bool:
     return (
         batch == 1
         and tokens >= 1
-        and 32 <= dim <= 256
-        and dim % 16 == 0
+        and serves(dim)
         and heads == key.shape[1] * group
         and key.shape == value.shape == (1, key.shape[1], tokens, dim)
     )

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownModelError
+from ..errors import UnknownModelError, first_line, some
+from ..kernels.finite import not_finite
 from .modes import eval_mode
 from .tokens import TextTokens
 
@@ -57,7 +58,8 @@ def check_model(model: nn.Module, texts: TextTokens, name: str | os.PathLike[str
         raise UnknownModelError(f"{called}: must be a causal language model of transformers, not what wraps one")
     if any(weight.is_meta for weight in model.parameters()):
         raise UnknownModelError(f"{called}: its weights must be in memory, got some on the device meta")
-    _check_finite(model, called)
+    if bad := not_finite(model):
+        raise UnknownModelError(f"{called}: its weights must be finite, got NaN or infinity in {some(bad)}")
     _check_tokens(model, texts, called)
     _check_causal(model, probe_ids(texts), called)
 
@@ -92,28 +94,6 @@ def probe_ids(texts: TextTokens, count: int = _PROBE) -> list[int]:
     """Return tokens of ordinary text, for trying a model."""
     found = [token for text in _TEXTS for token in texts.ids(text)] or [0, 1]
     return (found * count)[:count]
-
-
-def _check_finite(model: nn.Module, called: str) -> None:
-    bad = [name for name, weight in model.named_parameters() if not _finite(weight)]
-    # Masks among the buffers may hold infinity; nothing holds NaN.
-    bad += [
-        name
-        for name, buffer in model.named_buffers()
-        if buffer.is_floating_point() and buffer.numel() and bool(buffer.isnan().any())
-    ]
-    if bad:
-        raise UnknownModelError(f"{called}: its weights must be finite, got NaN or infinity in {some(bad)}")
-
-
-@torch.no_grad()
-def _finite(weight: Tensor) -> bool:
-    if not weight.is_floating_point() or weight.numel() == 0:
-        return True
-    if weight.element_size() < 2:  # eight-bit types know no minimum
-        return bool(weight.float().isfinite().all())
-    low, high = torch.aminmax(weight)
-    return bool(low.isfinite()) and bool(high.isfinite())
 
 
 def _check_tokens(model: Any, texts: TextTokens, called: str) -> None:
@@ -185,14 +165,3 @@ def _logits(model: Any, ids: list[int], called: str) -> Tensor:
             f"{called}: must give one row of logits for each token, got shape {tuple(logits.shape)} for {len(ids)}"
         )
     return logits[0].float()
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def some(names: Iterable[str]) -> str:
-    """Return the first names and how many more there are."""
-    listed = list(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

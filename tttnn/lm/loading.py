@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import models
-from ..errors import UnknownModelError
-from .gate import some
+from ..errors import UnknownModelError, some
 from .modes import eval_mode
 
 
