@@ -527,6 +527,14 @@ def test_bad_queries(trainer: Any, query: Any, error: type[Exception]) -> None:
         trainer.adapt(query)
 
 
+def test_neighbors_may_come_from_a_generator(trainer: Any) -> None:
+    given = [Neighbor(i, 0.1 * i, TEXTS[i]) for i in range(3)]
+    with trainer.adapt(QUERY, neighbors=given) as adapted:
+        losses = adapted.report.losses
+    with trainer.adapt(QUERY, neighbors=iter(given)) as adapted:
+        assert adapted.report.losses == losses
+
+
 def test_no_datastore_and_no_neighbors(model: Any, tokenizer: Any) -> None:
     trainer = tttnn.TestTimeTrainer(model, tokenizer, None)
     with pytest.raises(ValueError, match="neighbors"), trainer.adapt(QUERY):

@@ -564,3 +564,14 @@ def test_what_a_store_cannot_keep_is_refused_by_document(tmp_path: Path) -> None
             made.append(documents)
         made.discard_append()
     assert len(made) == 2
+
+
+def test_what_is_searched_with_is_checked(tmp_path: Path) -> None:
+    made = tttnn.Datastore.build(tmp_path / "d", ["one", "two"], tiny_embedder())
+    for query in (None, b"one", ["one"], 3):
+        with pytest.raises(TypeError, match="query must be a text, got"):
+            made.search(query, 1)
+    for k in (1.0, "1", None):
+        with pytest.raises(TypeError, match="k must be a whole number, got"):
+            made.search("one", k)
+    assert [n.id for n in made.search("one", np.int64(2))] == [n.id for n in made.search("one", 2)]

@@ -123,7 +123,7 @@ def test_the_whole_demo_with_tiny_models(
         "in context",
         "trained/base",
         "total",
-        "seconds before an answer",
+        "before an answer",
         "it goes on, in truth",
         "everything took",
     ):

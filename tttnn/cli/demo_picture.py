@@ -49,12 +49,24 @@ def draw(
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     change = values[-1] / values[0] - 1
-    figure.suptitle(
+    gained = (
         f"Trained for a moment on {k} similar texts, the model needs {abs(change):.0%} "
-        f"{'fewer' if change <= 0 else 'more'} bits for text that was held out",
-        fontsize=13,
+        f"{'fewer' if change <= 0 else 'more'} bits for text that was held out"
     )
-    figure.supxlabel(f"{model}. Lower is better; axes begin at zero.", fontsize=8, color="#5f6368")
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        title=gained,
+        title_fontsize=13,
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    figure.supxlabel(
+        f"{model}. Lower is better; axes begin at zero. Seconds: before an answer, of each document.",
+        fontsize=8,
+        color="#5f6368",
+    )
     figure.savefig(path, dpi=150)
     return path
 
@@ -74,10 +86,9 @@ def _bars(axes: Any, documents: Sequence[HeldOut], trained: GroupSummary, rival:
         drawn = axes.bar(places, values, 0.25, color=color, label=label)
         axes.bar_label(drawn, fmt="%.3f", fontsize=7, padding=2)
     axes.set_xticks(range(len(documents)), [_short(held.name) for held in documents], fontsize=8)
-    axes.set_ylim(0, 1.25 * max(max(values) for _, _, values in rows))
+    axes.set_ylim(0, 1.15 * max(max(values) for _, _, values in rows))
     axes.set_ylabel("bits per byte")
     axes.set_title("second half of held-out documents", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
 
 
 def _cost(row: GroupSummary) -> str:
@@ -85,4 +96,7 @@ def _cost(row: GroupSummary) -> str:
 
 
 def _short(name: str, length: int = 28) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]
+    folder, slash, file = name.rpartition("/")
+    return "\n".join(
+        part if len(part) <= length else "…" + part[1 - length :] for part in (folder + slash, file) if part
+    )

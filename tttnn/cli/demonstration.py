@@ -107,7 +107,7 @@ def print_demo(result: DemoResult) -> None:
     totals = (trained.base_bits_per_byte, rival.bits_per_byte, trained.bits_per_byte)
     table.add_row("total", *(f"{value:.3f}" for value in totals), f"{trained.ratio.value:.3f}", style="bold")
     cost = [in_time(row.seconds) if row.seconds is not None else "" for row in (rival, trained)]
-    table.add_row("seconds before an answer", "0.0 s", *cost, "")
+    table.add_row("before an answer", "0.0 s", *cost, "")
     console.print(table)
     console.print(
         "base: the model as it is, with the first half in its context. in context: as many of "

@@ -6,6 +6,7 @@ other than the one it was built with are refused by name; they never answer a se
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -423,6 +424,7 @@ class Datastore:
             explain: Give the result `explanation`; its recall costs an exact search.
 
         Raises:
+            TypeError: The query is no text, or k no whole number.
             ValueError: The query is empty, k is less than 1, or no document has a source that was named.
         """
         return self.search_many(
@@ -450,8 +452,13 @@ class Datastore:
     ) -> list[SearchResult]:
         """Search for several texts at once; see `search`."""
         for query in queries:
+            if not isinstance(query, str):
+                raise TypeError(f"query must be a text, got {type(query).__name__}")
             if not query.strip():
                 raise ValueError(f"query must hold some text, got {query!r}")
+        if not hasattr(k, "__index__"):
+            raise TypeError(f"k must be a whole number, got {k!r}")
+        k = operator.index(k)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if source is not None and where is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -144,7 +144,7 @@ class TestTimeTrainer:
         query: str,
         *,
         config: AdaptConfig | None = None,
-        neighbors: Sequence[Neighbor] | None = None,
+        neighbors: Iterable[Neighbor] | None = None,
         num_neighbors: int | None = None,
         deadline_ms: float | None = None,
         exclude_digests: Collection[str] = (),
@@ -191,8 +191,9 @@ class TestTimeTrainer:
         self._require_fit(config)
         excluded = frozenset(exclude_digests)
         if neighbors is not None:
-            report = self._report(query, config, requested=len(neighbors))
-            find: Finder = partial(_given, neighbors, excluded)
+            given = list(neighbors)
+            report = self._report(query, config, requested=len(given))
+            find: Finder = partial(_given, given, excluded)
         else:
             report = self._report(query, config, requested=config.num_neighbors, retriever=self.datastore)
             find = partial(self._search, query, config.num_neighbors, excluded)
