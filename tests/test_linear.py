@@ -29,6 +29,11 @@ def layers(dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:
     return made.to(torch.bfloat16).to(dtype).requires_grad_(False)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="a torch without oneDNN")
+def test_torch_has_the_operator() -> None:
+    assert hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 @needs_instructions
 @pytest.mark.parametrize("shape", [(1, 1, 64), (7, 64), (2, 130, 64)])
 def test_the_same_but_for_rounding(shape: tuple[int, ...]) -> None:

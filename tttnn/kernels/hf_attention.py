@@ -63,7 +63,7 @@ class NativeAttention:
         That is: a processor without the instructions, a model that is not on the CPU or whose attention is not
         transformers' sdpa, and one whose logits on a probe of at most 80 tokens in bfloat16 arithmetic do not change by
         a bit with it (then nothing of the model goes through it), or change by more than 5 % of their length. The
-        model's train/eval mode is put back.
+        model must be in evaluation mode: dropout would change them too.
         """
         find_embeddings = getattr(model, "get_input_embeddings", None)
         if not supported() or find_embeddings is None or any(p.device.type != "cpu" for p in model.parameters()):
@@ -79,9 +79,7 @@ class NativeAttention:
         made = cls(configs)
         longest = min([_PROBE, *(getattr(config, "max_position_embeddings", None) or _PROBE for config in configs)])
         probe = torch.arange(longest).unsqueeze(0) * 7 % find_embeddings().num_embeddings
-        modes = [(module, module.training) for module in model.modules()]
         try:
-            model.eval()
             with Gradients(False), Autocast("cpu", bfloat16=True):
                 expected = model(input_ids=probe, use_cache=False).logits
                 with made.enabled():
@@ -89,9 +87,6 @@ class NativeAttention:
         except Exception as error:  # each architecture raises what it will
             _log.debug("training attends by the model's own means: the probe failed (%s)", error)
             return None
-        finally:
-            for module, training in modes:
-                module.training = training
         distance = (found.double() - expected.double()).norm().item()
         return made if 0.0 < distance <= _TOLERANCE * expected.double().norm().item() else None
 

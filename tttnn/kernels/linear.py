@@ -7,11 +7,14 @@ that torch's compiler takes for linear layers hands the bias to the product. Doe
 from __future__ import annotations
 
 import functools
+import logging
 
 import torch
 from torch import Tensor, nn
 
 from .attention import supported
+
+_log = logging.getLogger("tttnn")
 
 _TOLERANCE = 0.01
 """Relative distance of the operator's answer from float32 on a probe: bfloat16 rounds to 0.004."""
@@ -56,7 +59,8 @@ def _works() -> bool:
     try:
         with torch.inference_mode():
             found = _product(states, weight, bias).float()
-    except (AttributeError, RuntimeError, TypeError):
+    except (AttributeError, RuntimeError, TypeError) as error:
+        _log.warning("encoders add biases after the product: this torch multiplies otherwise (%s)", error)
         return False
     exact = nn.functional.linear(states.float(), weight.float(), bias.float())
     return bool(found.shape == exact.shape and (found - exact).norm() <= _TOLERANCE * exact.norm())

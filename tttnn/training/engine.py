@@ -25,6 +25,7 @@ from ..kernels.thread_modes import Autocast, Gradients
 from ..lm.gate import check_model, check_trains, probe_ids
 from ..lm.generate import Generation, OnToken, continued, drawing
 from ..lm.loss import loss_of
+from ..lm.modes import eval_mode
 from ..lm.precision import usable_precision
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
@@ -134,7 +135,8 @@ class Engine:
             rounded=config.optimizer == "adamw" and on_cpu,
         )
         bfloat16 = self.precision == "bfloat16"
-        self.attention = NativeAttention.for_model(self.model) if bfloat16 and config.attention == "auto" else None
+        with eval_mode(self.model):
+            self.attention = NativeAttention.for_model(self.model) if bfloat16 and config.attention == "auto" else None
         # Weights rounded ahead for training; otherwise bfloat16 products round them each time (autocast).
         rounded = config.optimizer == "adamw" and on_cpu and bfloat16
         self.arena = _arena(self.model, config, self.low_rank, shared_weights, rounded)

@@ -6,6 +6,7 @@ Knows modules, tensors and fingerprints of their bytes. Does not know queries, s
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from operator import attrgetter, is_, setitem
 from typing import Any
@@ -18,6 +19,11 @@ import tttnn._core as _core
 from ..errors import AdaptError, RestoreError
 from .blocks import WeightBlock, run_at_once
 from .layout import Captured
+
+_log = logging.getLogger("tttnn")
+
+_VERSION = "_version"
+"""torch's count of writes to a tensor: no promised name of it, and it stands here alone."""
 
 
 class Slots:
@@ -65,6 +71,9 @@ class Inspection:
         self._tensors = [item.tensor for item in items]
         self._pristine = pristine
         self._pointers = list(map(Tensor.data_ptr, homes))
+        self._counts_writes = hasattr(torch.Tensor, _VERSION)
+        if not self._counts_writes:
+            _log.warning("writes to weights between queries are found by verify() alone: this torch counts none")
         self._versions = self.versions()
         self._dtypes = [item.dtype for item in items]
         self._shapes = [item.shape for item in items]
@@ -72,8 +81,8 @@ class Inspection:
         self._fingerprints = pristine.fingerprints(items)
 
     def versions(self) -> list[int]:
-        """Return torch's count of writes to each tensor."""
-        return list(map(attrgetter("_version"), self._tensors))
+        """Return torch's count of writes to each tensor; zeros where it has none."""
+        return list(map(attrgetter(_VERSION), self._tensors)) if self._counts_writes else [0] * len(self._tensors)
 
     def expect(self, versions: list[int]) -> None:
         """Take these counts of writes for right from here on."""
@@ -90,7 +99,8 @@ class Inspection:
         self._compare("strides", Tensor.stride, self._strides)
         if at_home:
             self._compare("address", Tensor.data_ptr, self._pointers)
-            self._compare("version", attrgetter("_version"), self._versions)
+            if self._counts_writes:
+                self._compare("version", attrgetter(_VERSION), self._versions)
         self._slots.check()
 
     def _compare(self, what: str, look: Callable[[Tensor], Any], expected: list[Any]) -> None:
