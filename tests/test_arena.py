@@ -23,6 +23,7 @@ from transformers import (
 from tttnn.config import AdaptConfig
 from tttnn.errors import AdaptError, ConfigError, RestoreError
 from tttnn.training.optimizer import build_optimizer
+from tttnn.weights import inspection
 from tttnn.weights.arena import WeightArena
 from tttnn.weights.trainable import last_layers
 
@@ -95,6 +96,10 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
         and torch.equal(left[name].reshape(-1).view(torch.uint8), right[name].reshape(-1).view(torch.uint8))
         for name in left
     )
+
+
+def trained_names(arena: WeightArena) -> list[str]:
+    return [tensor.name for tensor in arena.trained]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -263,6 +268,32 @@ def test_a_write_before_the_first_step_is_undone(change) -> None:
     arena.verify()
 
 
+def test_torch_counts_writes() -> None:
+    tensor = torch.zeros(2)
+    before = getattr(tensor, inspection._VERSION)
+    tensor.add_(1)
+    assert getattr(tensor, inspection._VERSION) == before + 1
+
+
+def test_without_the_count_of_writes_verify_alone_finds_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inspection, "_VERSION", "_no_such_count")
+    model = build("llama")
+    before = state(model)
+    arena = WeightArena(model)
+    assert "found by verify() alone" in caplog.text
+    arena.begin()
+    backward(model)
+    build_optimizer(arena, AdaptConfig()).step(1e-3)
+    in_place(model)
+    arena.restore()
+    assert same(state(model), before)
+    in_place(model)
+    with pytest.raises(RestoreError, match=r"model\.norm\.weight"):
+        arena.verify()
+
+
 def test_verify_names_what_data_writes_changed() -> None:
     model = build("llama")
     arena = WeightArena(model)
@@ -278,9 +309,9 @@ def test_gradients_and_flags_are_as_before() -> None:
     model.lm_head.weight.requires_grad_(False)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     arena = WeightArena(model, trainable=["model.layers.1.*", "lm_head.weight"])
-    assert all(name.startswith(("model.layers.1.", "lm_head.")) for name in arena.trainable_names)
+    assert all(name.startswith(("model.layers.1.", "lm_head.")) for name in trained_names(arena))
     arena.begin()
-    assert [name for name, p in model.named_parameters() if p.requires_grad] == arena.trainable_names
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == trained_names(arena)
     assert all(p.grad is None for p in model.parameters())
     backward(model)
     build_optimizer(arena, AdaptConfig()).step(1e-3)
@@ -294,12 +325,12 @@ def test_last_layers_are_trained_and_nothing_else_moves() -> None:
         model = build(name)
         before = state(model)
         arena = WeightArena(model, trainable=last_layers(model, 1))
-        assert all(trained.startswith(prefix) for trained in arena.trainable_names)
+        assert all(trained.startswith(prefix) for trained in trained_names(arena))
         arena.begin()
         backward(model)
         build_optimizer(arena, AdaptConfig()).step(1e-3)
         changed = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
-        assert changed == arena.trainable_names
+        assert changed == trained_names(arena)
         arena.restore()
         assert same(state(model), before)
         with pytest.raises(ConfigError, match="last_layers must be between 1 and 2"):

@@ -282,10 +282,10 @@ def test_spans_must_lie_within_the_memory() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_without_kernels_or_device_the_core_says_so() -> None:
     settings = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "clip_norm": 1.0}
-    step = _core.AdamwCuda([(0, 0, 0, 0, 0, 0, 0, 8, "float32")], **settings)
+    step = _core.AdamwCuda([_core.AdamwTensor(size=8, dtype="float32", m=0, v=0)], **settings)
     rule = "CUDA device" if _core.build_info()["cuda"] else "device must be cpu in this build"
     with pytest.raises(DeviceError, match=rule):
-        step.step([1], 1e-3, scratch=0, device=0, stream=0)
+        step.step([1], [1], [1], 1e-3, scratch=0, device=0, stream=0)
     with pytest.raises(DeviceError, match=rule):
         _core.copy_spans_cuda(0, 0, [0], [8], limit=64, device=0, stream=0)
 

@@ -10,9 +10,12 @@ import torch
 
 import tttnn
 from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tests.test_optim import Weights, give, gradients
 from tttnn.errors import AdaptError
 from tttnn.stages import Stages
+from tttnn.training.optimizer import build_optimizer
 from tttnn.training.transaction import Transaction
+from tttnn.weights.arena import WeightArena
 from tttnn.weights.lora import chosen_layers, is_transposed, shape_of
 from tttnn.weights.low_rank_update import LowRankUpdate, digest_of_matrices, shared_a
 
@@ -137,11 +140,30 @@ def test_a_layer_that_is_not_trained_is_refused_by_name(tokenizer: Any) -> None:
     trainer.release()
 
 
-def test_moments_that_are_carried_are_refused(tokenizer: Any) -> None:
-    trainer = trainer_of(tiny_llama(), tokenizer, optimizer_state="carried")
-    with Opened(trainer) as engine, pytest.raises(AdaptError, match="optimizer_state must be fresh"):
-        engine.change(update_for(engine.model), steps_follow=True)
-    trainer.release()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_that_are_carried_outlive_a_start_at_other_weights(dtype: torch.dtype) -> None:
+    """Moments are made of gradients alone: a model that has the other weights from the start ends where this one does."""
+    config = tttnn.AdaptConfig(optimizer_state="carried", clip_norm=None)
+    ended = []
+    for starts_there in (False, True):
+        model = Weights(dtype)
+        if starts_there:
+            with torch.no_grad():
+                next(model.parameters()).add_(1)
+        arena = WeightArena(model)
+        optimizer = build_optimizer(arena, config)
+        for query in range(2):
+            arena.begin()
+            if query == 1 and not starts_there:
+                first = arena.parameters[0].detach().clone()
+                optimizer.start_from([0], lambda _, first=first: (first + 1).float())
+            for step in range(2):
+                give(arena.parameters, list(gradients(step, dtype)))
+                optimizer.step(1e-2)
+            ended.append([parameter.detach().clone() for parameter in arena.parameters])
+            arena.restore()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(ended[1], ended[3], strict=True))
+    assert not torch.equal(ended[1][0], ended[0][0])
 
 
 def test_a_is_drawn_by_seed_and_name_alone() -> None:

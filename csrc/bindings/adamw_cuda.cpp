@@ -13,21 +13,20 @@ void bind_adamw_cuda(py::module_& module) {
       .def_property_readonly("scratch_bytes", &AdamwCuda::scratch_bytes, "Device memory that a step needs, in bytes.")
       .def(
           "step",
-          [](AdamwCuda& adamw, const std::vector<std::uintptr_t>& gradients, double learning_rate,
-             std::uintptr_t scratch, int device, std::uintptr_t stream) {
-            std::vector<const void*> addresses;
-            addresses.reserve(gradients.size());
-            for (std::uintptr_t address : gradients) addresses.push_back(reinterpret_cast<const void*>(address));
+          [](AdamwCuda& adamw, const std::vector<std::uintptr_t>& gradients, const std::vector<std::uintptr_t>& sources,
+             const std::vector<std::uintptr_t>& targets, double learning_rate, std::uintptr_t scratch, int device,
+             std::uintptr_t stream) {
+            const auto inputs = adamw_inputs(gradients, sources, targets);
             tttnn::AdamwStep result{};
             {
               // Safe without the GIL: only memory that the caller keeps alive is touched, no Python object.
               py::gil_scoped_release release;
-              result = adamw.step(addresses, learning_rate, reinterpret_cast<void*>(scratch), device,
+              result = adamw.step(inputs, learning_rate, reinterpret_cast<void*>(scratch), device,
                                   reinterpret_cast<void*>(stream));
             }
             return std::make_pair(result.norm, result.bytes_moved);
           },
-          py::arg("gradients"), py::arg("learning_rate"), py::kw_only(), py::arg("scratch"), py::arg("device"),
-          py::arg("stream"),
-          "Train on gradients (addresses, 0 for none); return the norm before clipping and the bytes moved.");
+          py::arg("gradients"), py::arg("sources"), py::arg("targets"), py::arg("learning_rate"), py::kw_only(),
+          py::arg("scratch"), py::arg("device"), py::arg("stream"),
+          "As Adamw.step, with device memory for intermediate values, on a stream; waits until it has run.");
 }

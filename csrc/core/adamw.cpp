@@ -166,10 +166,9 @@ Adamw::Adamw(std::vector<AdamwTensor> tensors, const AdamwOptions& options, Simd
   partials_.resize(pieces_.size());
 }
 
-AdamwStep Adamw::step(const std::vector<const void*>& gradients, double learning_rate, ThreadPool& pool,
-                      int max_threads) {
+AdamwStep Adamw::step(const std::vector<AdamwInput>& inputs, double learning_rate, ThreadPool& pool, int max_threads) {
   AdamwStep result;
-  result.bytes_moved = plan_.prepare(gradients, learning_rate);
+  result.bytes_moved = plan_.prepare(inputs, learning_rate);
   const std::vector<AdamwRow>& rows = plan_.rows();
   const Kernels& kernel = kernels(level_);
   pool.run(

@@ -82,10 +82,10 @@ std::size_t AdamwCuda::scratch_bytes() const noexcept {
          aligned(plan_.pieces() * sizeof(double));
 }
 
-AdamwStep AdamwCuda::step(const std::vector<const void*>& gradients, double learning_rate, void* scratch, int device,
+AdamwStep AdamwCuda::step(const std::vector<AdamwInput>& inputs, double learning_rate, void* scratch, int device,
                           void* stream) {
   AdamwStep result{};
-  result.bytes_moved = plan_.prepare(gradients, learning_rate);
+  result.bytes_moved = plan_.prepare(inputs, learning_rate);
   const std::size_t pieces = plan_.pieces();
   if (pieces == 0) return result;
   const std::vector<AdamwRow>& table = plan_.rows();

@@ -31,14 +31,11 @@ class Adamw {
   Adamw(std::vector<AdamwTensor> tensors, const AdamwOptions& options, SimdLevel level = simd_level());
 
   // As in AdamwPlan.
-  void fresh_weights() noexcept { plan_.fresh_weights(); }
   void fresh_moments() noexcept { plan_.fresh_moments(); }
-  void keep() { plan_.keep(); }
-  std::vector<int> places() const { return plan_.places(); }
 
-  // Trains on `gradients`, one address per tensor, null for none, 4-byte (2-byte for bfloat16) alignment.
-  // Throws Error(kNonFinite) before anything is written when the norm is not finite; kInvalidArgument on a wrong count.
-  AdamwStep step(const std::vector<const void*>& gradients, double learning_rate, ThreadPool& pool, int max_threads);
+  // Trains on `inputs`, one per tensor, gradients with 4-byte (2-byte for bfloat16) alignment. Throws Error(kNonFinite)
+  // before anything is written when the norm is not finite, and what AdamwPlan::prepare throws.
+  AdamwStep step(const std::vector<AdamwInput>& inputs, double learning_rate, ThreadPool& pool, int max_threads);
 
  private:
   struct Piece {  // a run of elements of one tensor; what the norm's partial sums belong to

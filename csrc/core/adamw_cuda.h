@@ -16,18 +16,14 @@ class AdamwCuda {
  public:
   AdamwCuda(std::vector<AdamwTensor> tensors, const AdamwOptions& options) : plan_(std::move(tensors), options) {}
 
-  void fresh_weights() noexcept { plan_.fresh_weights(); }
   void fresh_moments() noexcept { plan_.fresh_moments(); }
-  void keep() { plan_.keep(); }
-  std::vector<int> places() const { return plan_.places(); }
 
   // Bytes of device memory, 256-byte aligned, that step() needs; nothing in it is kept from one step to the next.
   std::size_t scratch_bytes() const noexcept;
 
   // As Adamw::step, on `stream` (a cudaStream_t) of device `device`; waits until the stream has run it.
   // Throws Error(kDevice) when the device refuses or without CUDA.
-  AdamwStep step(const std::vector<const void*>& gradients, double learning_rate, void* scratch, int device,
-                 void* stream);
+  AdamwStep step(const std::vector<AdamwInput>& inputs, double learning_rate, void* scratch, int device, void* stream);
 
  private:
   AdamwPlan plan_;

@@ -37,7 +37,7 @@ struct AdamwScalars {
 struct AdamwRow {
   const void* source;         // weights before the step
   float* p;                   // trained values after it: weights or masters
-  std::uint16_t* rounded;     // their bfloat16 values: weights or shadow; or null
+  std::uint16_t* rounded;     // their bfloat16 values: weights, or copies of them; or null
   float* m;                   //
   float* v;                   //
   const void* gradient;       // bfloat16 where `rounded` is given; null: the tensor is left alone

@@ -25,10 +25,6 @@ AdamwPlan::AdamwPlan(std::vector<AdamwTensor> tensors, const AdamwOptions& optio
   }
 }
 
-void AdamwPlan::fresh_weights() noexcept {
-  for (State& state : states_) state.place = state.kept = 0;
-}
-
 void AdamwPlan::fresh_moments() noexcept {
   for (State& state : states_) {
     state.fresh_moments = true;
@@ -36,45 +32,28 @@ void AdamwPlan::fresh_moments() noexcept {
   }
 }
 
-void AdamwPlan::keep() {
-  for (const AdamwTensor& tensor : tensors_)
-    if (tensor.other == nullptr)
-      throw Error(ErrorCode::kInvalidArgument, "tensors must have two places to keep weights in one, got one");
-  for (State& state : states_) state.kept = state.place;
-}
-
-std::vector<int> AdamwPlan::places() const {
-  std::vector<int> places;
-  places.reserve(states_.size());
-  for (const State& state : states_) places.push_back(state.place);
-  return places;
-}
-
-std::size_t AdamwPlan::prepare(const std::vector<const void*>& gradients, double learning_rate) {
-  if (gradients.size() != rows_.size())
+std::size_t AdamwPlan::prepare(const std::vector<AdamwInput>& inputs, double learning_rate) {
+  if (inputs.size() != rows_.size())
     throw Error(ErrorCode::kInvalidArgument, "gradients must be one per tensor (" + std::to_string(rows_.size()) +
-                                                 "), got " + std::to_string(gradients.size()));
+                                                 "), got " + std::to_string(inputs.size()));
   std::size_t bytes_moved = 0;
   for (std::size_t t = 0; t < rows_.size(); ++t) {
     const AdamwTensor& tensor = tensors_[t];
+    const AdamwInput& input = inputs[t];
     const State& state = states_[t];
     AdamwRow& row = rows_[t];
     const bool bfloat = tensor.type == WeightType::kBFloat16;
-    void* const places[] = {const_cast<void*>(tensor.source), tensor.weights, tensor.other};
-    void* const target = places[state.next_place()];
-    if (bfloat) {
-      // Steps after the first go on in the masters, wherever the rounded weights are written.
-      row.p = tensor.master;
-      row.source = state.place == 0 ? tensor.source : tensor.master;
-      row.rounded = static_cast<std::uint16_t*>(target);
-    } else {
-      row.p = static_cast<float*>(target);
-      row.source = places[state.place];
-      row.rounded = tensor.shadow;
-    }
-    row.bfloat_source = bfloat && state.place == 0;
+    if (input.gradient != nullptr && tensor.size > 0 &&
+        (input.target == nullptr || (input.source == nullptr && !bfloat)))
+      throw Error(ErrorCode::kInvalidArgument,
+                  "a trained tensor must have a source and a target, got 0 for tensor " + std::to_string(t));
+    // Steps after the first go on in the masters, wherever the rounded weights are written.
+    row.p = bfloat ? tensor.master : static_cast<float*>(input.target);
+    row.source = input.source != nullptr ? input.source : tensor.master;
+    row.rounded = bfloat ? static_cast<std::uint16_t*>(input.target) : tensor.rounded;
+    row.bfloat_source = bfloat && input.source != nullptr;
     row.fresh_moments = state.fresh_moments;
-    row.gradient = gradients[t];
+    row.gradient = input.gradient;
     row.scalars.decay = static_cast<float>(1.0 - learning_rate * options_.weight_decay);
     if (row.gradient == nullptr) continue;
     const double steps = static_cast<double>(state.steps + 1);
@@ -95,7 +74,6 @@ void AdamwPlan::settle(double norm) {
                 "gradient norm must be finite, got " + std::to_string(norm) + ". No weight was changed by this step.");
   for (std::size_t t = 0; t < rows_.size(); ++t) {
     if (rows_[t].gradient == nullptr) continue;
-    states_[t].place = states_[t].next_place();
     states_[t].fresh_moments = false;
     ++states_[t].steps;
   }

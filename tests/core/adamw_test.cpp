@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "check.h"
 
@@ -37,14 +38,14 @@ float widen(std::uint16_t value) {
 }
 
 struct Model {
-  Block pristine{1 << 20}, working{1 << 20}, other{1 << 20}, master{1 << 20}, shadow{1 << 20}, m{1 << 20}, v{1 << 20},
+  Block pristine{1 << 20}, working{1 << 20}, other{1 << 20}, master{1 << 20}, copies{1 << 20}, m{1 << 20}, v{1 << 20},
       gradient{1 << 20};
   std::vector<AdamwTensor> tensors;
   std::vector<const void*> gradients;
-  WeightType gradient_type;
+  std::vector<std::size_t> starts;  // of each tensor, in bytes
+  WeightType weight_type, gradient_type;
 
-  Model(WeightType type, bool in_place, bool shadowed = false)
-      : gradient_type(shadowed ? WeightType::kBFloat16 : type) {
+  Model(WeightType type, bool rounded) : weight_type(type), gradient_type(rounded ? WeightType::kBFloat16 : type) {
     const std::size_t gradient_width = gradient_type == WeightType::kFloat32 ? 4 : 2;
     const std::size_t width = type == WeightType::kFloat32 ? 4 : 2;
     std::size_t offset = 0;  // elements
@@ -54,15 +55,27 @@ struct Model {
         put(working, i, 0.1f * noise(i), type);
         put(gradient, i, 0.01f * noise(i + 12345), gradient_type);
       }
-      std::byte* weights = working.data() + offset * width;
-      tensors.push_back({in_place ? weights : pristine.data() + offset * width, weights, other.data() + offset * width,
+      tensors.push_back({size, type, floats(m) + offset, floats(v) + offset,
                          type == WeightType::kFloat32 ? nullptr : floats(master) + offset,
-                         shadowed ? reinterpret_cast<std::uint16_t*>(shadow.data()) + offset : nullptr,
-                         floats(m) + offset, floats(v) + offset, size, type});
+                         rounded ? reinterpret_cast<std::uint16_t*>(copies.data()) + offset : nullptr});
+      starts.push_back(offset * width);
       gradients.push_back(gradient.data() + offset * gradient_width);
       offset = (offset + size + 31) / 32 * 32;
     }
   }
+
+  // Inputs of a step that reads weights from one block and writes them to another. Later steps on bfloat16 weights go
+  // on in the masters: `later` leaves their source out.
+  std::vector<AdamwInput> inputs(const Block& from, Block& to, bool later) const {
+    std::vector<AdamwInput> list;
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      const bool in_master = later && weight_type == WeightType::kBFloat16;
+      list.push_back({gradients[t], in_master ? nullptr : from.data() + starts[t], to.data() + starts[t]});
+    }
+    return list;
+  }
+
+  const void* weights(std::size_t tensor) const { return working.data() + starts[tensor]; }
 
   static float* floats(Block& block) { return reinterpret_cast<float*>(block.data()); }
   static void put(Block& block, std::size_t i, float value, WeightType type) {
@@ -82,19 +95,19 @@ std::string bytes_of(const Block& block) {
   return std::string(reinterpret_cast<const char*>(block.data()), block.size());
 }
 
-void against_float64(WeightType type, bool in_place, bool shadowed) {
-  Model model(type, in_place, shadowed);
+void against_float64(WeightType type, bool in_place, bool rounded) {
+  Model model(type, rounded);
   ThreadPool pool(2);
   Adamw adamw(model.tensors, kOptions);
   for (int query = 0; query < 2; ++query) {
     if (query > 0) {  // as restore() does
-      if (in_place) std::memcpy(model.working.data(), model.pristine.data(), model.working.size());
-      adamw.fresh_weights();
+      std::memcpy(model.working.data(), model.pristine.data(), model.working.size());
       adamw.fresh_moments();
     }
     double norm = 0;
     for (int step = 1; step <= 3; ++step) {
-      const AdamwStep result = adamw.step(model.gradients, 1e-3, pool, 0);
+      const Block& from = step == 1 && !in_place ? model.pristine : model.working;
+      const AdamwStep result = adamw.step(model.inputs(from, model.working, step > 1), 1e-3, pool, 0);
       norm = result.norm;
       CHECK(result.bytes_moved > 0);
     }
@@ -121,11 +134,12 @@ void against_float64(WeightType type, bool in_place, bool shadowed) {
           p -= 1e-3 / (1 - std::pow(0.9, step)) * m / (std::sqrt(v) / std::sqrt(1 - std::pow(0.999, step)) + 1e-8);
         }
         const AdamwTensor& tensor = model.tensors[t];
-        const double trained = tensor.master != nullptr ? tensor.master[i] : Model::get(tensor.weights, i, type);
+        const void* weights = model.weights(t);
+        const double trained = tensor.master != nullptr ? tensor.master[i] : Model::get(weights, i, type);
         error += (trained - p) * (trained - p);
         update += (p - start) * (p - start);
-        if (shadowed) CHECK(tensor.shadow[i] == narrow(static_cast<const float*>(tensor.weights)[i]));
-        if (tensor.master != nullptr) CHECK(Model::get(tensor.weights, i, type) == widen(narrow(tensor.master[i])));
+        if (rounded) CHECK(tensor.rounded[i] == narrow(static_cast<const float*>(weights)[i]));
+        if (tensor.master != nullptr) CHECK(Model::get(weights, i, type) == widen(narrow(tensor.master[i])));
       }
       offset = (offset + kSizes[t] + 31) / 32 * 32;
     }
@@ -134,82 +148,61 @@ void against_float64(WeightType type, bool in_place, bool shadowed) {
   }
 }
 
-void same_bits(WeightType type, bool in_place, bool shadowed) {
+void same_bits(WeightType type, bool in_place, bool rounded) {
   std::string first;
   std::vector<SimdLevel> levels = {SimdLevel::kBaseline};
   if (simd_level() >= SimdLevel::kV3) levels.push_back(SimdLevel::kV3);
   if (simd_level() >= SimdLevel::kV4) levels.push_back(SimdLevel::kV4);
   for (SimdLevel level : levels)
     for (int threads : {1, 2, 3}) {
-      Model model(type, in_place, shadowed);
+      Model model(type, rounded);
       ThreadPool pool(threads);
       Adamw adamw(model.tensors, kOptions, level);
       for (int step = 0; step < 5; ++step) {
         if (step == 3) adamw.fresh_moments();
-        std::vector<const void*> gradients = model.gradients;
-        if (step % 2 == 1) gradients[4] = nullptr;
-        adamw.step(gradients, 1e-3, pool, 0);
+        const Block& from = step == 0 && !in_place ? model.pristine : model.working;
+        std::vector<AdamwInput> inputs = model.inputs(from, model.working, step > 0);
+        if (step % 2 == 1) inputs[4].gradient = nullptr;
+        adamw.step(inputs, 1e-3, pool, 0);
       }
-      if (!in_place) {  // carried moments, fresh weights
-        adamw.fresh_weights();
-        adamw.step(model.gradients, 1e-3, pool, 0);
-      }
+      // Carried moments, fresh weights.
+      if (!in_place) adamw.step(model.inputs(model.pristine, model.working, false), 1e-3, pool, 0);
       const std::string all = bytes_of(model.working) + bytes_of(model.m) + bytes_of(model.v) + bytes_of(model.master) +
-                              bytes_of(model.shadow);
+                              bytes_of(model.copies);
       if (first.empty()) first = all;
       CHECK(all == first);
     }
 }
 
-// What is kept stays as it is, and the steps go on as without keeping.
-void keeping(WeightType type, bool in_place, bool shadowed) {
-  Model plain(type, in_place, shadowed);
-  Model model(type, in_place, shadowed);
+// Steps that read one place and write another give what steps in place give, and leave what they read as it is.
+void across(WeightType type, bool rounded) {
+  Model plain(type, rounded);
+  Model model(type, rounded);
   ThreadPool pool(2);
   Adamw reference(plain.tensors, kOptions);
   Adamw adamw(model.tensors, kOptions);
-  adamw.keep();  // before the first step: the source is kept, which no step writes unless it works in place
-  const auto step = [&] {
-    reference.step(plain.gradients, 1e-3, pool, 0);
-    adamw.step(model.gradients, 1e-3, pool, 0);
-    const Block& now = adamw.places()[0] == 1 ? model.working : model.other;
-    std::size_t offset = 0;
-    const std::size_t width = type == WeightType::kFloat32 ? 4 : 2;
-    for (std::size_t size : kSizes) {
-      CHECK(std::memcmp(now.data() + offset * width, plain.working.data() + offset * width, size * width) == 0);
-      offset = (offset + size + 31) / 32 * 32;
+  const std::vector<std::pair<Block*, Block*>> ways = {{&model.working, &model.other},
+                                                       {&model.other, &model.working},
+                                                       {&model.working, &model.working},
+                                                       {&model.working, &model.other}};
+  bool later = false;
+  for (const auto& [from, to] : ways) {
+    const std::string before = bytes_of(*from);
+    reference.step(plain.inputs(plain.working, plain.working, later), 1e-3, pool, 0);
+    adamw.step(model.inputs(*from, *to, later), 1e-3, pool, 0);
+    later = true;
+    if (from != to) CHECK(bytes_of(*from) == before);
+    for (std::size_t t = 0; t < kSizes.size(); ++t) {
+      const std::size_t bytes = kSizes[t] * (type == WeightType::kFloat32 ? 4 : 2);
+      CHECK(std::memcmp(to->data() + model.starts[t], plain.weights(t), bytes) == 0);
     }
-    CHECK(bytes_of(plain.m) + bytes_of(plain.v) + bytes_of(plain.master) + bytes_of(plain.shadow) ==
-          bytes_of(model.m) + bytes_of(model.v) + bytes_of(model.master) + bytes_of(model.shadow));
-  };
-  step();
-  CHECK(adamw.places()[0] == 1);
-  adamw.keep();
-  const std::string first = bytes_of(model.working);
-  step();
-  step();
-  CHECK(adamw.places()[0] == 2);
-  CHECK(bytes_of(model.working) == first);
-  adamw.keep();
-  const std::string third = bytes_of(model.other);
-  step();
-  CHECK(adamw.places()[0] == 1);
-  CHECK(bytes_of(model.other) == third);
-  adamw.fresh_weights();
-  CHECK(adamw.places()[0] == 0);
-
-  model.tensors[3].other = nullptr;
-  bool thrown = false;
-  try {
-    Adamw(model.tensors, kOptions).keep();
-  } catch (const Error& error) {
-    thrown = error.code() == ErrorCode::kInvalidArgument;
+    CHECK(bytes_of(plain.m) + bytes_of(plain.v) + bytes_of(plain.master) + bytes_of(plain.copies) ==
+          bytes_of(model.m) + bytes_of(model.v) + bytes_of(model.master) + bytes_of(model.copies));
   }
-  CHECK(thrown);
 }
 
 void bad_gradients_change_nothing() {
-  Model model(WeightType::kFloat32, true);
+  Model model(WeightType::kFloat32, false);
   ThreadPool pool(2);
   Adamw adamw(model.tensors, kOptions);
   const std::string before = bytes_of(model.working);
@@ -219,7 +212,7 @@ void bad_gradients_change_nothing() {
     gradient[33] = bad;
     bool thrown = false;
     try {
-      adamw.step(model.gradients, 1e-3, pool, 0);
+      adamw.step(model.inputs(model.working, model.working, false), 1e-3, pool, 0);
     } catch (const Error& error) {
       thrown = error.code() == ErrorCode::kNonFinite;
     }
@@ -227,26 +220,34 @@ void bad_gradients_change_nothing() {
     CHECK(thrown);
     CHECK(bytes_of(model.working) == before);
   }
-  bool thrown = false;
-  try {
-    adamw.step({}, 1e-3, pool, 0);
-  } catch (const Error& error) {
-    thrown = error.code() == ErrorCode::kInvalidArgument;
+  std::vector<AdamwInput> nowhere = model.inputs(model.working, model.working, false);
+  nowhere[3].target = nullptr;
+  std::vector<AdamwInput> of_nothing = model.inputs(model.working, model.working, false);
+  of_nothing[3].source = nullptr;  // float32 weights have no master to go on in
+  for (const std::vector<AdamwInput>& inputs : {std::vector<AdamwInput>{}, nowhere, of_nothing}) {
+    bool thrown = false;
+    try {
+      adamw.step(inputs, 1e-3, pool, 0);
+    } catch (const Error& error) {
+      thrown = error.code() == ErrorCode::kInvalidArgument;
+    }
+    CHECK(thrown);
+    CHECK(bytes_of(model.working) == before);
   }
-  CHECK(thrown);
 }
 
 }  // namespace
 
 int main() {
   for (WeightType type : {WeightType::kFloat32, WeightType::kBFloat16})
-    for (bool in_place : {false, true})
-      for (bool shadowed : {false, true}) {
-        if (shadowed && type == WeightType::kBFloat16) continue;
-        against_float64(type, in_place, shadowed);
-        same_bits(type, in_place, shadowed);
-        keeping(type, in_place, shadowed);
+    for (bool rounded : {false, true}) {
+      if (rounded && type == WeightType::kBFloat16) continue;
+      for (bool in_place : {false, true}) {
+        against_float64(type, in_place, rounded);
+        same_bits(type, in_place, rounded);
       }
+      across(type, rounded);
+    }
   bad_gradients_change_nothing();
   return 0;
 }

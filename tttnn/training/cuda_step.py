@@ -34,7 +34,7 @@ class DeviceAdamw:
 
     def __init__(
         self,
-        tensors: Sequence[tuple[int, int, int, int, int, int, int, int, str]],
+        tensors: Sequence[_core.AdamwTensor],
         *,
         device: torch.device,
         beta1: float,
@@ -49,27 +49,24 @@ class DeviceAdamw:
         self._device = device
         self._scratch = torch.empty(self._core.scratch_bytes, dtype=torch.uint8, device=device)
 
-    def fresh_weights(self) -> None:
-        """Let the next step start from the pristine weights."""
-        self._core.fresh_weights()
-
-    def keep(self) -> None:
-        """Leave the weights of now where they are; the next step writes the other place."""
-        self._core.keep()
-
-    def places(self) -> list[int]:
-        """Where the weights of each tensor are: 0 source, 1 weights, 2 other."""
-        return self._core.places()
-
     def fresh_moments(self) -> None:
         """Let the next step start from zero moments, steps counted from 0."""
         self._core.fresh_moments()
 
-    def step(self, gradients: Sequence[int], learning_rate: float, max_threads: int = 0) -> tuple[float, int]:
-        """Train on gradients (addresses, 0 for none); return the norm before clipping and the bytes moved."""
+    def step(
+        self,
+        gradients: Sequence[int],
+        sources: Sequence[int],
+        targets: Sequence[int],
+        learning_rate: float,
+        max_threads: int = 0,
+    ) -> tuple[float, int]:
+        """Train as `_core.Adamw.step` does; return the norm before clipping and the bytes moved."""
         del max_threads  # the processor's
         return self._core.step(
             gradients,
+            sources,
+            targets,
             learning_rate,
             scratch=self._scratch.data_ptr(),
             device=self._device.index,

@@ -41,37 +41,33 @@ class FusedAdamW:
         self._carried = config.optimizer_state == "carried"
         self._generation = -1
         self._parameters = arena.parameters
-        self._keeps = arena.keeps
-        places = arena.places
-        self._gradient_types = [torch.bfloat16 if place.rounded else place.dtype for place in places]
+        trained = arena.trained
+        self._gradient_types = [torch.bfloat16 if tensor.rounded else tensor.dtype for tensor in trained]
+        self._has_master = [tensor.dtype is torch.bfloat16 for tensor in trained]
         offsets: list[int] = []
         total = 0
-        for place in places:
-            if place.dtype not in (torch.float32, torch.bfloat16):
+        for tensor in trained:
+            if tensor.dtype not in (torch.float32, torch.bfloat16):
                 raise AdaptError(
-                    f"{place.name} must be float32 or bfloat16 to be trained, got {place.dtype}. Use torch_adamw."
+                    f"{tensor.name} must be float32 or bfloat16 to be trained, got {tensor.dtype}. Use torch_adamw."
                 )
             offsets.append(total)
-            total += (place.size * 4 + 63) // 64 * 64
+            total += (tensor.size * 4 + 63) // 64 * 64
         self._offsets = offsets
-        has_masters = any(place.dtype is torch.bfloat16 for place in places)
         # The blocks live as long as this object: the core keeps bare addresses into them.
         self._m, self._v = block(total), block(total)
-        self._masters = block(total if has_masters else 0)
+        self._masters = block(total if any(self._has_master) else 0)
         self._core = adamw(
             [
-                (
-                    place.working,
-                    place.working,
-                    place.other,
-                    self._masters.address + offset if place.dtype is torch.bfloat16 else 0,
-                    place.rounded,
-                    self._m.address + offset,
-                    self._v.address + offset,
-                    place.size,
-                    str(place.dtype).removeprefix("torch."),
+                _core.AdamwTensor(
+                    size=tensor.size,
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                    m=self._m.address + offset,
+                    v=self._v.address + offset,
+                    master=self._masters.address + offset if has_master else 0,
+                    rounded=tensor.rounded,
                 )
-                for place, offset in zip(places, offsets, strict=True)
+                for tensor, offset, has_master in zip(trained, offsets, self._has_master, strict=True)
             ],
             beta1=config.beta1,
             beta2=config.beta2,
@@ -88,50 +84,48 @@ class FusedAdamW:
         """Clip, train one step, and drop the gradients; see `Optimizer.step`."""
         arena, parameters = self._arena, self._parameters
         self._begin_query()
-        if arena.keeps != self._keeps:
-            self._keeps = arena.keeps
-            self._core.keep()
         gradients = list(map(_usable, parameters, self._gradient_types))
         addresses = [0 if gradient is None else gradient.data_ptr() for gradient in gradients]
-        norm, moved = self._core.step(addresses, learning_rate, torch.get_num_threads())
-        arena.point_at(self._core.places())
+        places = arena.places
+        targets = places.next()
+        # Written weights that are bfloat16 go on in their masters.
+        sources = [
+            0 if has_master and written else address
+            for has_master, written, address in zip(
+                self._has_master, places.written, places.addresses(places.now), strict=True
+            )
+        ]
+        norm, moved = self._core.step(
+            addresses, sources, places.addresses(targets), learning_rate, torch.get_num_threads()
+        )
+        arena.point_at(
+            [None if gradient is None else place for gradient, place in zip(gradients, targets, strict=True)]
+        )
         # None, not zero: the next backward then hands over its own tensors and adds nothing.
         deque(map(setattr, parameters, repeat("grad"), repeat(None)), maxlen=0)
         return StepStats(norm, moved)
 
     def _begin_query(self) -> None:
-        """Forget the weights of the query before, in the first call of one."""
+        """Forget the moments of the query before, in the first call of one."""
         require_query(self._arena)
         if self._arena.generation != self._generation:
             self._generation = self._arena.generation
-            self._core.fresh_weights()
             if not self._carried:
                 self._core.fresh_moments()
 
     def start_from(self, numbers: Sequence[int], weights: Callable[[int], Tensor]) -> None:
         """Let the first step begin at other weights; see `Optimizer.start_from`.
 
-        A step of no gradient at the learning rate 0 takes the pristine weights to where steps write; there they are
-        replaced.
-
         Raises:
-            AdaptError: No query is open, or moments are carried from query to query, which that step would shrink.
+            AdaptError: No query is open.
         """
-        if self._carried:
-            raise AdaptError("optimizer_state must be fresh for steps that begin at other weights, got 'carried'")
         self._begin_query()
-        chosen = set(numbers)
-        widest = max((self._parameters[number].numel() for number in chosen), default=0)
-        nothing = torch.zeros(widest, dtype=torch.float32, device=self._arena.device)
-        addresses = [nothing.data_ptr() if i in chosen else 0 for i in range(len(self._parameters))]
-        self._core.step(addresses, 0.0, torch.get_num_threads())
-        self._arena.point_at(self._core.places())
+        self._arena.begin_writing(numbers)
         for number in numbers:
             values = weights(number)
             self._arena.write(number, values)
-            if self._parameters[number].dtype is torch.bfloat16:
+            if self._has_master[number]:
                 self._write_master(number, values)
-        self._core.fresh_moments()
 
     def _write_master(self, number: int, values: Tensor) -> None:
         """Give a bfloat16 parameter's float32 master other weights, in the parameter's memory order."""

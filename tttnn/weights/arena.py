@@ -20,24 +20,26 @@ import tttnn._core as _core
 from ..errors import AdaptError, RestoreError
 from .blocks import RoundedWeights, WeightBlock, run_at_once
 from .inspection import Inspection, Slots, require_same_bytes
-from .layout import Captured, aligned, lay_out, refuse_unfit
+from .layout import aligned, lay_out, refuse_unfit
+from .places import Places
 from .shared_weights import SharedTensor, SharedWeights
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one trainable tensor lies: addresses, in bytes, and its size in elements.
+class TrainedTensor:
+    """What an optimizer has to know of a trainable tensor beside where its weights are.
 
-    The weights are at ``working`` when a query begins, and steps write there. ``other`` is a second place to write (0:
-    none), ``rounded`` the tensor's copy in bfloat16 (0: none).
+    Attributes:
+        name: its first.
+        size: values.
+        dtype: of its weights.
+        rounded: address of its copy in bfloat16; 0 where it has none.
     """
 
     name: str
-    working: int
-    other: int
-    rounded: int
     size: int
     dtype: torch.dtype
+    rounded: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +157,9 @@ class WeightArena:
         trainable_end = max((i.offset + i.nbytes for i in self._trainable), default=0)
         self._other = WeightBlock(aligned(trainable_end), device) if keeps_best else None
 
-        # Of each trainable tensor: its views in the blocks that it may lie in. `_at` says where its weights are now: 0
-        # in the working block, and no step has written them, 1 there, 2 in the other block.
-        blocks_of_steps = (self._working,) if self._other is None else (self._working, self._other)
-        self._views = [[block.view(item) for block in blocks_of_steps] for item in self._trainable]
-        self._at = [0] * len(self._trainable)
-        self._kept: list[int] | None = None
-        self._keeps = 0
+        of_steps = [block for block in (self._working, self._other) if block is not None]
+        self.places = Places([[block.view(item) for block in of_steps] for item in self._trainable])
+        """Where the weights of this query are; the optimizer writes at its addresses and says so by `point_at`."""
         self._homes = self._move_in(fill=shared is None)
         self._rounded = RoundedWeights(self._items, self._homes, self._pristine, device) if rounded else None
         self._training = False
@@ -193,28 +191,21 @@ class WeightArena:
         return [item.names[0] for item in self._items]
 
     @property
-    def trainable_names(self) -> list[str]:
-        """Names of the parameters that are trained, in the order of `parameters`."""
-        return [item.names[0] for item in self._trainable]
-
-    @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that are trained."""
         return [item.tensor for item in self._trainable if isinstance(item.tensor, nn.Parameter)]
 
     @property
-    def places(self) -> list[Place]:
-        """Where trainable weights lie, in the order of `parameters`; fixed for the arena's life."""
+    def trained(self) -> list[TrainedTensor]:
+        """What is trained, in the order of `parameters`."""
         return [
-            Place(
+            TrainedTensor(
                 name=item.names[0],
-                working=views[0].data_ptr(),
-                other=views[1].data_ptr() if self._other is not None else 0,
-                rounded=self._rounded.address(item) if self._rounded is not None else 0,
                 size=item.tensor.numel(),
                 dtype=item.dtype,
+                rounded=self._rounded.address(item) if self._rounded is not None else 0,
             )
-            for item, views in zip(self._trainable, self._views, strict=True)
+            for item in self._trainable
         ]
 
     @property
@@ -237,11 +228,6 @@ class WeightArena:
         """Whether there are copies in bfloat16 to train with."""
         return self._rounded is not None
 
-    @property
-    def keeps(self) -> int:
-        """The number of calls of `keep`; an optimizer sees by it that it has to write elsewhere."""
-        return self._keeps
-
     def begin(self) -> None:
         """Open a query: check the model, set aside gradients and ``requires_grad``, and let weights be trained.
 
@@ -263,23 +249,20 @@ class WeightArena:
         self._saved = saved
         self._closing = None
         self._generation += 1
-        self._at = [0] * len(self._trainable)
-        self._kept = None
+        self.places.begin()
         # From here on restore() undoes everything, wherever an interrupt falls.
         self._active = True
         run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
         if saved[0] != self._trained_flags:
             run_at_once(map(setattr, self._parameters, repeat("requires_grad"), self._trained_flags))
 
-    def point_at(self, places: list[int]) -> None:
-        """Say where the trainable weights are now, which the caller has written, and point the model there.
+    def point_at(self, places: Sequence[int | None]) -> None:
+        """Say where trainable weights were written, and point the model there.
 
         Args:
-            places: For each of `parameters`: 0 its working place, where no step has written, 1 that place, 2 the other.
+            places: For each of `parameters`, as in `Places`; None where it was left alone.
         """
-        if places == self._at:
-            return
-        self._at = list(places)
+        self.places.wrote(places)
         if not self._training:
             self._point()
 
@@ -287,8 +270,7 @@ class WeightArena:
         """Point trainable parameters at their weights of now."""
         if self._other is None and self._rounded is None:
             return  # they never left
-        views = [views[at == 2] for views, at in zip(self._views, self._at, strict=True)]
-        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), self.places.views()))
 
     def training_weights(self) -> TrainingWeights:
         """Let the model compute with weights rounded to bfloat16, inside the block; gradients are bfloat16 too.
@@ -301,7 +283,7 @@ class WeightArena:
         """Point all parameters at their rounded copies, those of now; in an arena with ``rounded`` alone."""
         if self._rounded is not None:
             self._training = True
-            self._rounded.use(self._trainable, self._at)
+            self._rounded.use(self._trainable, self.places.written)
 
     def use_exact(self) -> None:
         """Point all parameters at the weights of now themselves; undoes `use_rounded` wherever that was interrupted."""
@@ -319,8 +301,7 @@ class WeightArena:
         self._require_open("keep")
         if self._other is None:
             raise AdaptError("the arena must be made with keeps_best=True to keep weights, got False.")
-        self._kept = list(self._at)
-        self._keeps += 1
+        self.places.keep()
 
     def use_kept(self) -> None:
         """Point the model at the weights of the last `keep` in this query; at a copy of the pristine ones without one.
@@ -331,35 +312,34 @@ class WeightArena:
             AdaptError: No query is open.
         """
         self._require_open("use_kept")
-        kept = self._kept if self._kept is not None else [0] * len(self._trainable)
-        back = [item for item, place in zip(self._trainable, kept, strict=True) if place == 0 and item.nbytes > 0]
-        self._working.copy_from(self._pristine, back)
-        views = [views[place == 2] for views, place in zip(self._views, kept, strict=True)]
-        run_at_once(map(setattr, map(attrgetter("tensor"), self._trainable), repeat("data"), views))
+        if not self.places.return_to_kept():
+            self._working.copy_from(self._pristine, [item for item in self._trainable if item.nbytes > 0])
+            self.places.begin()
+        self._point()
 
     def copy_to_working(self) -> None:
         """Make the weights of now ready to be written in place: for optimizers that work on parameters.
 
         Copies those that are kept to the place that is free.
         """
-        places = [at or 1 for at in self._at]
-        for i, kept in enumerate(self._kept or ()):
-            if self._at[i] != 0 and self._at[i] == kept:
-                places[i] = 3 - kept
-                self._views[i][places[i] == 2].copy_(self._views[i][kept == 2])
+        places = self.places.next()
+        self.places.copy(places)
         self.point_at(places)
 
     def begin_writing(self, numbers: Sequence[int]) -> None:
-        """Take some of `parameters` out of their pristine place, so that `write` may change them.
+        """Make room for other weights of some of `parameters`, which `write` then gives them.
 
         Raises:
             AdaptError: No query is open.
         """
         self._require_open("begin_writing")
-        places = list(self._at)
-        for number in numbers:
-            places[number] = places[number] or 1  # where the pristine weights have been copied already
-        self.point_at(places)
+        chosen = set(numbers)
+        places = [
+            next_ if number in chosen else now
+            for number, (next_, now) in enumerate(zip(self.places.next(), self.places.now, strict=True))
+        ]
+        self.places.copy(places)
+        self.point_at([place if number in chosen else None for number, place in enumerate(places)])
 
     def write(self, number: int, values: Tensor) -> None:
         """Give one of `parameters` other weights for the rest of the query, and its rounded copy too.
@@ -369,13 +349,12 @@ class WeightArena:
             values: In its shape.
 
         Raises:
-            AdaptError: It is in its pristine place, or no query is open.
+            AdaptError: It was not given to `begin_writing`, and no step wrote it, or no query is open.
         """
         self._require_open("write")
-        at = self._at[number]
-        if at == 0:
-            raise AdaptError(f"{self.trainable_names[number]} must have left its pristine place to be written")
-        self._views[number][at == 2].copy_(values)
+        if not self.places.written[number]:
+            raise AdaptError(f"{self._trainable[number].names[0]} must be given to begin_writing() to be written")
+        self.places.view(number).copy_(values)
         if self._rounded is not None:
             self._rounded.write(self._trainable[number], values)
 
@@ -498,10 +477,10 @@ class WeightArena:
         """
         self._require_open("snapshot")
         held = WeightBlock(self.trainable_nbytes, self.device)
-        memories = [self._working, self._other]
-        for position, memory in enumerate(memories):
-            if memory is not None:
-                held.copy_from(memory, self._lying_in(position))
+        for place, block in enumerate((self._working, self._other)):
+            if block is not None:
+                lying = zip(self._trainable, self.places.now, strict=True)
+                held.copy_from(block, [item for item, now in lying if now == place and item.nbytes > 0])
         return Snapshot(held)
 
     def load(self, snapshot: Snapshot) -> None:
@@ -512,20 +491,12 @@ class WeightArena:
         """
         self._require_open("load")
         self._working.copy_from(snapshot.memory, [item for item in self._trainable if item.nbytes > 0])
-        self.point_at([1] * len(self._trainable))
+        self.point_at([0] * len(self._trainable))
 
     @property
     def trainable_nbytes(self) -> int:
         """Bytes of the trained weights: of one snapshot."""
         return aligned(max(item.offset + item.nbytes for item in self._trainable))
-
-    def _lying_in(self, position: int) -> list[Captured]:
-        """Return the trainable tensors that the model has in the working (0) or other block (1)."""
-        return [
-            item
-            for item, views in zip(self._trainable, self._views, strict=True)
-            if item.nbytes > 0 and item.tensor.data_ptr() == views[position].data_ptr()
-        ]
 
     def _require_held(self) -> None:
         if self._released:
@@ -548,7 +519,7 @@ class WeightArena:
                 item.tensor.data = home.clone(memory_format=torch.preserve_format)
         self._released = True
         self._homes = []
-        self._views = []
+        self.places = Places([])
         self._rounded = None
 
 

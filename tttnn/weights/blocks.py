@@ -130,9 +130,9 @@ class RoundedWeights:
             if tensor is item.tensor:
                 view.copy_(values)
 
-    def use(self, trainable: Sequence[Captured], at: Sequence[int]) -> None:
-        """Point all parameters at their copies: those at place 0 at the pristine ones."""
-        stepped = {id(item.tensor) for item, place in zip(trainable, at, strict=True) if place != 0}
+    def use(self, trainable: Sequence[Captured], written: Sequence[bool]) -> None:
+        """Point all parameters at their copies: those that no step has written yet at the pristine ones."""
+        stepped = {id(item.tensor) for item, was in zip(trainable, written, strict=True) if was}
         views = list(self._pristine)
         for i, view in enumerate(self._trained):
             if id(self._tensors[i]) in stepped:
