@@ -207,34 +207,6 @@ py::list read_texts(const StoreReader& reader, const Ids& documents, int threads
   return batch.publish(objects);
 }
 
-py::list read_bytes(const StoreReader& reader, const Ids& documents, int threads) {
-  const Batch batch(documents);
-  const std::size_t count = batch.wanted.size();
-  std::vector<TextPlace> places(count);
-  {
-    // Safe: only C++ memory is read and written.
-    py::gil_scoped_release release;
-    reader.locate(batch.wanted.data(), count, places.data());
-  }
-  std::vector<py::object> objects(count);
-  std::vector<void*> targets(count);
-  std::uint64_t total = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    // Of the bytes objects only the empty one is shared by the interpreter when made so, and it is not written to.
-    PyObject* bytes = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(places[i].text_size));
-    if (bytes == nullptr) throw py::error_already_set();
-    objects[i] = py::reinterpret_steal<py::object>(bytes);
-    targets[i] = PyBytes_AS_STRING(bytes);
-    total += places[i].text_size;
-  }
-  {
-    // Safe: the bytes objects are new and nobody else has seen them; each is filled by one thread.
-    py::gil_scoped_release release;
-    for_each(count, total < kParallelBytes ? 1 : threads, [&](std::size_t i) { reader.read(places[i], targets[i]); });
-  }
-  return batch.publish(objects);
-}
-
 py::list read_metas(const StoreReader& reader, const Ids& documents) {
   std::vector<std::string> metas;
   {
@@ -254,16 +226,6 @@ py::array_t<std::int32_t> source_codes(const StoreReader& reader) {
   py::gil_scoped_release release;
   reader.source_codes(data);
   return codes;
-}
-
-py::array_t<double> time_decoding(const StoreReader& reader, const Ids& documents) {
-  std::vector<double> seconds;
-  {
-    // Safe: as in read_texts.
-    py::gil_scoped_release release;
-    seconds = reader.time_decoding(documents.data(), static_cast<std::size_t>(documents.size()));
-  }
-  return py::array_t<double>(static_cast<py::ssize_t>(seconds.size()), seconds.data());
 }
 
 py::dict info(const StoreReader& reader) {
@@ -336,7 +298,6 @@ void bind_reader(py::module_& module) {
       .def("__len__", &StoreReader::size)
       .def("read_text", &read_text, py::arg("document"))
       .def("read_texts", &read_texts, py::arg("documents"), py::arg("threads") = 0)
-      .def("read_bytes", &read_bytes, py::arg("documents"), py::arg("threads") = 0)
       .def(
           "read_meta",
           [](const StoreReader& reader, std::uint64_t document) {
@@ -350,7 +311,6 @@ void bind_reader(py::module_& module) {
           },
           py::arg("document"))
       .def("read_metas", &read_metas, py::arg("documents"))
-      .def("time_decoding", &time_decoding, py::arg("documents"))
       .def("sources", [](const StoreReader& reader) { return reader.sources(); })
       .def("source_codes", &source_codes)
       .def("dictionary", [](const StoreReader& reader) { return py::bytes(reader.dictionary()); })

@@ -1,7 +1,6 @@
 #include "store_reader.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <new>
@@ -210,22 +209,6 @@ void StoreReader::read(const TextPlace& where, void* text) const {
   if (where.ascii && !all_ascii(text, static_cast<std::size_t>(where.text_size))) {
     corrupt_document(where.document, where.offset, "has bytes above 127, but its table says it has none");
   }
-}
-
-std::vector<double> StoreReader::time_decoding(const std::int64_t* documents, std::size_t count) const {
-  std::vector<TextPlace> places(count);
-  locate(documents, count, places.data());
-  std::vector<char> text(static_cast<std::size_t>(footer_.largest_document) + 1);
-  std::vector<double> seconds;
-  seconds.reserve(count);
-  Scratch scratch;
-  for (const TextPlace& where : places) {
-    const unsigned char* frame = file_.view(where.offset, where.frame_size, scratch);
-    const auto begin = std::chrono::steady_clock::now();
-    decompressor_->decode(frame, where.frame_size, text.data(), static_cast<std::size_t>(where.text_size));
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  }
-  return seconds;
 }
 
 // The group record and its metadata, unpacked into `packed`; `end` receives the first byte after the record.

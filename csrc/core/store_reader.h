@@ -55,8 +55,6 @@ class StoreReader {
 
   // Writes place.text_size bytes to `text`.
   void read(const TextPlace& place, void* text) const;
-  // For benchmarks: seconds that each text takes to decode into memory that is there, with nothing else around it.
-  std::vector<double> time_decoding(const std::int64_t* documents, std::size_t count) const;
 
   // Metadata, as it was appended; empty where there was none.
   std::string meta(std::uint64_t document) const;
