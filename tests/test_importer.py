@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,14 @@ def test_the_command_imports_and_searches_with_a_named_embedder_only(
     assert run(monkeypatch, "search", place, "moon", "--embedder", encoder, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 10
     assert tiny_embedder().dim == 32
+
+
+def test_pickled_it_brings_the_embedder_that_was_attached(
+    tmp_path: Path, shards: tuple[list[Path], list[Path]]
+) -> None:
+    tttnn.Datastore.import_faiss(tmp_path / "d", *shards)
+    embedder = tttnn.Embedder.load(save_encoder(tmp_path / "m"))
+    given = tttnn.Datastore.open(tmp_path / "d", embedder)
+    again = pickle.loads(pickle.dumps(given))
+    assert again.embedder.identity == embedder.identity
+    assert list(again.search("moon cat", 5)) == list(given.search("moon cat", 5))

@@ -6,9 +6,7 @@ other than the one it was built with are refused by name; they never answer a se
 
 from __future__ import annotations
 
-import operator
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
-from ..embedding.embed_report import EmbedReport
 from ..embedding.identity import differences, settings_of
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
 from ..retrieval.where import Where, check_sources, names_of
 from ..store.document import Document
+from .answer import answer_queries, required
 from .build_report import BuildReport
 from .builder import Builder, Corpus
 from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
+from .description import described
 from .documents import Documents
 from .faiss_import import FlatFiles
-from .manifest import MANIFEST, PASSAGES, Manifest, open_manifest
+from .manifest import MANIFEST, Manifest
+from .opening import open_current, stamp_of
 from .searcher import Searcher
-from .segment import Segment, open_segments
+from .segment import Segment
 from .vector_source import EmbeddedTexts
 
 if TYPE_CHECKING:
     from ..embedding.embedder import Embedder
-
-_OPEN_TRIES = 5  # a writer may replace the manifest between reading it and opening its files
 
 
 class Datastore:
@@ -74,11 +72,11 @@ class Datastore:
             DatastoreMismatchError: Another datastore was put in the place of this one.
         """
         # Taken before reading: a manifest that is replaced meanwhile is then read at the next search.
-        seen = _stamp(self.path)
+        seen = stamp_of(self.path)
         if self._closed or seen is None or seen == self._seen:
             return False
         before = self.manifest
-        manifest, segments = _open(self.path, self._opened)
+        manifest, segments = open_current(self.path, self._opened)
         if (manifest.unit, manifest.dim, manifest.embedder) != (before.unit, before.dim, before.embedder):
             raise DatastoreMismatchError(
                 f"{self.path}: another datastore was put in its place since it was opened. Open it again."
@@ -93,8 +91,8 @@ class Datastore:
 
     def _reopen(self) -> None:
         """Take what the manifest names now; files that are open already are not read again."""
-        seen = _stamp(self.path)
-        self._hold(*_open(self.path, self._opened), seen)
+        seen = stamp_of(self.path)
+        self._hold(*open_current(self.path, self._opened), seen)
         self._closed = False
 
     @classmethod
@@ -212,8 +210,8 @@ class Datastore:
             StoreCorruptError: A text store is damaged.
         """
         place = Path(path).absolute()  # so that methods work after a change of folder
-        seen = _stamp(place)
-        datastore = cls(place, *_open(place), seen)
+        seen = stamp_of(place)
+        datastore = cls(place, *open_current(place), seen)
         return datastore if embedder is None else datastore.attach(embedder)
 
     def attach(self, embedder: Embedder) -> Datastore:
@@ -451,16 +449,7 @@ class Datastore:
         explain: bool = False,
     ) -> list[SearchResult]:
         """Search for several texts at once; see `search`."""
-        for query in queries:
-            if not isinstance(query, str):
-                raise TypeError(f"query must be a text, got {type(query).__name__}")
-            if not query.strip():
-                raise ValueError(f"query must hold some text, got {query!r}")
-        if not hasattr(k, "__index__"):
-            raise TypeError(f"k must be a whole number, got {k!r}")
-        k = operator.index(k)
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        k = required(queries, k)
         if source is not None and where is not None:
             raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
         self.refresh()
@@ -469,69 +458,17 @@ class Datastore:
         sources = (Where.read(where) if source is None else Where(names_of("source", source))).sources
         if sources is not None:
             check_sources(sources, searcher.sources)
-        reports = [EmbedReport() for _ in queries]
-        started = time.perf_counter()
-        embedder = self.embedder
-        # One by one: the answer to a query does not depend on the queries beside it, to the last bit.
-        vectors = np.concatenate(
-            [np.zeros((0, embedder.dim), np.float32)]
-            + [embedder.embed([query], report=report) for query, report in zip(queries, reports, strict=True)]
+        return answer_queries(
+            searcher,
+            self.embedder,
+            queries,
+            k,
+            exclude_digests=exclude_digests,
+            sources=sources,
+            ef=ef,
+            with_vectors=with_vectors,
+            explain=explain,
         )
-        embedded = time.perf_counter()
-        excluded = set(exclude_digests)
-        explanations = [searcher.explained(sources) if explain else None for _ in queries]
-        # Explained queries are searched one by one, so that each knows its own work.
-        groups = [slice(i, i + 1) for i in range(len(queries))] if explain else [slice(0, len(queries))]
-        lists = [
-            found
-            for i, group in enumerate(groups)
-            for found in searcher.nearest(
-                vectors[group],
-                k + len(excluded),
-                ef=ef,
-                sources=sources,
-                explain=explanations[i] if explain else None,
-            )
-        ]
-        searched = time.perf_counter()
-        share = max(1, len(queries))
-        results = []
-        for number, (found, report) in enumerate(zip(lists, reports, strict=True)):
-            explanation = explanations[number]
-            reading = time.perf_counter()
-            neighbors = searcher.read(found)
-            wanted = k + len(excluded)
-            while sum(n.digest not in excluded for n in neighbors) < k and len(found) >= wanted:
-                # More than one document has an excluded text.
-                wanted *= 2
-                found = searcher.nearest(
-                    vectors[number : number + 1], wanted, ef=ef, sources=sources, explain=explanation
-                )[0]
-                neighbors = searcher.read(found)
-            kept = [i for i, n in enumerate(neighbors) if n.digest not in excluded][:k]
-            left_out = sum(n.digest in excluded for n in neighbors)
-            seconds = {
-                "embed": (embedded - started) / share,
-                "search": (searched - embedded) / share,
-                "read": time.perf_counter() - reading,
-            }
-            if explanation is not None:
-                explanation.excluded = left_out
-                explanation.recall = searcher.recall(vectors[number], found, sources=sources)
-            results.append(
-                SearchResult(
-                    tuple(neighbors[i] for i in kept),
-                    seconds,
-                    requested=k,
-                    query_tokens=report.tokens,
-                    query_truncated=report.truncated > 0,
-                    excluded=left_out,
-                    query_vector=vectors[number] if with_vectors else None,
-                    vectors=searcher.vectors_of([found[i] for i in kept]) if with_vectors else None,
-                    explanation=explanation,
-                )
-            )
-        return results
 
     def vectors(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the vectors of documents by id, (n, dim).
@@ -553,38 +490,7 @@ class Datastore:
         `memory`: bytes of vectors and links that searches read through memory maps (fast where the machine keeps them),
         and bytes of tables in this process's own memory.
         """
-        entries = self.manifest.segments
-        segments = self._searcher.segments
-        indexes = [segment.index.manifest["files"].values() for segment in segments]
-        units = sum(entry.units for entry in entries)
-        recall = sum(entry.recall_at_20 * entry.units for entry in entries)
-        return {
-            "path": str(self.path),
-            "id": self.id,
-            "format": self.manifest.format,
-            "documents": len(self),
-            "deleted": sum(entry.deleted.documents for entry in entries if entry.deleted is not None),
-            "next_id": self.manifest.next_id,
-            "unit": self.manifest.unit,
-            "vectors": units,
-            "dim": self.manifest.dim,
-            "segments": len(entries),
-            "sources": sorted({name for segment in segments for name in segment.sources}),
-            "text_bytes": sum(segment.store.info()["text_bytes"] for segment in segments),
-            "store_bytes": sum(entry.store_bytes for entry in entries),
-            "index_bytes": sum(described["size"] for files in indexes for described in files),
-            "passage_bytes": sum(entry.files[PASSAGES].size for entry in entries if PASSAGES in entry.files),
-            "memory": {
-                "mapped_for_search_bytes": sum(segment.index.mapped_bytes for segment in segments),
-                "held_bytes": sum(segment.held_bytes for segment in segments),
-            },
-            "embedded_tokens": sum(entry.tokens for entry in entries),
-            "truncated": sum(entry.truncated for entry in entries),
-            "empty": sum(entry.empty for entry in entries),
-            "recall_at_20": round(recall / units, 4) if units else 1.0,
-            "embedder": self.manifest.embedder.to_dict(),
-            "settings": self.manifest.settings,
-        }
+        return described(self.path, self.manifest, self._searcher.segments)
 
     def verify(self, *, full: bool = True, progress: Progress | None = None) -> None:
         """Compare every file with its checksums again.
@@ -648,31 +554,14 @@ class Datastore:
         return f"Datastore({str(self.path)!r}, {len(self)} documents)"
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return what tells one manifest file from the next; None where there is none now."""
-    try:
-        status = os.stat(path / MANIFEST)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _unpickled(path: str, embedder: tuple[str, EmbedConfig | None] | None) -> Datastore:
     opened = Datastore.open(path)
-    return opened if embedder is None else opened.attach(Embedder.load(*embedder))
+    if embedder is None:
+        return opened
+    from ..embedding.embedder import Embedder
+
+    return opened.attach(Embedder.load(*embedder))
 
 
 def _shifted(progress: Progress, base: int, total: int) -> Progress:
     return lambda stage, done, _: progress(stage, base + done, total)
-
-
-def _open(path: Path, opened: Sequence[Segment] = ()) -> tuple[Manifest, list[Segment]]:
-    """Open what the manifest names; again where a writer has replaced it meanwhile."""
-    for remaining in reversed(range(_OPEN_TRIES)):
-        manifest = open_manifest(path)
-        try:
-            return manifest, open_segments(path, manifest, opened)
-        except FileNotFoundError:
-            if remaining == 0 or open_manifest(path).id == manifest.id:
-                raise
-    raise AssertionError("the last try returns or raises")
