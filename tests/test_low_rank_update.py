@@ -142,7 +142,7 @@ def test_a_layer_that_is_not_trained_is_refused_by_name(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moments_that_are_carried_outlive_a_start_at_other_weights(dtype: torch.dtype) -> None:
-    """Moments are made of gradients alone: a model that has the other weights from the start ends where this one does."""
+    """Moments are made of gradients alone: a model with the other weights from the start ends at the same ones."""
     config = tttnn.AdaptConfig(optimizer_state="carried", clip_norm=None)
     ended = []
     for starts_there in (False, True):

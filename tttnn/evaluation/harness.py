@@ -22,7 +22,6 @@ Prompts are cut into tokens as the harness does it for its model ``hf``: context
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -34,15 +33,14 @@ from .. import models
 from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.tokens import prefix_token
-from ..recipe import open_datastore
-from ..retrieval.selector import Selector
 from ..settings import check, read
 from ..store.document import text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
 from ..training.trainer import TestTimeTrainer
 from .faults import of_one_text, reason_of
-from .harness_arguments import dtype_named, present_device, settings_of
+from .harness_arguments import trainer_of
+from .harness_prompts import DEFAULT_NEW_TOKENS, Prompts, readable, sampling_of
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -58,22 +56,8 @@ _log = logging.getLogger("tttnn")
 
 Rolling = Literal["full", "split"]
 
-_DEFAULT_NEW_TOKENS = 256
-"""Longest continuation where a task states none; as the harness's own models have it."""
-
-_LIMIT_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-"""What tasks call the longest continuation; the first one given counts."""
-
-
 _REASONS = 3
 """Reasons why adaptations failed that the results name."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def _readable(text: str) -> str:
-    """Return a text that tokenizers and files can hold: lone surrogates become U+FFFD."""
-    return _SURROGATE.sub("\ufffd", text)
 
 
 @register_model("tttnn")
@@ -136,46 +120,32 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         if rolling not in get_args(Rolling):
             raise ConfigError(f"rolling must be one of {', '.join(get_args(Rolling))}, got {rolling!r}")
         given = read(int | None, query_tokens, "query_tokens")
-        self._query_tokens: int | None = check(int | None, given, "query_tokens", minimum=1)
         if isinstance(pretrained, TestTimeTrainer):
-            given = {"datastore": datastore, "k": k, "max_length": max_length, **settings}
-            for name, value in given.items():
+            for name, value in {"datastore": datastore, "k": k, "max_length": max_length, **settings}.items():
                 if value is not None:
                     raise ConfigError(f"{name} must not be given beside a trainer, got {value!r}")
             self.trainer = pretrained
         else:
-            if k is not None:
-                settings["num_neighbors"] = k
-            if max_length is not None:
-                settings["score_max_length"] = max_length
-            config, selection, score = settings_of(settings, preset)
-            if config.num_neighbors and datastore is None:
-                raise ConfigError(
-                    f"datastore must be given where k is above 0, got None and k = {config.num_neighbors}"
-                )
-            retriever = None
-            if datastore is not None:
-                opened = open_datastore(
-                    datastore,
-                    embedder=embedder,
-                    device=present_device(device),
-                    threads=threads,
-                    cache_dir=cache_dir,
-                )
-                retriever = Selector(opened, selection)
-            self.trainer = TestTimeTrainer.load(
+            named = {"num_neighbors": k, "score_max_length": max_length}
+            self.trainer = trainer_of(
                 pretrained,
-                retriever,
-                config,
-                score=score,
-                device=present_device(device),
-                dtype=dtype_named(dtype),
+                datastore,
+                settings | {name: value for name, value in named.items() if value is not None},
+                preset=preset,
+                embedder=embedder,
+                device=device,
+                dtype=dtype,
                 threads=threads,
                 cache_dir=cache_dir,
             )
         self.tokenizer = self.trainer.tokenizer
+        self._prompts = Prompts(
+            self.tokenizer,
+            query_tokens=check(int | None, given, "query_tokens", minimum=1),
+            add_bos_token=add_bos_token,
+            window=self.max_length,
+        )
         self._rolling = rolling
-        self._add_bos_token = add_bos_token
         self._device = next(self.trainer.model.parameters()).device
         self._counts = {"queries": 0, "without_query": 0, "found": 0, "excluded": 0, "steps": 0, "tokens": 0}
         self._counts["failed"] = 0
@@ -203,7 +173,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
     @property
     def max_gen_toks(self) -> int:
         """Longest continuation where a task states none."""
-        return _DEFAULT_NEW_TOKENS
+        return DEFAULT_NEW_TOKENS
 
     @property
     def tokenizer_name(self) -> str:
@@ -223,12 +193,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return a text's tokens, with the tokenizer's special tokens unless the text begins with `bos` already."""
-        string = _readable(string)
-        special = add_special_tokens if add_special_tokens is not None else self._add_bos_token
-        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
-            special = False
-        options = {} if special is None else {"add_special_tokens": special}
-        return list(self.tokenizer(string, verbose=False, **options)["input_ids"])
+        return self._prompts.tokens(string, add_special_tokens)
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what the harness writes into the results beside the model's arguments.
@@ -241,7 +206,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
             "full": "full: the query is the whole text that is scored",
             "split": "split: the query is the first half, scored under the base model; the rest under the adapted one",
         }
-        length = "" if self._query_tokens is None else f"the last {self._query_tokens} tokens of "
+        tokens = self._prompts.query_tokens
+        length = "" if tokens is None else f"the last {tokens} tokens of "
         return {
             "model_num_parameters": made.parameters,
             "model_dtype": f"torch.{made.dtype}",
@@ -289,7 +255,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         return self._answered(
             "loglikelihood",
             [request[0] for request in requests],
-            [self._query(request[0][0]) for request in requests],
+            [self._prompts.query(request[0][0]) for request in requests],
             [(scored, context + scored) for (context, scored), _, _ in requests],
             answer,
             disable_tqdm,
@@ -298,9 +264,9 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of whole texts, in nats; see this module for what the query is."""
         arguments = [request.args for request in requests]
-        texts = [_readable(str(text)) for (text,) in arguments]
+        texts = [readable(str(text)) for (text,) in arguments]
         # The query of each text, and how many tokens follow it; under `full` all of them are scored together.
-        halves = [self._half(text) if self._rolling == "split" else (text, 0) for text in texts]
+        halves = [self._prompts.half(text) if self._rolling == "split" else (text, 0) for text in texts]
         base: dict[int, torch.Tensor] = {}
 
         def nats(i: int) -> torch.Tensor:
@@ -331,11 +297,11 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         """Continue contexts, the likeliest token each time unless the task samples."""
         arguments = [request.args for request in requests]
         for _, options in arguments:
-            self._longest(options)  # a task's wrong limit is refused before anything is answered
+            self._prompts.longest(options)  # a task's wrong limit is refused before anything is answered
         return self._answered(
             "generate_until",
             arguments,
-            [self._query(context) for context, _ in arguments],
+            [self._prompts.query(context) for context, _ in arguments],
             [()] * len(arguments),
             lambda i: self._continued(*arguments[i]),
             disable_tqdm,
@@ -420,63 +386,21 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
             for name in ("found", "excluded", "steps", "tokens"):
                 self._counts[name] += getattr(report, name)
 
-    def _query(self, context: str) -> str:
-        """Return the end of a context, `query_tokens` long at most, cut between characters."""
-        context = _readable(context)
-        if self._query_tokens is None or len(context) <= self._query_tokens:  # a token has one character at least
-            return context
-        begins = self._offsets(context)
-        return context if len(begins) <= self._query_tokens else context[begins[-self._query_tokens][0] :]
-
-    def _half(self, text: str) -> tuple[str, int]:
-        """Return the first half of a text by its tokens, and the number of tokens that begin behind it."""
-        offsets = self._offsets(text)
-        if len(offsets) < 2:
-            return "", len(offsets)
-        end = offsets[len(offsets) // 2 - 1][1]
-        # Several tokens can be one character together: they all belong to the half that has the character.
-        return text[:end], sum(begin >= end for begin, _ in offsets)
-
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return list(out["offset_mapping"])
-
-    def _longest(self, options: dict[str, Any]) -> int:
-        """Return how many tokens a task allows a continuation.
-
-        Raises:
-            ConfigError: that leaves no room for a context.
-        """
-        given = [options[name] for name in _LIMIT_NAMES if options.get(name) is not None]
-        limit = int(given[0] if given else _DEFAULT_NEW_TOKENS)
-        if not 0 < limit < self.max_length:
-            raise ConfigError(f"max_gen_toks must be between 1 and {self.max_length - 1}, got {limit}")
-        return limit
-
     def _continued(self, context: str, options: dict[str, Any]) -> str:
         """Continue a context under the weights as they are, by the task's options and transformers' names for them.
 
         What the checkpoint says of generation counts too, as in the harness's own models.
         """
-        options = dict(options)
-        until = options.pop("until", None) or []
+        drawn = dict(options)
+        until = drawn.pop("until", None) or []
         end = self.tokenizer.decode(self.eot_token_id)
-        limit = self._longest(options)
-        for name in _LIMIT_NAMES:
-            options.pop(name, None)
-        temperature, sample = options.pop("temperature", None), options.pop("do_sample", None)
-        options["do_sample"] = float(temperature or 0) > 0 if sample is None else bool(sample)
-        if temperature is not None and float(temperature) == 0:
-            options["do_sample"] = False  # nothing is drawn at temperature 0, whatever the task calls it
-        if options["do_sample"] and temperature is not None:
-            options["temperature"] = float(temperature)
         return continued(
             self.trainer.model,
             self.tokenizer,
             self.tok_encode(context) or [self.prefix_token_id],
             window=self.max_length,
-            max_new_tokens=limit,
+            max_new_tokens=self._prompts.longest(options),
             stop=[*([until] if isinstance(until, str) else until), end],
             checkpoint_settings=True,
-            **options,
+            **sampling_of(drawn),
         ).text

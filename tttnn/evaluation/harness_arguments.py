@@ -1,6 +1,6 @@
-"""The arguments of the model ``tttnn``, as lm-evaluation-harness gives them: names and texts -> settings, device, type.
+"""The arguments of the model ``tttnn``, as lm-evaluation-harness gives them: names and texts -> settings -> a trainer.
 
-Knows settings and how text becomes their values. Does not know requests, nor lm-evaluation-harness.
+Knows settings, how text becomes their values, and what they load. Does not know requests, nor lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import torch
 
 from ..config import AdaptConfig, ScoreConfig, SelectionConfig, preset
 from ..errors import ConfigError
+from ..recipe import open_datastore
+from ..retrieval.selector import Selector
 from ..settings import Config
+from ..training.trainer import TestTimeTrainer
 
 _log = logging.getLogger("tttnn")
 
@@ -38,6 +41,44 @@ def settings_of(settings: dict[str, Any], name: str) -> tuple[AdaptConfig, Selec
         preset(name).with_read(changes["adapt_"]),
         SelectionConfig().with_read(changes["select_"]),
         ScoreConfig().with_read(changes["score_"]),
+    )
+
+
+def trainer_of(
+    model: str,
+    datastore: str | None,
+    settings: dict[str, Any],
+    *,
+    preset: str,
+    embedder: str | None,
+    device: str | None,
+    dtype: str,
+    threads: int | None,
+    cache_dir: str | None,
+) -> TestTimeTrainer:
+    """Load what the arguments name; see `TttnnLM`.
+
+    Raises:
+        ConfigError: a setting has an unknown name or a value it may not have, or a datastore is needed.
+    """
+    config, selection, score = settings_of(settings, preset)
+    if config.num_neighbors and datastore is None:
+        raise ConfigError(f"datastore must be given where k is above 0, got None and k = {config.num_neighbors}")
+    retriever = None
+    if datastore is not None:
+        opened = open_datastore(
+            datastore, embedder=embedder, device=present_device(device), threads=threads, cache_dir=cache_dir
+        )
+        retriever = Selector(opened, selection)
+    return TestTimeTrainer.load(
+        model,
+        retriever,
+        config,
+        score=score,
+        device=present_device(device),
+        dtype=dtype_named(dtype),
+        threads=threads,
+        cache_dir=cache_dir,
     )
 
 
