@@ -152,122 +152,130 @@ def restore_rivals(make: Callable[[], nn.Module]) -> list[Rival]:
     ]
 
 
-def step_rivals(make: Callable[[], nn.Module], *, first: bool) -> list[Rival]:
-    """Steps on the same gradients; `first` makes every step the first of a query, with fresh moments."""
-    torch.manual_seed(0)
-    rounded_gradients = [(torch.randn_like(p) * 1e-3).bfloat16() for p in make().parameters()]
-    gradients = [gradient.float() for gradient in rounded_gradients]
-    answers: dict[int, list[torch.Tensor]] = {}
-    config = AdaptConfig()
+class Gradients:
+    """The same gradients for every rival, and the weights that the first of them had after each step."""
 
-    def agree(step: int, parameters: list[torch.Tensor]) -> None:
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        torch.manual_seed(0)
+        self.rounded = [(torch.randn_like(p) * 1e-3).bfloat16() for p in make().parameters()]
+        self.exact = [gradient.float() for gradient in self.rounded]
+        self._answers: dict[int, list[torch.Tensor]] = {}
+
+    def agree(self, step: int, parameters: list[torch.Tensor]) -> None:
         """Compare a sample of weights with those of the rival that came first."""
         sample = [p.detach().reshape(-1)[:1000].clone() for p in parameters[:50]]
-        for ours, theirs in zip(sample, answers.setdefault(step, sample), strict=True):
+        for ours, theirs in zip(sample, self._answers.setdefault(step, sample), strict=True):
             assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
-    def arena_rival(*, rounded: bool = False) -> Rival:
-        torch.manual_seed(0)
-        arena = WeightArena(make(), rounded=rounded)
-        optimizer = build_optimizer(arena, config)
-        count = 0
-        if not first:
+
+def arena_steps(make: Callable[[], nn.Module], given: Gradients, *, first: bool, rounded: bool = False) -> Rival:
+    """Return the arena's own step."""
+    torch.manual_seed(0)
+    arena = WeightArena(make(), rounded=rounded)
+    optimizer = build_optimizer(arena, AdaptConfig())
+    count = 0
+    if not first:
+        arena.begin()
+
+    def prepare() -> None:
+        nonlocal count
+        if first:
+            arena.restore()
             arena.begin()
+            count = 0
+        count += 1
+        with arena.training_weights():
+            fill_gradients(arena.parameters, given.rounded if rounded else given.exact)
 
-        def prepare() -> None:
-            nonlocal count
-            if first:
-                arena.restore()
-                arena.begin()
-                count = 0
-            count += 1
-            with arena.training_weights():
-                fill_gradients(arena.parameters, rounded_gradients if rounded else gradients)
+    def act() -> None:
+        with arena.training_weights():
+            optimizer.step(LEARNING_RATE)
 
-        def act() -> None:
-            with arena.training_weights():
-                optimizer.step(LEARNING_RATE)
+    name = "arena" + ", bfloat16 gradients and copies" * rounded
+    return Rival(name, prepare, act, lambda: given.agree(count, arena.parameters))
 
-        name = "arena" + ", bfloat16 gradients and copies" * rounded
-        return Rival(name, prepare, act, lambda: agree(count, arena.parameters))
 
-    def torch_rival(name: str) -> Rival:
+class TorchSteps:
+    """torch.optim.AdamW behind `clip_grad_norm_`, or its fused kernel that clips while it reads."""
+
+    def __init__(self, make: Callable[[], nn.Module], given: Gradients, *, first: bool, fused: bool) -> None:
         torch.manual_seed(0)
-        model = make()
-        parameters = list(model.parameters())
-        start = [p.detach().clone() for p in parameters] if first else []
-        count = 0
+        self._parameters = list(make().parameters())
+        self._start = [p.detach().clone() for p in self._parameters] if first else []
+        self._given = given
+        self._fused = fused
+        self._first = first
+        self._count = 0
+        self._optimizer = self._new()
 
-        def new() -> torch.optim.AdamW:
-            return torch.optim.AdamW(
-                parameters, lr=LEARNING_RATE, weight_decay=config.weight_decay, fused=name != "AdamW"
+    def _new(self) -> torch.optim.AdamW:
+        decay = AdaptConfig().weight_decay
+        return torch.optim.AdamW(self._parameters, lr=LEARNING_RATE, weight_decay=decay, fused=self._fused)
+
+    def rival(self, name: str, act: Callable[[], None]) -> Rival:
+        """Return the rival that steps by `act`, one of the two below."""
+        return Rival(name, self._prepare, act, lambda: self._given.agree(self._count, self._parameters))
+
+    def _prepare(self) -> None:
+        if self._first:
+            with torch.no_grad():
+                torch._foreach_copy_(self._parameters, self._start)
+            self._optimizer = self._new()
+            self._count = 0
+        self._count += 1
+        fill_gradients(self._parameters, self._given.exact)
+
+    def clip_and_step(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self._parameters, AdaptConfig().clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def scaled(self) -> None:
+        config, parameters, optimizer = AdaptConfig(), self._parameters, self._optimizer
+        grads = [p.grad for p in parameters]
+        norm = torch.nn.utils.get_total_norm(grads)
+        # grad_scale divides gradients inside the fused kernel: clipping without passes of its own.
+        scale = torch.clamp((norm + 1e-6) / config.clip_norm, min=1.0)
+        if not optimizer.state:
+            for p in parameters:
+                optimizer.state[p] = {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
+        states = [optimizer.state[p] for p in parameters]
+        steps = [s["step"] for s in states]
+        torch._foreach_add_(steps, 1)
+        with torch.no_grad():
+            torch._fused_adamw_(
+                parameters,
+                grads,
+                [s["exp_avg"] for s in states],
+                [s["exp_avg_sq"] for s in states],
+                [],
+                steps,
+                amsgrad=False,
+                lr=LEARNING_RATE,
+                beta1=config.beta1,
+                beta2=config.beta2,
+                weight_decay=config.weight_decay,
+                eps=config.epsilon,
+                maximize=False,
+                grad_scale=scale,
             )
+        optimizer.zero_grad(set_to_none=True)
 
-        optimizer = new()
 
-        def fresh() -> None:
-            with torch.no_grad():
-                torch._foreach_copy_(parameters, start)
-
-        def prepare() -> None:
-            nonlocal count, optimizer
-            if first:
-                fresh()
-                optimizer = new()
-                count = 0
-            count += 1
-            fill_gradients(parameters, gradients)
-
-        def clip_and_step() -> None:
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        def scaled() -> None:
-            grads = [p.grad for p in parameters]
-            norm = torch.nn.utils.get_total_norm(grads)
-            # grad_scale divides gradients inside the fused kernel: clipping without passes of its own.
-            scale = torch.clamp((norm + 1e-6) / config.clip_norm, min=1.0)
-            if not optimizer.state:
-                for p in parameters:
-                    optimizer.state[p] = {
-                        "step": torch.zeros(()),
-                        "exp_avg": torch.zeros_like(p),
-                        "exp_avg_sq": torch.zeros_like(p),
-                    }
-            states = [optimizer.state[p] for p in parameters]
-            steps = [s["step"] for s in states]
-            torch._foreach_add_(steps, 1)
-            with torch.no_grad():
-                torch._fused_adamw_(
-                    parameters,
-                    grads,
-                    [s["exp_avg"] for s in states],
-                    [s["exp_avg_sq"] for s in states],
-                    [],
-                    steps,
-                    amsgrad=False,
-                    lr=LEARNING_RATE,
-                    beta1=config.beta1,
-                    beta2=config.beta2,
-                    weight_decay=config.weight_decay,
-                    eps=config.epsilon,
-                    maximize=False,
-                    grad_scale=scale,
-                )
-            optimizer.zero_grad(set_to_none=True)
-
-        act = scaled if name == "_fused_adamw_(grad_scale=)" else clip_and_step
-        return Rival(
-            name if act is scaled else f"clip_grad_norm_ + {name}", prepare, act, lambda: agree(count, parameters)
-        )
-
+def step_rivals(make: Callable[[], nn.Module], *, first: bool) -> list[Rival]:
+    """Steps on the same gradients; `first` makes every step the first of a query, with fresh moments."""
+    given = Gradients(make)
+    scaled, fused, plain = (TorchSteps(make, given, first=first, fused=fused) for fused in (True, True, False))
     return [
-        arena_rival(),
-        arena_rival(rounded=True),
-        torch_rival("_fused_adamw_(grad_scale=)"),
-        torch_rival("AdamW(fused=True)"),
-        torch_rival("AdamW"),
+        arena_steps(make, given, first=first),
+        arena_steps(make, given, first=first, rounded=True),
+        scaled.rival("_fused_adamw_(grad_scale=)", scaled.scaled),
+        fused.rival("clip_grad_norm_ + AdamW(fused=True)", fused.clip_and_step),
+        plain.rival("clip_grad_norm_ + AdamW", plain.clip_and_step),
     ]
 
 

@@ -176,23 +176,25 @@ class Embedder:
         width = config.truncate_dim or files.truncate_dim or self._encoder.dim
         self.dim = min(width, self._encoder.dim)
         self._skip = 0 if files.include_prompt else self._tokens.prompt_states
-        self.identity: dict[str, Any] = identity_of(
-            {
-                "architecture": str(getattr(getattr(model, "config", None), "model_type", type(model).__name__)),
-                "weights": weights,
-                "tokenizer": self._tokens.fingerprint(),
-                "dim": self.dim,
-                "pooling": self.pooling,
-                "normalize": self.normalize,
-                "max_length": self.max_length,
-                "prompt": self._tokens.prompt,
-                "include_prompt": self._skip == 0,
-                "lower_case": self._tokens.lower_case,
-                "truncation": self._tokens.truncation,
-            }
-        )
+        self.identity: dict[str, Any] = identity_of(self._deciding(model, weights))
         """Everything that decides a vector. Not the precision: bfloat16 and float32 vectors of the same text have a
         cosine above 0.999 and may be searched with each other; the datastore records it beside the identity."""
+
+    def _deciding(self, model: Any, weights: str) -> dict[str, Any]:
+        """Return what decides a vector, by name; `weights` is their fingerprint."""
+        return {
+            "architecture": str(getattr(getattr(model, "config", None), "model_type", type(model).__name__)),
+            "weights": weights,
+            "tokenizer": self._tokens.fingerprint(),
+            "dim": self.dim,
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "max_length": self.max_length,
+            "prompt": self._tokens.prompt,
+            "include_prompt": self._skip == 0,
+            "lower_case": self._tokens.lower_case,
+            "truncation": self._tokens.truncation,
+        }
 
     def embed(
         self,

@@ -102,64 +102,96 @@ def audit_results(
         raise ConfigError(f"ngram must be at least 1, got {ngram}")
     if not 0 <= max_share <= 1:
         raise ConfigError(f"max_share must be between 0 and 1, got {max_share}")
-    given = [document if isinstance(document, Document) else Document(document) for document in documents]
-    report = AuditReport(ngram=ngram, max_share=max_share)
-    evaluation = result.settings["evaluation"]
-    config = EvalConfig(
-        protocol=result.settings["protocol"],
-        query_tokens=evaluation["query_tokens"],
-        scored_tokens=evaluation["scored_tokens"],
-    )
-    # Results older than the setting were made by reading control tokens as such.
-    read_as = {held["control_tokens"] for held in result.settings["methods"].values() if "control_tokens" in held}
-    texts = TextTokens(tokenizer, read_as.pop() if read_as else "tokens")
-    wrong: set[int] = set()
-    scored: dict[int, set[tuple[str, ...]]] = {}
-    held: dict[tuple[int, int], float] = {}  # (document, neighbor): share of the scored text in all of the neighbor
+    audit = _Audit(result, documents, store, tokenizer, AuditReport(ngram=ngram, max_share=max_share))
     for done, line in enumerate(result.lines):
         if progress is not None:
             progress("audit", done, len(result.lines))
-        report.lines += 1
-        if line.document not in scored and line.document not in wrong:
-            problem = _document_problem(line, given)
-            if problem is None:
-                task = split_task(texts, given[line.document].text, config)
-                if task is None or len(task.scored.encode("utf-8")) != line.num_bytes:
-                    problem = f"its scored text has not the {line.num_bytes} bytes on record: another tokenizer?"
-                else:
-                    scored[line.document] = ngrams_of(task.scored, ngram)
-            if problem is not None:
-                wrong.add(line.document)
-                report.findings.append(Finding("document", line.document, line.method, None, problem))
-        settings = result.settings["methods"][line.method]
-        for neighbor in line.neighbors:
-            report.passages += 1
-            if neighbor.digest == line.digest:
-                what = "the document itself was used as a neighbor"
-                report.findings.append(Finding("own text", line.document, line.method, neighbor.id, what))
-            problem = _neighbor_problem(neighbor, store)
-            if problem is not None:
-                report.findings.append(Finding("neighbor", line.document, line.method, neighbor.id, problem))
-            elif line.document in scored:
-                passage = used_passage(texts, store[neighbor.id], neighbor, settings.get("max_neighbor_tokens"))
-                shares = shared(scored[line.document], ngrams_of(passage, ngram))
-                report.largest_share = max(report.largest_share, *shares)
-                if max(shares) > max_share:
-                    what = f"shares {max(shares):.0%} of its {ngram}-grams with the scored text"
-                    if shares[0] >= shares[1]:
-                        what = f"holds {shares[0]:.0%} of the scored text's {ngram}-grams"
-                    report.findings.append(Finding("overlap", line.document, line.method, neighbor.id, what, *shares))
-                    continue
-                if (line.document, neighbor.id) not in held:
-                    text = store[neighbor.id].text
-                    held[line.document, neighbor.id] = shared(scored[line.document], ngrams_of(text, ngram))[0]
-                if held[line.document, neighbor.id] > max_share:
-                    what = f"holds {held[line.document, neighbor.id]:.0%} of the scored text's {ngram}-grams, not used"
-                    report.notes.append(Finding("unused copy", line.document, line.method, neighbor.id, what))
-    report.documents = len({line.document for line in result.lines})
+        audit.check(line)
+    audit.report.documents = len({line.document for line in result.lines})
     if progress is not None:
         progress("audit", len(result.lines), len(result.lines))
-    return report
+    return audit.report
+
+
+class _Audit:
+    """One audit: what the lines are compared with, and what was found so far."""
+
+    def __init__(
+        self,
+        result: EvalResult,
+        documents: Iterable[Document | str],
+        store: Sequence[Document],
+        tokenizer: Any,
+        report: AuditReport,
+    ) -> None:
+        self.report = report
+        self._documents = [document if isinstance(document, Document) else Document(document) for document in documents]
+        self._store = store
+        self._methods = result.settings["methods"]
+        evaluation = result.settings["evaluation"]
+        self._config = EvalConfig(
+            protocol=result.settings["protocol"],
+            query_tokens=evaluation["query_tokens"],
+            scored_tokens=evaluation["scored_tokens"],
+        )
+        # Results older than the setting were made by reading control tokens as such.
+        read_as = {settings["control_tokens"] for settings in self._methods.values() if "control_tokens" in settings}
+        self._texts = TextTokens(tokenizer, read_as.pop() if read_as else "tokens")
+        self._scored: dict[int, set[tuple[str, ...]] | None] = {}  # n-grams of what was scored; None: another document
+        self._whole: dict[tuple[int, int], float] = {}  # (document, neighbor): share of the scored text in all of it
+
+    def check(self, line: Line) -> None:
+        """Compare one line with the documents and the store."""
+        self.report.lines += 1
+        scored = self._scored_of(line)
+        for neighbor in line.neighbors:
+            self.report.passages += 1
+            if neighbor.digest == line.digest:
+                self._find("own text", line, neighbor, "the document itself was used as a neighbor")
+            problem = _neighbor_problem(neighbor, self._store)
+            if problem is not None:
+                self._find("neighbor", line, neighbor, problem)
+            elif scored is not None:
+                self._compare(line, neighbor, scored)
+
+    def _find(self, kind: FindingKind, line: Line, neighbor: UsedNeighbor | None, what: str, *shares: float) -> None:
+        finding = Finding(kind, line.document, line.method, None if neighbor is None else neighbor.id, what, *shares)
+        (self.report.notes if kind == "unused copy" else self.report.findings).append(finding)
+
+    def _scored_of(self, line: Line) -> set[tuple[str, ...]] | None:
+        """Return the n-grams of the text that was scored; None, told once, where the document is another."""
+        if line.document not in self._scored:
+            task = None
+            problem = _document_problem(line, self._documents)
+            if problem is None:
+                task = split_task(self._texts, self._documents[line.document].text, self._config)
+                if task is None or len(task.scored.encode("utf-8")) != line.num_bytes:
+                    problem = f"its scored text has not the {line.num_bytes} bytes on record: another tokenizer?"
+            if problem is not None:
+                self._find("document", line, None, problem)
+                task = None
+            self._scored[line.document] = None if task is None else ngrams_of(task.scored, self.report.ngram)
+        return self._scored[line.document]
+
+    def _compare(self, line: Line, neighbor: UsedNeighbor, scored: set[tuple[str, ...]]) -> None:
+        """Compare what was used of a neighbor, and then all of it, with what was scored."""
+        report = self.report
+        document = self._store[neighbor.id]
+        passage = used_passage(self._texts, document, neighbor, self._methods[line.method].get("max_neighbor_tokens"))
+        shares = shared(scored, ngrams_of(passage, report.ngram))
+        report.largest_share = max(report.largest_share, *shares)
+        if max(shares) > report.max_share:
+            what = f"shares {max(shares):.0%} of its {report.ngram}-grams with the scored text"
+            if shares[0] >= shares[1]:
+                what = f"holds {shares[0]:.0%} of the scored text's {report.ngram}-grams"
+            self._find("overlap", line, neighbor, what, *shares)
+            return
+        pair = line.document, neighbor.id
+        if pair not in self._whole:
+            self._whole[pair] = shared(scored, ngrams_of(document.text, report.ngram))[0]
+        if self._whole[pair] > report.max_share:
+            what = f"holds {self._whole[pair]:.0%} of the scored text's {report.ngram}-grams, not used"
+            self._find("unused copy", line, neighbor, what)
 
 
 def _document_problem(line: Line, documents: list[Document]) -> str | None:
