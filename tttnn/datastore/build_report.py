@@ -25,7 +25,7 @@ class StageReport:
     bytes: int = 0
     """Bytes of text, or of vectors in the stage index, that this run has read."""
     seconds: float = 0.0
-    """Of this run."""
+    """Seconds that the stage took in this run."""
 
     @property
     def rates(self) -> dict[str, float]:

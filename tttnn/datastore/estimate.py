@@ -106,9 +106,9 @@ def estimate_build(
         vectors = embedder.embed(chosen, report=report)
         embedding = time.perf_counter() - started
         started = time.perf_counter()
-        made = NeighborIndex.build(Path(folder, "index"), vectors, index)
+        built = NeighborIndex.build(Path(folder, "index"), vectors, index)
         indexing = time.perf_counter() - started
-        bytes_each = sum(described["size"] for described in made.manifest["files"].values()) / len(chosen)
+        bytes_each = sum(described["size"] for described in built.manifest["files"].values()) / len(chosen)
     # Only the beginning of a long document is in the sample: passages go by bytes, whole documents by number.
     growth = counted.text_bytes / max(1, sample_bytes)
     passages = config.unit == "passage"

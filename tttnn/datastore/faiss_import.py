@@ -43,7 +43,7 @@ class FlatFile:
     count: int
     metric: Literal["ip", "l2"]
     offset: int
-    """Of the first vector, in bytes."""
+    """The byte at which the first vector begins."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> FlatFile:

@@ -57,7 +57,7 @@ class SegmentEntry:
 
     name: str
     base: int
-    """Its first id."""
+    """The id of its first document."""
     end: int
     """No id of it is as large as this."""
     documents: int

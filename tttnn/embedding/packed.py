@@ -91,21 +91,21 @@ class PackedEncoder:
         configs = configs_of(model)
         if not configs or any(implementation_of(config) != REPLACED for config in configs):
             return None
-        made = cls(model, first_position)
+        packed = cls(model, first_position)
         fits = False
         try:
             ids = _probe(model, first_position)
             expected = _padded(model, ids)
             for config in configs:
                 set_implementation(config, NAME)
-            fits = bool((torch.cosine_similarity(made.means(ids), expected) >= _ALIKE).all())
+            fits = bool((torch.cosine_similarity(packed.means(ids), expected) >= _ALIKE).all())
         except Exception as problem:  # whatever it is that this model does not take, the padded way asks less of it
             _log.debug("texts are padded: %s", problem)
         finally:
             if not fits:
                 for config in configs:
                     set_implementation(config, REPLACED)
-        return made if fits else None
+        return packed if fits else None
 
     def __call__(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Return the last hidden states of all texts' tokens: (tokens, dim), text after text.

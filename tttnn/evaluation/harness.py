@@ -201,7 +201,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         ``tttnn`` holds the settings, the protocol in words, and over all requests so far counts and the first reasons
         why some were answered by the base model.
         """
-        made = self.trainer.describe()
+        description = self.trainer.describe()
         rolling = {
             "full": "full: the query is the whole text that is scored",
             "split": "split: the query is the first half, scored under the base model; the rest under the adapted one",
@@ -209,17 +209,17 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         tokens = self._prompts.query_tokens
         length = "" if tokens is None else f"the last {tokens} tokens of "
         return {
-            "model_num_parameters": made.parameters,
-            "model_dtype": f"torch.{made.dtype}",
+            "model_num_parameters": description.parameters,
+            "model_dtype": f"torch.{description.dtype}",
             "tttnn": {
-                "version": made.versions["tttnn"],
-                "model": made.model,
-                "model_name": made.name,
-                "model_description": models.described(made.name),
-                "datastore": made.datastore,
-                "adapt": made.settings,
-                "selection": made.selection,
-                "score": made.score,
+                "version": description.versions["tttnn"],
+                "model": description.model,
+                "model_name": description.name,
+                "model_description": models.described(description.name),
+                "datastore": description.datastore,
+                "adapt": description.settings,
+                "selection": description.selection,
+                "score": description.score,
                 "query": f"{length}the context, which is not scored",
                 "loglikelihood_rolling": rolling[self._rolling],
                 "counts": dict(self._counts),

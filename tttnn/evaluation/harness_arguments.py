@@ -96,7 +96,7 @@ def dtype_named(name: str) -> torch.dtype:
     Raises:
         ConfigError: it is none.
     """
-    found = getattr(torch, str(name).removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    dtype = getattr(torch, str(name).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"dtype must be a floating-point type of torch like float32, got {name!r}")
-    return found
+    return dtype

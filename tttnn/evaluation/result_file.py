@@ -53,7 +53,7 @@ def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
 def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[int, Measured], int]:
     """Read whole documents after the header, and what lies beside them; return how many bytes they take, too."""
     methods = list(settings["methods"])
-    held: dict[int, Measured] = {}
+    measured_of: dict[int, Measured] = {}
     block: list[Line] = []
     kept = start = 0
     for number, row in enumerate(data.split(b"\n")[:-1], 2):
@@ -62,7 +62,7 @@ def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[i
             value = json.loads(row)
             if "skipped" in value:
                 skipped = Skipped(value["document"], value["digest"], value["group"], str(value["skipped"]))
-                held[skipped.document] = Measured(skipped, [], [], [])
+                measured_of[skipped.document] = Measured(skipped, [], [], [])
                 kept = start
                 continue
             line = Line.from_dict(value)
@@ -75,23 +75,23 @@ def _measured(path: Path, data: bytes, settings: dict[str, Any]) -> tuple[dict[i
                 f"document {line.document} under {line.method}. Choose another --out."
             )
         if len(block) == len(methods):
-            held[line.document] = Measured(None, block, [], [])
+            measured_of[line.document] = Measured(None, block, [], [])
             block, kept = [], start
     try:
         for spent in _sidecar(Path(f"{path}.seconds")):
-            if spent["document"] in held:
+            if spent["document"] in measured_of:
                 points = {point["k"]: point["seconds"] for point in spent["points"]}
                 seconds = Seconds(spent["document"], spent["method"], spent["seconds"], points)
-                held[seconds.document].seconds.append(seconds)
+                measured_of[seconds.document].seconds.append(seconds)
         for texts in _sidecar(Path(f"{path}.texts")):
-            if texts["document"] in held:
+            if texts["document"] in measured_of:
                 texts["neighbors"] = [(neighbor["id"], neighbor["excerpt"]) for neighbor in texts["neighbors"]]
-                held[texts["document"]].texts.append(Texts(**texts))
+                measured_of[texts["document"]].texts.append(Texts(**texts))
     except (TypeError, KeyError) as error:
         raise ConfigError(
             f"{path}: what stands beside it in .seconds or .texts is no part of results ({error!r}). Move it away."
         ) from error
-    return held, kept
+    return measured_of, kept
 
 
 def _sidecar(path: Path) -> list[dict[str, Any]]:
@@ -230,23 +230,23 @@ def _difference(first: bytes, settings: dict[str, Any]) -> str | None:
     """
     try:
         header = json.loads(first)
-        held = header["settings"]
+        recorded = header["settings"]
         if header["tttnn"] != FORMAT:
             return f"the format {header['tttnn']!r}, not {FORMAT!r}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return "something else than tttnn"
-    names = _changed("", held, json.loads(json.dumps(settings)))
+    names = _changed("", recorded, json.loads(json.dumps(settings)))
     return "other settings: " + ", ".join(names) if names else None
 
 
-def _changed(prefix: str, held: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _changed(prefix: str, recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
     names = []
-    for key in sorted({*held, *now}):
-        old, new = held.get(key), now.get(key)
+    for key in sorted({*recorded, *now}):
+        old, new = recorded.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             names += _changed(f"{prefix}{key}.", old, new)
         elif key not in now and key in AdaptConfig.GONE:
             continue
-        elif old != new and not (key not in held and _is_default(key, new)):
+        elif old != new and not (key not in recorded and _is_default(key, new)):
             names.append(f"{prefix}{key} = {old} (now {new})")
     return names

@@ -111,26 +111,30 @@ def results_settings(lab: Lab) -> dict[str, Any]:
     Raises:
         ConfigError: a method cannot work under the protocol or with the trainer.
     """
-    made = lab.trainer.describe()
+    description = lab.trainer.describe()
     evaluation = lab.config.to_dict() | {"curve": lab.curve}
     del evaluation["limit"]
     return {
         "protocol": lab.config.protocol,
         "evaluation": evaluation,
         "methods": {method.name: method.settings(lab) for method in methods_named(lab.names)},
-        "score": made.score,
-        "model": {"name": made.name, "description": models.described(made.name), "fingerprint": made.model},
-        "datastore": made.datastore,
-        "selection": made.selection,
+        "score": description.score,
+        "model": {
+            "name": description.name,
+            "description": models.described(description.name),
+            "fingerprint": description.model,
+        },
+        "datastore": description.datastore,
+        "selection": description.selection,
         "exclude_own_text": lab.exclude_own_text,
-        "threads": made.threads,
-        "versions": {name: version for name, version in made.versions.items() if name != "python"},
+        "threads": description.threads,
+        "versions": {name: version for name, version in description.versions.items() if name != "python"},
     }
 
 
 def carries_state(settings: dict[str, Any]) -> bool:
     """Return whether a method's answer depends on the documents before, from what `results_settings` gave."""
-    return any(held.get("optimizer_state") == "carried" for held in settings["methods"].values())
+    return any(method.get("optimizer_state") == "carried" for method in settings["methods"].values())
 
 
 def measured_document(lab: Lab, position: int, document: Document) -> Measured:

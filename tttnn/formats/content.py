@@ -18,10 +18,10 @@ class Row(NamedTuple):
 
     name: str
     number: int
-    """Its line, element or row, counted from 1."""
+    """The number of the line, element or row in the file, counted from 1."""
     fields: dict[str, Any]
     line: bytes | None = None
-    """What it was read from, where that is a line."""
+    """The bytes of the line that it was read from; None where it was no line."""
 
 
 class LeftOut(NamedTuple):

@@ -68,7 +68,7 @@ class _Lines:
         self._lines = lines_of(file, limit)
         self._limit = limit
         self.number = 0
-        """Of the last line that was read."""
+        """The number of the last line that was read, counted from 1."""
         self.cut = False
         """Whether a line since this was last set was longer than the limit."""
 

@@ -76,19 +76,19 @@ class NativeAttention:
         if not any(implementation_of(config) == REPLACED for config in configs):
             return None
         register(NAME, _attend)
-        made = cls(configs)
+        switch = cls(configs)
         longest = min([_PROBE, *(getattr(config, "max_position_embeddings", None) or _PROBE for config in configs)])
         probe = torch.arange(longest).unsqueeze(0) * 7 % find_embeddings().num_embeddings
         try:
             with Gradients(False), Autocast("cpu", bfloat16=True):
                 expected = model(input_ids=probe, use_cache=False).logits
-                with made.enabled():
-                    found = model(input_ids=probe, use_cache=False).logits
+                with switch.enabled():
+                    logits = model(input_ids=probe, use_cache=False).logits
         except Exception as error:  # each architecture raises what it will
             _log.debug("training attends by the model's own means: the probe failed (%s)", error)
             return None
-        distance = (found.double() - expected.double()).norm().item()
-        return made if 0.0 < distance <= _TOLERANCE * expected.double().norm().item() else None
+        distance = (logits.double() - expected.double()).norm().item()
+        return switch if 0.0 < distance <= _TOLERANCE * expected.double().norm().item() else None
 
     def enabled(self) -> AttentionSwitch:
         """Return a context manager inside of which the model attends natively.
@@ -148,8 +148,8 @@ def missing_name() -> str | None:
 
 def configs_of(model: nn.Module) -> list[Any]:
     """Return the transformers configurations of a model's modules, each once."""
-    found = (getattr(module, "config", None) for module in model.modules())
-    return list({id(config): config for config in found if hasattr(config, "_attn_implementation_internal")}.values())
+    configs = (getattr(module, "config", None) for module in model.modules())
+    return list({id(config): config for config in configs if hasattr(config, "_attn_implementation_internal")}.values())
 
 
 def implementation_of(config: Any) -> str | None:

@@ -58,9 +58,9 @@ def _works() -> bool:
     states, weight, bias = (torch.randn(shape, generator=generator).bfloat16() for shape in shapes)
     try:
         with torch.inference_mode():
-            found = _product(states, weight, bias).float()
+            products = _product(states, weight, bias).float()
     except (AttributeError, RuntimeError, TypeError) as error:
         _log.warning("encoders add biases after the product: this torch multiplies otherwise (%s)", error)
         return False
     exact = nn.functional.linear(states.float(), weight.float(), bias.float())
-    return bool(found.shape == exact.shape and (found - exact).norm() <= _TOLERANCE * exact.norm())
+    return bool(products.shape == exact.shape and (products - exact).norm() <= _TOLERANCE * exact.norm())

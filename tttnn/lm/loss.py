@@ -73,11 +73,11 @@ class SlicedLoss:
         try:
             with eval_mode(model), Gradients(False):
                 expected = model(input_ids=probe, use_cache=False).logits
-                found = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
+                states = head(backbone(input_ids=probe, use_cache=False).last_hidden_state)
         except Exception as error:
             _log.debug("no sliced loss: %s does not run apart from its head (%s)", type(backbone).__name__, error)
             return None
-        return cls(backbone, head) if torch.equal(expected, found) else None
+        return cls(backbone, head) if torch.equal(expected, states) else None
 
     def __call__(self, input_ids: Tensor) -> Tensor:
         """Return the mean loss over a window, scalar float32 in nats per predicted token, with gradient.

@@ -47,7 +47,7 @@ def _first_tokens(texts: TextTokens, text: str, begin: int, limit: int) -> tuple
 
 
 def _tokenized(texts: TextTokens, text: str, begin: int, end: int) -> TokenizedText:
-    found = texts.tokenized(text[begin:end])
-    if found.offsets is None:
-        return found
-    return TokenizedText(found.tokens, [(begin + first, begin + last) for first, last in found.offsets])
+    tokenized = texts.tokenized(text[begin:end])
+    if tokenized.offsets is None:
+        return tokenized
+    return TokenizedText(tokenized.tokens, [(begin + first, begin + last) for first, last in tokenized.offsets])

@@ -84,8 +84,8 @@ class TextTokens:
         """Return what `ids` does, and where each token lies in the text."""
         if not getattr(self.tokenizer, "is_fast", False):
             return TokenizedText(self.ids(text), None)
-        found = self.tokenizer(text, return_offsets_mapping=True, **self._options)
-        ids, offsets = list(found["input_ids"]), [(begin, end) for begin, end in found["offset_mapping"]]
+        encoding = self.tokenizer(text, return_offsets_mapping=True, **self._options)
+        ids, offsets = list(encoding["input_ids"]), [(begin, end) for begin, end in encoding["offset_mapping"]]
         if not self._control.keys().isdisjoint(ids):
             ids, offsets = self._spelled(ids, offsets)
         return TokenizedText(ids, offsets)

@@ -121,9 +121,9 @@ def _agree(a: EvalResult, b: EvalResult) -> bool:
     return _shared(a) == _shared(b) and all(first[name] == second[name] for name in first.keys() & second.keys())
 
 
-def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
-    digests = {line.document: line.digest for line in held.lines}
-    known = {(line.document, line.method): line for line in held.lines}
+def _add(result: EvalResult, more: EvalResult, path: Path) -> None:
+    digests = {line.document: line.digest for line in result.lines}
+    known = {(line.document, line.method): line for line in result.lines}
     for line in more.lines:
         if digests.get(line.document, line.digest) != line.digest:
             raise ConfigError(
@@ -132,7 +132,7 @@ def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
             )
         before = known.get((line.document, line.method))
         if before is None:
-            held.lines.append(line)
+            result.lines.append(line)
             continue
         first = {point.k: point.nats for point in before.points}
         for point in line.points:
@@ -142,16 +142,16 @@ def _add(held: EvalResult, more: EvalResult, path: Path) -> None:
                     f"files, {first[point.k]:.6f} nats, got {point.nats:.6f}"
                 )
     # Lines of one document stay together, in the order of the documents, as in a file of one run.
-    held.lines.sort(key=lambda line: line.document)
-    held.seconds = more.seconds | held.seconds
-    if more.texts is not None or held.texts is not None:
-        held.texts = (more.texts or {}) | (held.texts or {})
-    measured = {line.document for line in held.lines}
-    left = more.unmeasured | held.unmeasured
-    held.unmeasured = {document: why for document, why in left.items() if document not in measured}
-    held.settings = held.settings | {"methods": _methods(held) | _methods(more)}
-    if model_description(held) is None and model_description(more) is not None:
-        held.settings["model"] = more.settings["model"]
+    result.lines.sort(key=lambda line: line.document)
+    result.seconds = more.seconds | result.seconds
+    if more.texts is not None or result.texts is not None:
+        result.texts = (more.texts or {}) | (result.texts or {})
+    measured = {line.document for line in result.lines}
+    left = more.unmeasured | result.unmeasured
+    result.unmeasured = {document: why for document, why in left.items() if document not in measured}
+    result.settings = result.settings | {"methods": _methods(result) | _methods(more)}
+    if model_description(result) is None and model_description(more) is not None:
+        result.settings["model"] = more.settings["model"]
 
 
 def model_description(result: EvalResult) -> str | None:

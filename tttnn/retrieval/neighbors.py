@@ -32,7 +32,7 @@ class Neighbor:
     span: tuple[int, int] | None = None
     """Bytes of the text's UTF-8 that are nearest; None where documents are embedded whole."""
     digest: str = ""
-    """Of the text; made from it when empty."""
+    """Digest of the text; computed from it when empty."""
 
     def __post_init__(self) -> None:
         if not self.digest:
@@ -115,7 +115,7 @@ class SearchResult(Sequence[Neighbor]):
     vectors: NDArray[np.float32] | None = None
     """(n, dim), of each neighbor the vector that was nearest, where vectors were asked for."""
     explanation: SearchExplanation | None = None
-    """Where one was asked for."""
+    """How the answer came about, where that was asked for."""
 
     __hash__ = None  # type: ignore[assignment]  # metadata are dictionaries
 

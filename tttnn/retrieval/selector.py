@@ -217,15 +217,15 @@ class Selector:
             vectors=found.vectors[chosen] if with_vectors and found.vectors is not None else None,
         )
 
-    def _order(self, found: SearchResult, kept: list[int], k: int) -> list[int]:
+    def _order(self, nearest: SearchResult, kept: list[int], k: int) -> list[int]:
         """Return the places in `kept` of those that are chosen, in the order of use."""
         if self.config.method == "nearest":
             return list(range(min(k, len(kept))))
-        assert found.vectors is not None
-        assert found.query_vector is not None
+        assert nearest.vectors is not None
+        assert nearest.query_vector is not None
         if self.config.method == "sift":
-            return sift(found.query_vector, found.vectors[kept], k, noise=self.config.sift_lambda)[0]
-        return hull(found.query_vector, found.vectors[kept], k)[0]
+            return sift(nearest.query_vector, nearest.vectors[kept], k, noise=self.config.sift_lambda)[0]
+        return hull(nearest.query_vector, nearest.vectors[kept], k)[0]
 
 
 def selected_otherwise(retriever: Retriever, method: SelectionMethod) -> Selector:

@@ -52,11 +52,11 @@ class AdaptedModel:
         self._transaction.require()
         if options.get("seed") is None:
             options["seed"] = self.report.seed
-        made = self._engine.continued(
+        generation = self._engine.continued(
             self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
         )
-        self.report.generations.append(GenerationReport.of(made))
-        return made.text
+        self.report.generations.append(GenerationReport.of(generation))
+        return generation.text
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the adapted weights and the tokenizer as a directory that transformers loads.

@@ -65,10 +65,15 @@ class GenerationReport:
     prompt_cut: int
 
     @classmethod
-    def of(cls, made: Generation) -> Self:
+    def of(cls, generation: Generation) -> Self:
         """Return what a report says of a continuation: everything but its text."""
         return cls(
-            len(made.tokens), made.seconds, made.tokens_per_second, made.ended_by, made.prompt_tokens, made.prompt_cut
+            len(generation.tokens),
+            generation.seconds,
+            generation.tokens_per_second,
+            generation.ended_by,
+            generation.prompt_tokens,
+            generation.prompt_cut,
         )
 
 

@@ -243,23 +243,27 @@ class TestTimeTrainer:
         Raises:
             AdaptError: this model or datastore is not the report's, or a document's text has changed.
         """
-        held = report if isinstance(report, AdaptReport) else AdaptReport.from_dict(report)
-        if held.model != self.fingerprint:
-            raise AdaptError(f"model must be the one of the report ({held.model[:16]}), got {self.fingerprint[:16]}")
+        recorded = report if isinstance(report, AdaptReport) else AdaptReport.from_dict(report)
+        if recorded.model != self.fingerprint:
+            raise AdaptError(
+                f"model must be the one of the report ({recorded.model[:16]}), got {self.fingerprint[:16]}"
+            )
         # Made into settings first, so that lists are tuples again and settings newer than the report have defaults.
-        before = AdaptConfig.recorded(held.settings)
+        before = AdaptConfig.recorded(recorded.settings)
         fixed = before.differing(self.config, trains=True, per_call=False)
         if fixed:
             raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(fixed)}")
         trains_alike = {name: getattr(self.config, name) for name in before.differing(self.config, trains=False)}
         config = before.with_(**trains_alike).with_(deadline_ms=None)
         self._require_fit(config)
-        neighbors = self._neighbors_of(held)
+        neighbors = self._neighbors_of(recorded)
         # Without the query's text in the report, generate() must be given a prompt.
-        again = replace(self._report(held.query, config, requested=len(neighbors)), query_digest=held.query_digest)
+        again = replace(
+            self._report(recorded.query, config, requested=len(neighbors)), query_digest=recorded.query_digest
+        )
         find = partial(_given, neighbors, frozenset())
         return Adaptation(
-            self.engine, again, config, find, observe=observe, max_steps=held.steps, replayed_guard=held.guard
+            self.engine, again, config, find, observe=observe, max_steps=recorded.steps, replayed_guard=recorded.guard
         )
 
     def _neighbors_of(self, report: AdaptReport) -> list[Neighbor]:

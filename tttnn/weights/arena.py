@@ -50,7 +50,7 @@ class Snapshot:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the copy."""
         return self.memory.nbytes
 
 
@@ -476,12 +476,12 @@ class WeightArena:
             AdaptError: No query is open.
         """
         self._require_open("snapshot")
-        held = WeightBlock(self.trainable_nbytes, self.device)
+        copy = WeightBlock(self.trainable_nbytes, self.device)
         for place, block in enumerate((self._working, self._other)):
             if block is not None:
                 lying = zip(self._trainable, self.places.now, strict=True)
-                held.copy_from(block, [item for item, now in lying if now == place and item.nbytes > 0])
-        return Snapshot(held)
+                copy.copy_from(block, [item for item, now in lying if now == place and item.nbytes > 0])
+        return Snapshot(copy)
 
     def load(self, snapshot: Snapshot) -> None:
         """Give the model the weights of a snapshot, with one copy; no step may follow in this query.

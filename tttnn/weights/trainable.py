@@ -47,13 +47,13 @@ def trained_elements(model: nn.Module, names: Sequence[str] | None) -> tuple[int
     Tied weights count once. None chooses those that require gradients, or all where none does.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.device.type == "cpu"]
-    held = sum(p.numel() for _, p in named)
+    elements = sum(p.numel() for _, p in named)
     if names is None:
-        return held, sum(p.numel() for _, p in named if p.requires_grad) or held
+        return elements, sum(p.numel() for _, p in named if p.requires_grad) or elements
     exact = set(names)
     patterns = [name for name in names if "*" in name or "?" in name or "[" in name]
     chosen = [p for name, p in named if name in exact or any(fnmatchcase(name, pattern) for pattern in patterns)]
-    return held, sum(p.numel() for p in chosen)
+    return elements, sum(p.numel() for p in chosen)
 
 
 def _embeddings(model: nn.Module) -> list[nn.Module]:
