@@ -28,6 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     return made
 
 
+ROOT = ["--documents", "3", "--max-length", "16", "--rank", "2"]
+
+
 def commands(folder: Path) -> dict[str, list[str]]:
     """Every command that has --json, in an order in which each finds what it needs. A name in brackets is a variant."""
     docs, new, texts, out = (str(folder / name) for name in ("docs.jsonl", "new", "texts.zst", "results.jsonl"))
@@ -40,6 +43,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "append --discard": [new, "--discard"],
         "delete": [new, "0"],
         "compact": [new],
+        "precompute --dry-run": [store, *model, *ROOT, "--dry-run"],
+        "precompute": [store, *model, *ROOT],
         "verify": [store],
         "info": [store],
         "info --build": ["--build"],

@@ -135,6 +135,29 @@ class AdaptConfig(Config):
     """How a model is trained on the neighbors of one query."""
 
     GROUP = "Training"
+
+    mode: Literal["exact", "instant", "auto"] = setting(
+        "exact",
+        "exact: train on neighbors; instant: merge experts (tttnn precompute); auto: merge, and train until a deadline",
+        per_call=True,
+        group="common",
+    )
+    context_neighbors: int | None = setting(
+        None,
+        "neighbors read before the text that is scored or continued; none: 4 with mode=auto, else 0",
+        minimum=0,
+        maximum=1000,
+        per_call=True,
+        trains=False,
+        group="Experts",
+    )
+    expert_distance: float | None = setting(
+        None,
+        "a query whose nearest document is farther than this uses no expert; none: any does",
+        minimum=0,
+        per_call=True,
+        group="Experts",
+    )
     GONE = {"restore": "weights are always put back by copying"}  # noqa: RUF012
 
     num_neighbors: int = setting(
@@ -232,6 +255,26 @@ class AdaptConfig(Config):
         trains=False,
     )
     seed: int = setting(0, "seed of everything random in one query", minimum=0, per_call=True)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a query is trained on its neighbors: in the mode ``auto`` only until a deadline."""
+        return self.mode == "exact" or (self.mode == "auto" and self.deadline_ms is not None)
+
+    @property
+    def in_context(self) -> int:
+        """How many neighbors are read before a text."""
+        if self.context_neighbors is not None:
+            return self.context_neighbors
+        return 4 if self.mode == "auto" else 0
+
+    @property
+    def searched(self) -> int:
+        """How many neighbors a query asks for."""
+        needed = [self.num_neighbors if self.trains else 0, self.in_context]
+        if self.mode != "exact" and self.expert_distance is not None:
+            needed.append(1)  # whose distance counts
+        return max(needed)
 
 
 @dataclass(frozen=True)

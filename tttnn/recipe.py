@@ -141,7 +141,7 @@ class TrainerRecipe:
             threads=self.threads,
             cache_dir=self.cache_dir,
         )
-        return TestTimeTrainer.load(
+        trainer = TestTimeTrainer.load(
             self.model,
             Selector(opened, self.selection),
             self.adapt,
@@ -152,3 +152,12 @@ class TrainerRecipe:
             cache_dir=self.cache_dir,
             shared_weights=shared_weights,
         )
+        give_experts(trainer, opened)
+        return trainer
+
+
+def give_experts(trainer: TestTimeTrainer, opened: Datastore) -> None:
+    """Let a trainer use the experts of a datastore; they are opened by the first query whose mode wants them."""
+    from .instant.experts import Experts
+
+    trainer.experts = Experts(opened, model=trainer.fingerprint, tokenizer=trainer.tokenizer)

@@ -81,10 +81,12 @@ def generate(
     config = PRESETS[preset].with_(**adapt_flags)
     selection = SelectionConfig(**select_flags)
     with Bars() as bars:
+        from ..recipe import give_experts
         from ..retrieval.selector import Selector
 
         opened = loading.datastore(datastore, embedder, bars)
         trainer = loading.trainer(model, Selector(opened, selection), config, None, bars)
+        give_experts(trainer, opened)
 
         def observe(_: Any, k: int) -> None:
             if queries is None:
@@ -130,9 +132,12 @@ def replay(report: str, datastore: str, model: str, loading: Loading, as_json: b
     """
     held, config = _read_report(report)
     from ..datastore.datastore import Datastore
+    from ..recipe import give_experts
 
     with Bars() as bars:
-        trainer = loading.trainer(model, Datastore.open(datastore), config, None, bars)
+        opened = Datastore.open(datastore)
+        trainer = loading.trainer(model, opened, config, None, bars)
+        give_experts(trainer, opened)
         count = len(held.neighbors)
         with trainer.replay(held, observe=lambda _, k: bars("replay", k, count)) as adapted:
             losses = adapted.report.losses

@@ -39,8 +39,10 @@ def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
             described = store.info()
     else:
         from ..datastore.datastore import Datastore
+        from ..instant.descriptions import described_experts
 
-        described = Datastore.open(datastore).info()
+        opened = Datastore.open(datastore)
+        described = opened.info() | {"experts": described_experts(opened)}
         if not as_json:
             print_datastore(described)
             click.echo("more: --json")
@@ -80,11 +82,13 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
       tttnn verify pile-00 --quick
     """
     from ..datastore.datastore import Datastore
+    from ..instant.descriptions import described_experts
     from ..store.text_store import TextStore
 
     with Bars() as bars:
         if Path(datastore).is_dir():
             opened = Datastore.open(datastore)
+            described_experts(opened)  # reads and compares their files
             opened.verify_texts(full=not quick, progress=bars)
             documents = len(opened)
         else:

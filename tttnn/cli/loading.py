@@ -75,6 +75,20 @@ class Loading:
             opened, device=self.device, threads=self.threads, cache_dir=self.cache_dir, on_fetch=bars.tell
         )
 
+    def language_model(self, name: str, bars: Bars) -> Any:
+        """Load a language model, in its own type, and its tokenizer, by demo name, hub id or directory."""
+        import torch
+
+        from ..lm.loading import load_model
+
+        self.check()
+        quiet_transformers()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+        model, tokenizer = load_model(name, cache_dir=self.cache_dir)
+        return model.to(self.device), tokenizer
+
     def trainer(self, name: str, datastore: Any, config: AdaptConfig, score: ScoreConfig | None, bars: Bars) -> Any:
         """Load a trainer whose model has a demo name, hub id or directory."""
         import torch

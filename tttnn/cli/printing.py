@@ -90,6 +90,15 @@ def print_datastore(described: dict[str, Any]) -> None:
         names = described["sources"]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         click.echo(f"sources: {', '.join(names[:8])}{more}")
+    for expert in described.get("experts", ()):
+        remarks = ["stale: tttnn precompute --update trains it anew"] if expert["stale"] else []
+        if expert["not_learned"]:
+            remarks.append(f"{counted(expert['not_learned'], 'document')} came later")
+        click.echo(
+            f"expert: {expert['name']} of {expert['model_name'] or expert['model'][:16]}, "
+            f"{counted(expert['documents'], 'document')}, {in_bytes(expert['bytes'])}, loss "
+            f"{expert['loss_before']:.3f} -> {expert['loss_after']:.3f}{'; ' if remarks else ''}{'; '.join(remarks)}"
+        )
     if described["deleted"]:
         click.echo(f"deleted: {counted(described['deleted'], 'document')}, whose bytes tttnn compact frees")
     if described["truncated"] and described["unit"] == "document":

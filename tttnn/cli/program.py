@@ -18,7 +18,7 @@ import click
 
 from ..errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
 from ..version import __version__
-from . import answers, datastore, demonstration, inspection, measurement, neighbors, pages, serving, texts
+from . import answers, datastore, demonstration, experts, inspection, measurement, neighbors, pages, serving, texts
 from .exit_codes import DAMAGED, FAILED, INTERRUPTED, USAGE
 
 # Errors whose message is a sentence for the person who typed the command.
@@ -48,6 +48,7 @@ for command in (
     datastore.append,
     datastore.delete,
     datastore.compact,
+    experts.precompute,
     texts.import_,
     texts.export,
     texts.repair,

@@ -294,6 +294,11 @@ class Datastore:
         """All documents, by id: another name of `store`."""
         return self.store
 
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The ids of all documents that are there, ascending."""
+        return self._documents.ids
+
     def describe(self) -> RetrieverInfo:
         """Return its id and the name of its embedder, for reports."""
         self.refresh()

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from ..errors import ConfigError
+from ..lm.neighbor_context import SEPARATOR, neighbors_before
 from ..lm.neighbor_tokens import portion_of
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.selector import Selector, selected_otherwise
@@ -26,9 +27,6 @@ from .lab import Lab
 from .overlap import ngrams_of, shared
 from .protocols import Task
 from .records import UsedNeighbor
-
-SEPARATOR = "\n\n"
-"""Stands after each neighbor in the context."""
 
 GENERATED = 48
 """Tokens of the continuations that are kept with the texts."""
@@ -233,18 +231,15 @@ class Case:
         room = trainer.scorer.max_length - len(self.context_ids) - len(self.scored_ids)
         if self.lab.config.context_tokens is not None:
             room = min(room, self.lab.config.context_tokens)
-        separator = trainer.texts.ids(SEPARATOR)
-        pieces: list[list[int]] = []
-        used = []
-        for neighbor in found.neighbors[:k]:
-            whole = self.tokens(neighbor)
-            piece = whole[: max(0, room - len(separator))]
-            if not piece or (len(piece) < len(whole) and self._shares_too_much(piece)):
-                break
-            room -= len(piece) + len(separator)
-            pieces.append([*piece, *separator])
-            used.append(UsedNeighbor(neighbor.id, neighbor.digest, neighbor.distance, len(piece), neighbor.span))
-        return [token for piece in reversed(pieces) for token in piece], used
+        nearest = found.neighbors[:k]
+        tokens, counts = neighbors_before(
+            [self.tokens(neighbor) for neighbor in nearest],
+            trainer.texts.ids(SEPARATOR),
+            room,
+            refused=self._shares_too_much,
+        )
+        used = [UsedNeighbor(n.id, n.digest, n.distance, c, n.span) for n, c in zip(nearest, counts, strict=False)]
+        return tokens, used
 
     def trained(self, key: str, trainer: TestTimeTrainer, found: Found) -> Trained:
         """Train on the neighbors, and measure after each number of them; once for all methods that train alike."""

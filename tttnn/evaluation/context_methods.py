@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .case import GENERATED, SEPARATOR, Case
+from ..lm.neighbor_context import SEPARATOR
+from .case import GENERATED, Case
 from .catalogue import IN_CONTEXT, TOGETHER, TTT_NN
 from .lab import Lab
 from .measurement import Measurement

@@ -13,7 +13,7 @@ import torch
 
 from ..config import AdaptConfig, ScoreConfig, SelectionConfig, preset
 from ..errors import ConfigError
-from ..recipe import open_datastore
+from ..recipe import give_experts, open_datastore
 from ..retrieval.selector import Selector
 from ..settings import Config
 from ..training.trainer import TestTimeTrainer
@@ -70,7 +70,7 @@ def trainer_of(
             datastore, embedder=embedder, device=present_device(device), threads=threads, cache_dir=cache_dir
         )
         retriever = Selector(opened, selection)
-    return TestTimeTrainer.load(
+    trainer = TestTimeTrainer.load(
         model,
         retriever,
         config,
@@ -80,6 +80,9 @@ def trainer_of(
         threads=threads,
         cache_dir=cache_dir,
     )
+    if datastore is not None:
+        give_experts(trainer, opened)
+    return trainer
 
 
 def present_device(device: str | None) -> str:

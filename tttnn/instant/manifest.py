@@ -65,6 +65,8 @@ class ExpertsManifest:
     """Of torch in training: sums depend on it."""
     versions: dict[str, str]
     experts: tuple[ExpertEntry, ...]
+    next_id: int
+    """The datastore's when they were trained: documents of this id and above came later."""
     number: int
     """N of the two files that are valid."""
     format: int = FORMAT
@@ -101,6 +103,11 @@ def remedy() -> str:
 def folder_of(datastore: Path, model: str) -> Path:
     """Return the folder of a model's experts."""
     return datastore / FOLDER / model
+
+
+def bytes_of(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
 def write_experts(folder: Path, manifest: ExpertsManifest) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -98,20 +98,25 @@ class Scorer:
         logits = self._model(input_ids=ids, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:])
 
-    def score(self, text: str, *, context: str = "") -> Score:
+    def score(self, text: str, *, context: str = "", before: Sequence[int] = ()) -> Score:
         """Score a text, token by token, after an optional context that is read but not counted.
 
         Context and text are tokenized apart, so that the scored tokens do not depend on the context. Before both
         stands the model's `bos`, else its `eos`. A text longer than the model's limit is scored in windows: see
         `windows.scoring_windows`.
 
+        Args:
+            text: is scored.
+            context: is read before it.
+            before: tokens that are read before both.
+
         Raises:
             ValueError: the tokenizer has neither `bos` nor `eos`.
         """
         tokens = self._texts.ids(text)
-        before = self._texts.ids(context) if context else []
-        sequence = [self._texts.prefix(), *before, *tokens]
-        nats = self.token_nats(sequence, first=1 + len(before))
+        read = [*before, *(self._texts.ids(context) if context else [])]
+        sequence = [self._texts.prefix(), *read, *tokens]
+        nats = self.token_nats(sequence, first=1 + len(read))
         return Score(float(nats.sum()), len(tokens), len(text.encode("utf-8")), len(text.split()))
 
     def token_nats(self, sequence: list[int], *, first: int = 1) -> torch.Tensor:

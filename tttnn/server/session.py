@@ -46,10 +46,12 @@ class Session:
             # Taken over again on the shared copy, so that the pristine weights lie in memory once.
             weights = trainer.share_weights()
             model, tokenizer, datastore = trainer.model, trainer.tokenizer, trainer.datastore
+            experts = trainer.experts
             trainer.release()
             trainer = TestTimeTrainer(
                 model, tokenizer, datastore, recipe.adapt, score=recipe.score, shared_weights=weights
             )
+            trainer.experts = experts
         assert trainer.datastore is not None
         self.datastore: Any = trainer.datastore.datastore  # type: ignore[attr-defined]
         """What neighbors come from, with its embedder."""
@@ -71,9 +73,11 @@ class Session:
         self.retriever.search(text, 1)
         spent["retrieve"] = (time.perf_counter() - started, 1.0)
         tokens = trainer.texts.ids(text)[: self.window // 2]
+        plain = trainer.config.with_(mode="exact", context_neighbors=0)
         # Twice: the first one is slow, the second one is what later ones take. Watched, so that no state is kept.
         for _ in range(2):
-            with trainer.adapt(text, neighbors=[Neighbor(0, 0.0, text)], observe=lambda *_: None) as adapted:
+            own = [Neighbor(0, 0.0, text)]
+            with trainer.adapt(text, config=plain, neighbors=own, observe=lambda *_: None) as adapted:
                 started = time.perf_counter()
                 made = continued(trainer.model, self.tokenizer, tokens, window=self.window, max_new_tokens=4)
                 taken = time.perf_counter() - started

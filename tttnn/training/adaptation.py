@@ -10,7 +10,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
@@ -20,11 +20,13 @@ import tttnn._core as _core
 
 from ..config import AdaptConfig
 from ..retrieval.neighbors import Neighbor
+from ..weights.low_rank_update import LowRankUpdate
 from .adapted_model import AdaptedModel, Observer
 from .engine import Engine
+from .experts import ChosenExperts
 from .guard import Guard
 from .neighbor_training import NeighborTraining
-from .report import AdaptReport, GuardReport
+from .report import AdaptReport, ContextNeighbor, GuardReport
 from .reuse import TrainedState
 from .transaction import Transaction
 
@@ -32,6 +34,10 @@ _log = logging.getLogger("tttnn")
 
 Finder = Callable[[AdaptReport], list[Neighbor]]
 """Called once, inside the transaction: returns the neighbors to train on, and writes into the report how it went."""
+
+
+Merging = Callable[[float | None], ChosenExperts]
+"""Called once, inside the transaction, with the distance of the nearest neighbor: returns what is merged."""
 
 
 class Adaptation:
@@ -49,6 +55,9 @@ class Adaptation:
         max_steps: int | None = None,
         replayed_guard: GuardReport | None = None,
         salt: str = "",
+        most_trained: int | None = None,
+        context: Sequence[Neighbor] | None = None,
+        experts: Merging | None = None,
     ) -> None:
         """Begin the clock of a query; nothing else happens before `__enter__`.
 
@@ -62,7 +71,13 @@ class Adaptation:
             max_steps: at most this many.
             replayed_guard: what the guard of an earlier adaptation decided; no guard then scores anew.
             salt: states kept for reuse are told apart by it.
+            most_trained: of the neighbors found, train on so many; None: on all of them.
+            context: neighbors that are read before texts; None: the nearest ones, as many as the settings say.
+            experts: called with the distance of the nearest neighbor, gives what is merged; None: nothing is.
         """
+        self._most_trained = most_trained
+        self._context = context
+        self._experts = experts
         self._engine = engine
         self._config = config
         self._find = find
@@ -83,9 +98,30 @@ class Adaptation:
         neighbors = self._find(self.report)
         self.report.found = len(neighbors)
         self._transaction.begin(self._config.seed)
-        adapted = AdaptedModel(self._engine, self._transaction, self.report)
-        self._train(adapted, neighbors)
+        trained = neighbors[: self._most_trained]
+        context = neighbors[: self._config.in_context] if self._context is None else self._context
+        self.report.context = [ContextNeighbor(n.id, n.distance, n.source, n.digest, n.span) for n in context]
+        adapted = AdaptedModel(
+            self._engine,
+            self._transaction,
+            self.report,
+            context=context,
+            max_neighbor_tokens=self._config.max_neighbor_tokens,
+            update=self._merge(neighbors, steps_follow=bool(trained)),
+        )
+        self._train(adapted, trained)
         return adapted
+
+    def _merge(self, neighbors: list[Neighbor], *, steps_follow: bool) -> LowRankUpdate | None:
+        """Merge the query's experts into the weights; return what was merged."""
+        if self._experts is None:
+            return None
+        with self.report.seconds("experts"):
+            chosen = self._experts(min((neighbor.distance for neighbor in neighbors), default=None))
+            self.report.experts = chosen.report
+            if chosen.update is not None:
+                self._engine.change(chosen.update, steps_follow=steps_follow)
+        return chosen.update
 
     def _restore(self) -> None:
         self._transaction.end(self.report.seconds, verify=self._config.verify)
@@ -182,7 +218,8 @@ class Adaptation:
         distances = [neighbor.distance for neighbor in neighbors] if config.schedule == "distance" else []
         query = self.report.query_digest if config.guard == "query" else None
         texts = tuple((neighbor.digest, neighbor.span) for neighbor in neighbors)
-        return self._salt, texts, tuple(distances), query, settings, torch.get_num_threads()
+        experts = () if self.report.experts is None else tuple(self.report.experts.used)
+        return self._salt, texts, tuple(distances), query, settings, experts, torch.get_num_threads()
 
     def _use(self, state: TrainedState, neighbors: list[Neighbor]) -> None:
         """Take over the weights that training on the same neighbors gave before."""

@@ -6,10 +6,16 @@ Knows an engine and a report. Does not know how the model came to be adapted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ..errors import AdaptError
+from ..lm.neighbor_context import SEPARATOR, neighbors_before
+from ..lm.neighbor_tokens import portion_of
 from ..lm.score import Score
+from ..retrieval.neighbors import Neighbor
+from ..weights.low_rank_update import LowRankUpdate
 from .engine import Engine
 from .report import AdaptReport, GenerationReport
 from .transaction import Transaction
@@ -18,14 +24,29 @@ from .transaction import Transaction
 class AdaptedModel:
     """The model while it is adapted to one query. Usable only inside its `with` block."""
 
-    def __init__(self, engine: Engine, transaction: Transaction, report: AdaptReport) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        transaction: Transaction,
+        report: AdaptReport,
+        *,
+        context: Sequence[Neighbor] = (),
+        max_neighbor_tokens: int | None = None,
+        update: LowRankUpdate | None = None,
+    ) -> None:
         """Hand out a model.
 
         Args:
             engine: holds it.
             transaction: during which it is adapted.
             report: of the transaction; written on.
+            context: neighbors that are read before every text, nearest first.
+            max_neighbor_tokens: at most this many tokens of each.
+            update: what was merged into the weights; None: nothing.
         """
+        self._context = list(context)
+        self._max_neighbor_tokens = max_neighbor_tokens
+        self._update = update
         self.query = report.query
         self.report = report
         self._engine = engine
@@ -38,10 +59,25 @@ class AdaptedModel:
         return self._engine.model
 
     def score(self, text: str, *, context: str = "") -> Score:
-        """Score a text under the adapted weights; see `Scorer.score`."""
+        """Score a text under the adapted weights, behind the neighbors in the context; see `Scorer.score`."""
         self._transaction.require()
+        before: list[int] = []
+        if self._context:
+            texts, scorer = self._engine.texts, self._engine.scorer
+            before = self._before(scorer.max_length - len(texts.ids(text)) - len(texts.ids(context)))
         with self.report.seconds("score"):
-            return self._engine.scorer.score(text, context=context)
+            return self._engine.scorer.score(text, context=context, before=before)
+
+    def _before(self, room: int) -> list[int]:
+        """Return the tokens of the neighbors in the context that find room, and write them on the report."""
+        texts = self._engine.texts
+        portions = [portion_of(texts, neighbor, self._max_neighbor_tokens).tokens for neighbor in self._context]
+        tokens, counts = neighbors_before(portions, texts.ids(SEPARATOR), room)
+        counts += [0] * (len(portions) - len(counts))
+        self.report.context = [
+            replace(row, tokens=count) for row, count in zip(self.report.context, counts, strict=True)
+        ]
+        return tokens
 
     def bits_per_byte(self, text: str, *, context: str = "") -> float:
         """Return the bits per UTF-8 byte of a text under the adapted weights; NaN for an empty text."""
@@ -52,6 +88,8 @@ class AdaptedModel:
         self._transaction.require()
         if options.get("seed") is None:
             options["seed"] = self.report.seed
+        if self._context:
+            options["before"] = self._before
         generation = self._engine.continued(
             self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
         )
@@ -69,10 +107,20 @@ class AdaptedModel:
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """Write the low-rank matrices alone, as a directory that peft loads as an adapter of the same model.
 
+        They are those of the experts that were merged, or those that were trained.
+
         Raises:
-            AdaptError: the trainer was made without ``trainable="lora"``.
+            AdaptError: the trainer was made without ``trainable="lora"``, and no expert was merged or steps followed.
         """
         self._transaction.require()
+        if self._update is not None:
+            if self.report.steps:
+                raise AdaptError(
+                    f"an adapter of experts can be written where no step followed, got {self.report.steps} steps. Use "
+                    "the mode instant, or save_pretrained()."
+                )
+            self._update.save(path, self._engine.model)
+            return
         self._engine.save_adapter(path)
 
 

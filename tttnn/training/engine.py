@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -233,11 +233,17 @@ class Engine:
         stop: Sequence[str] = (),
         seed: int = 0,
         on_token: OnToken | None = None,
+        before: Callable[[int], list[int]] | None = None,
     ) -> Generation:
-        """Continue a prompt with the weights as they are now; see `TestTimeTrainer.continued`."""
+        """Continue a prompt with the weights as they are now; see `TestTimeTrainer.continued`.
+
+        `before` is called with how many tokens may stand before the prompt's, and returns them.
+        """
         if not prompt:
             raise ValueError("prompt must not be empty, got ''")
         ids, begins = self.texts.prompt(prompt)
+        if before is not None:
+            ids = [*ids[:begins], *before(self.max_window - max_new_tokens - len(ids)), *ids[begins:]]
         with self.turns.reading():
             return continued(
                 self.model,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..errors import AdaptError
 from ..stages import Stages
+from .experts import ExpertsReport, UsedExpert
 
 if TYPE_CHECKING:
     from ..lm.generate import Generation
@@ -34,6 +35,18 @@ class TrainedNeighbor:
     trained_span: tuple[int, int] | None
     tokens: int
     losses: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextNeighbor:
+    """A neighbor that may be read before a text, and how many of its tokens the last text had before it."""
+
+    id: int
+    distance: float
+    source: str | None
+    digest: str
+    span: tuple[int, int] | None
+    tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -86,7 +99,8 @@ class AdaptReport:
     `step_seconds` are those of each step; `generations` what was written inside of the block. `stopped_by` is
     "neighbors" when all of them were trained on. `excluded` counts texts that the caller excluded; `left_out` what a
     selection left out, by reason. `page_faults` counts the process's minor faults while training. `reused`: the weights
-    came from an earlier query with the same neighbors, whose losses, steps and tokens these are. `untrained` says why
+    came from an earlier query with the same neighbors, whose losses, steps and tokens these are. `experts` are those
+    that were merged, None in the mode ``exact``; `context` the neighbors that stand before a text. `untrained` says why
     no step was made though there were neighbors and time; None otherwise.
     """
 
@@ -101,6 +115,9 @@ class AdaptReport:
     tokens: int = 0
     bytes_moved: int = 0
     page_faults: int = 0
+    mode: str = "exact"
+    experts: ExpertsReport | None = None
+    context: list[ContextNeighbor] = field(default_factory=list)
     stopped_by: StoppedBy = "neighbors"
     untrained: str | None = None
     guard: GuardReport | None = None
@@ -148,6 +165,17 @@ class AdaptReport:
             )
             for i, row in enumerate(rows)
         ]
+        values["context"] = [
+            ContextNeighbor(
+                **_fields_of(ContextNeighbor, row, f"report: neighbor {i} in the context")
+                | {"span": None if row.get("span") is None else tuple(row["span"])}
+            )
+            for i, row in enumerate(values.get("context", []))
+        ]
+        if values.get("experts") is not None:
+            held = _fields_of(ExpertsReport, values["experts"], "report: experts")
+            held["used"] = [UsedExpert(**_fields_of(UsedExpert, row, "report: expert")) for row in held.get("used", [])]
+            values["experts"] = ExpertsReport(**held)
         if values.get("guard") is not None:
             values["guard"] = GuardReport(**_fields_of(GuardReport, values["guard"], "report: guard"))
         values["seconds"] = Stages(values.get("seconds", {}))

@@ -25,11 +25,12 @@ from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.retriever import Retriever
 from ..weights.shared_weights import SharedWeights
-from .adaptation import Adaptation, Finder
+from .adaptation import Adaptation, Finder, Merging
 from .adapted_model import Observer
 from .description import TrainerInfo, description_of
 from .engine import Engine
-from .report import AdaptReport
+from .experts import ChosenExperts, ExpertSource, ExpertsReport
+from .report import AdaptReport, ContextNeighbor, TrainedNeighbor
 
 
 class TestTimeTrainer:
@@ -69,6 +70,8 @@ class TestTimeTrainer:
                 one then keeps no copy of its own.
         """
         self.datastore = datastore
+        self.experts: ExpertSource | None = None
+        """Where experts come from, for the modes instant and auto."""
         self.engine = Engine(model, tokenizer, config or AdaptConfig(), score=score, shared_weights=shared_weights)
 
     @classmethod
@@ -195,9 +198,34 @@ class TestTimeTrainer:
             report = self._report(query, config, requested=len(given))
             find: Finder = partial(_given, given, excluded)
         else:
-            report = self._report(query, config, requested=config.num_neighbors, retriever=self.datastore)
-            find = partial(self._search, query, config.num_neighbors, excluded)
-        return Adaptation(self.engine, report, config, find, observe=observe, cancelled=cancelled, salt=salt)
+            report = self._report(query, config, requested=config.searched, retriever=self.datastore)
+            find = partial(self._search, query, config.searched, excluded)
+        most = 0 if not config.trains else None if neighbors is not None else config.num_neighbors
+        return Adaptation(
+            self.engine,
+            report,
+            config,
+            find,
+            observe=observe,
+            cancelled=cancelled,
+            salt=salt,
+            most_trained=most,
+            experts=self._merging(config, excluded),
+        )
+
+    def _merging(self, config: AdaptConfig, excluded: frozenset[str]) -> Merging | None:
+        """Return what chooses the experts of a query; None in the mode that uses none."""
+        if config.mode == "exact":
+            return None
+        if config.guard != "none":
+            raise ConfigError(f"guard must be none with the mode {config.mode}, got {config.guard!r}")
+        experts = self.experts
+        if experts is None:
+            raise ConfigError(
+                f"mode must be exact for a trainer without experts, got {config.mode!r}. Train them with: tttnn "
+                "precompute"
+            )
+        return lambda distance: experts.choose(excluded, distance=distance, limit=config.expert_distance)
 
     def _report(
         self, query: str, config: AdaptConfig, *, requested: int, retriever: Retriever | None = None
@@ -208,6 +236,7 @@ class TestTimeTrainer:
             query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
             requested=requested,
             query=query,
+            mode=config.mode,
             settings=config.to_dict(),
             seed=config.seed,
             precision=made.precision,
@@ -256,23 +285,42 @@ class TestTimeTrainer:
         trains_alike = {name: getattr(self.config, name) for name in before.differing(self.config, trains=False)}
         config = before.with_(**trains_alike).with_(deadline_ms=None)
         self._require_fit(config)
-        neighbors = self._neighbors_of(recorded)
+        neighbors = self._neighbors_of(recorded.neighbors)
         # Without the query's text in the report, generate() must be given a prompt.
         again = replace(
             self._report(recorded.query, config, requested=len(neighbors)), query_digest=recorded.query_digest
         )
         find = partial(_given, neighbors, frozenset())
         return Adaptation(
-            self.engine, again, config, find, observe=observe, max_steps=recorded.steps, replayed_guard=recorded.guard
+            self.engine,
+            again,
+            config,
+            find,
+            observe=observe,
+            max_steps=recorded.steps,
+            replayed_guard=recorded.guard,
+            context=self._neighbors_of(recorded.context),
+            experts=self._replayed(recorded.experts),
         )
 
-    def _neighbors_of(self, report: AdaptReport) -> list[Neighbor]:
+    def _replayed(self, held: ExpertsReport | None) -> Merging | None:
+        """Return what merges the experts of a report again."""
+        if held is None:
+            return None
+        experts = self.experts
+        if held.used and experts is None:
+            raise AdaptError("replay must have the experts of the report, and the trainer has none")
+        return lambda _: ChosenExperts(held, None if experts is None else experts.named(held.used))
+
+    def _neighbors_of(self, rows: Sequence[TrainedNeighbor | ContextNeighbor]) -> list[Neighbor]:
         """Return the neighbors of a report with their texts, which must be those of the report."""
+        if not rows:
+            return []
         if self.datastore is None:
             raise AdaptError("replay must have a datastore to read the neighbors from, got None")
         documents = self.datastore.documents
         neighbors = []
-        for row in report.neighbors:
+        for row in rows:
             try:
                 document = documents[row.id]
             except IndexError as error:

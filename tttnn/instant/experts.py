@@ -1,0 +1,167 @@
+"""The experts of a datastore for one model, as a query uses them: chosen, left out, read, described.
+
+Knows files, members and which documents are there. Does not know how a change of weights is applied or undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..datastore.datastore import Datastore
+from ..errors import AdaptError, DatastoreMismatchError
+from ..training.experts import ChosenExperts, ExpertsReport, UsedExpert
+from ..weights.low_rank_update import LowRankUpdate, digest_of_matrices, shared_a
+from .manifest import FOLDER, MANIFEST, ExpertEntry, ExpertsManifest, folder_of, read_experts, remedy
+from .members import Member, read_members
+from .rows import ExpertRows
+from .tokenizer_digest import digest_of_tokenizer
+
+
+@dataclass(frozen=True)
+class _Opened:
+    stamp: tuple[int, ...]
+    manifest: ExpertsManifest
+    members: list[list[Member]]
+    rows: ExpertRows
+    a: dict[str, torch.Tensor]
+
+
+class Experts:
+    """Gives a trainer the experts of its datastore for its model; nothing is opened before a query wants one."""
+
+    def __init__(self, datastore: Datastore, *, model: str, tokenizer: Any) -> None:
+        """Stand ready.
+
+        Args:
+            datastore: whose experts are used; deletions in it count at once.
+            model: fingerprint of the model's weights.
+            tokenizer: of the model.
+        """
+        self._datastore = datastore
+        self._model = model
+        self._tokenizer = tokenizer
+        self._folder = folder_of(datastore.path, model)
+        self._open: _Opened | None = None
+        self._alive: tuple[str, set[int]] = "", set()
+        self._made: tuple[tuple[tuple[str, float], ...], LowRankUpdate] | None = None
+
+    def choose(self, excluded: Collection[str], *, distance: float | None, limit: float | None) -> ChosenExperts:
+        """Return the experts for a query; see `training.experts.ExpertSource`."""
+        opened = self._opened()
+        alive, forbidden = self._ids(), set(excluded)
+        report = ExpertsReport(distance=distance)
+        for entry in opened.manifest.experts:
+            members = opened.members[entry.row]
+            reason = None
+            if any(member.id not in alive for member in members):
+                reason = "deleted"
+            elif any(member.digest in forbidden for member in members):
+                reason = "excluded"
+            elif limit is not None and (distance is None or distance > limit):
+                reason = "far"
+            if reason is None:
+                report.used.append(UsedExpert(entry.name, 1.0, entry.documents, entry.members))
+            else:
+                report.left_out[reason] = report.left_out.get(reason, 0) + 1
+        return ChosenExperts(report, self._update(opened, report.used))
+
+    def named(self, used: Sequence[UsedExpert]) -> LowRankUpdate | None:
+        """Return the update of experts that a report names, which must be the same ones.
+
+        Raises:
+            AdaptError: an expert was trained anew since, or saw a document that was deleted.
+        """
+        if not used:
+            return None
+        opened, alive = self._opened(), self._ids()
+        of = {entry.name: entry for entry in opened.manifest.experts}
+        for expert in used:
+            entry = of.get(expert.name)
+            if entry is None or entry.members != expert.members:
+                raise AdaptError(f"expert {expert.name} of the report must be the one of the datastore; it is another")
+            if any(member.id not in alive for member in opened.members[entry.row]):
+                raise AdaptError(f"expert {expert.name} of the report saw a document that was deleted since")
+        return self._update(opened, used)
+
+    def members(self) -> dict[str, list[Member]]:
+        """Return the documents that each expert saw, by the expert's name."""
+        opened = self._opened()
+        return {entry.name: opened.members[entry.row] for entry in opened.manifest.experts}
+
+    def _ids(self) -> set[int]:
+        """Return the ids of the documents that are there now."""
+        self._datastore.refresh()
+        if self._alive[0] != self._datastore.id:
+            self._alive = self._datastore.id, set(map(int, self._datastore.ids))
+        return self._alive[1]
+
+    def _opened(self) -> _Opened:
+        try:
+            status = (self._folder / MANIFEST).stat()
+        except FileNotFoundError:
+            raise _none(self._datastore.path, self._model) from None
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._open is None or self._open.stamp != stamp:
+            manifest = read_experts(self._folder, model=self._model)
+            found = digest_of_tokenizer(self._tokenizer)
+            if found != manifest.tokenizer:
+                raise DatastoreMismatchError(
+                    f"{self._folder}: was trained with the tokenizer {manifest.tokenizer}, got {found}. Load the "
+                    "model with its own tokenizer."
+                )
+            a = shared_a(
+                {layer.name: (layer.outputs, layer.inputs) for layer in manifest.layers},
+                rank=manifest.rank,
+                seed=manifest.seed,
+            )
+            if digest_of_matrices(a) != manifest.a_digest:
+                raise DatastoreMismatchError(
+                    f"{self._folder}: the fixed matrices drawn here are not those of training (torch "
+                    f"{manifest.versions.get('torch')}, here {torch.__version__}). {remedy()}"
+                )
+            self._made = None
+            self._open = _Opened(
+                stamp, manifest, read_members(self._folder, manifest), ExpertRows(self._folder, manifest), a
+            )
+        return self._open
+
+    def _update(self, opened: _Opened, used: Sequence[UsedExpert]) -> LowRankUpdate | None:
+        """Return W + scale (sum of w B) A of experts, added in the order of their rows."""
+        if not used:
+            return None
+        weights = {expert.name: expert.weight for expert in used}
+        key = tuple(sorted(weights.items()))
+        if self._made is None or self._made[0] != key:
+            entries: list[ExpertEntry] = [entry for entry in opened.manifest.experts if entry.name in weights]
+            total: NDArray[np.float32] = np.zeros(opened.manifest.numbers, np.float32)
+            for entry in entries:
+                total += np.float32(weights[entry.name]) * opened.rows.read(entry.row)
+            self._made = key, LowRankUpdate(_layers(opened, total), opened.manifest.scale)
+        return self._made[1]
+
+
+def _layers(opened: _Opened, numbers: NDArray[np.float32]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    layers, begin = {}, 0
+    for layer in opened.manifest.layers:
+        end = begin + layer.outputs * opened.manifest.rank
+        b = torch.from_numpy(numbers[begin:end].reshape(layer.outputs, opened.manifest.rank))
+        layers[layer.name] = opened.a[layer.name], b
+        begin = end
+    return layers
+
+
+def _none(datastore: Path, model: str) -> Exception:
+    others = [folder.name for folder in sorted((datastore / FOLDER).glob("*")) if (folder / MANIFEST).exists()]
+    if others:
+        return DatastoreMismatchError(
+            f"{datastore / FOLDER}: must hold experts of the model {model[:16]}, got those of "
+            f"{', '.join(name[:16] for name in others)}. Train its own with: tttnn precompute"
+        )
+    return FileNotFoundError(f"{datastore / FOLDER}: there are no experts. Train them with: tttnn precompute")

@@ -1,0 +1,70 @@
+"""What a trainer asks for experts, and what a report holds of them.
+
+Knows names, weights and digests. Does not know files, members or how an expert was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from ..weights.low_rank_update import LowRankUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class UsedExpert:
+    """An expert that was merged: its name and weight, how many documents it saw, and a digest of these."""
+
+    name: str
+    weight: float
+    documents: int
+    members: str
+
+
+@dataclass(slots=True)
+class ExpertsReport:
+    """The experts of one query.
+
+    `left_out` counts those that were not used, by reason: "deleted" (it saw a document that is gone), "excluded" (it
+    saw a text that the caller excluded), "far" (the query's nearest document is farther than `expert_distance`).
+    `distance` is that of the nearest document, where it was asked for.
+    """
+
+    used: list[UsedExpert] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class ChosenExperts:
+    """What is merged for a query, and what the report says of it. None: nothing."""
+
+    report: ExpertsReport
+    update: LowRankUpdate | None
+
+
+class ExpertSource(Protocol):
+    """Gives experts for a query."""
+
+    def choose(self, excluded: Collection[str], *, distance: float | None, limit: float | None) -> ChosenExperts:
+        """Return the experts for a query.
+
+        Args:
+            excluded: digests of texts; an expert that saw one of them is left out.
+            distance: of the query's nearest document; None where it has none or nothing was searched.
+            limit: experts are left out where the distance is larger; None: never.
+
+        Raises:
+            FileNotFoundError: there are no experts.
+            DatastoreMismatchError: there are experts of other models alone.
+            IndexCorruptError: a file is damaged.
+        """
+
+    def named(self, used: Sequence[UsedExpert]) -> LowRankUpdate | None:
+        """Return the update of experts that a report names.
+
+        Raises:
+            AdaptError: one of them is not there as it was.
+        """
