@@ -45,8 +45,8 @@ def precompute(
 ) -> None:
     """Train, once for all queries, what the model can learn from DATASTORE as a whole.
 
-    What is trained is used with --mode instant and --mode auto of generate, eval
-    and serve. Interrupted, the same command goes on.
+    What is trained is used with --mode instant and --mode auto of generate and
+    serve. Interrupted, the same command goes on.
 
     \b
     Examples:
@@ -83,4 +83,4 @@ def precompute(
         f"{counted(report.documents, 'document')}, in {in_time(report.seconds)}; loss on others "
         f"{report.loss_before:.3f} -> {report.loss_after:.3f} nats a token; {in_bytes(report.bytes_on_disk)} on disk"
     )
-    click.echo("used with: --mode instant or --mode auto of generate, eval and serve")
+    click.echo("used with: --mode instant or --mode auto of generate and serve")

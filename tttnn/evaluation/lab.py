@@ -49,6 +49,12 @@ class Lab:
                 f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
                 f"{GUARD.name} measures it"
             )
+        if trainer.config.mode != "exact" or trainer.config.in_context:
+            raise ConfigError(
+                f"mode must be exact, and context_neighbors 0, where methods are measured, got "
+                f"{trainer.config.mode!r} and {trainer.config.in_context}: no method leaves out experts that saw scored "
+                "text yet"
+            )
         limit = trainer.config.num_neighbors
         searching = [name for name in names if name in CATALOGUE and CATALOGUE[name].neighbors]
         if searching and limit and trainer.datastore is None:
