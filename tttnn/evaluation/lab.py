@@ -52,8 +52,8 @@ class Lab:
         if trainer.config.mode != "exact" or trainer.config.in_context:
             raise ConfigError(
                 f"mode must be exact, and context_neighbors 0, where methods are measured, got "
-                f"{trainer.config.mode!r} and {trainer.config.in_context}: no method leaves out experts that saw scored "
-                "text yet"
+                f"{trainer.config.mode!r} and {trainer.config.in_context}: no method leaves out experts that saw "
+                "scored text yet"
             )
         limit = trainer.config.num_neighbors
         searching = [name for name in names if name in CATALOGUE and CATALOGUE[name].neighbors]
