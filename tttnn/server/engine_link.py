@@ -11,9 +11,19 @@ import os
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .pipe import AsyncPipe, Frame
+
+
+def engine_command() -> list[str]:
+    """Return what starts an engine; no module of the working directory takes the place of one that it imports.
+
+    Where tttnn itself lies there, as in its checkout, that directory is needed.
+    """
+    here = Path(__file__).resolve().parents[2] == Path.cwd()
+    return [sys.executable, *([] if here else ["-P"]), "-m", "tttnn.server.engine_process"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class EngineLink:
             passed.append(self._weights.descriptor)
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tttnn.server.engine_process", *map(str, passed[:2])),
+                *engine_command(),
+                *map(str, passed[:2]),
                 pass_fds=passed,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
