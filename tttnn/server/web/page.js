@@ -10,6 +10,8 @@ const FIELDS = {
   "tttnn.num_neighbors": "neighbors",
   "tttnn.where.source": "source",
 };
+// Stages in the order in which they are; others come last.
+const STAGES = ["queue", "embed", "search", "read", "select", "tokenize", "train", "observe", "generate", "score", "restore"];
 const MOST_WORDS = 1200; // that are compared: the table of them has a square of cells
 let running = null; // AbortController of the request that runs
 let losses = []; // on the query, after each neighbor
@@ -368,7 +370,8 @@ function joinMarks(place) {
 
 // The five longest stages, in the order in which they were, and what the others took together.
 function drawTime(seconds) {
-  const stages = Object.entries(seconds).filter(([, value]) => value > 0);
+  const place = (name) => (STAGES.includes(name) ? STAGES.indexOf(name) : STAGES.length);
+  const stages = Object.entries(seconds).filter(([, value]) => value > 0).sort(([a], [b]) => place(a) - place(b));
   const longest = [...stages].sort((a, b) => b[1] - a[1]).slice(0, 5);
   const shown = stages.filter((stage) => longest.includes(stage));
   const rest = stages.filter((stage) => !longest.includes(stage)).reduce((sum, [, value]) => sum + value, 0);
@@ -398,7 +401,7 @@ function drawTime(seconds) {
 // --- receipts ---
 
 // The report in a receipt, in a whole reply of the API, or itself; null where the text is no JSON.
-function reportIn(text) {
+function reportOf(text) {
   try {
     const held = JSON.parse(text);
     const about = held?.tttnn ?? held;
@@ -410,7 +413,7 @@ function reportIn(text) {
 
 async function replay() {
   const where = "replayed";
-  const report = reportIn(at("receipt").value);
+  const report = reportOf(at("receipt").value);
   if (report === null) {
     say("A receipt is JSON, whole, as Copy gives it.", { wrong: true, where });
     at("receipt").focus();
