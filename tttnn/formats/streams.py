@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import abstractmethod
 from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
@@ -24,9 +25,9 @@ class Stream(RawIOBase):
 
     _ready = memoryview(b"")
 
+    @abstractmethod
     def piece(self) -> bytes:
         """Return the next bytes, none at the end."""
-        raise NotImplementedError
 
     def readable(self) -> bool:
         """Return True."""

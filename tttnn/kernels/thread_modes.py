@@ -8,6 +8,7 @@ Knows torch's switches. Does not know what is computed between them.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from operator import call
 from types import TracebackType
 from typing import Self
@@ -46,16 +47,16 @@ def _nesting() -> int:
     return int(list(map(call, (torch.autocast_increment_nesting, torch.autocast_decrement_nesting)))[1])
 
 
-class _Block:
+class _Block(ABC):
     """A block inside of which some mode differs; however it ends, all modes are then what they were."""
 
     def __init__(self, *devices: str) -> None:
         self._devices = devices
         self._before: ThreadModes | None = None
 
+    @abstractmethod
     def _switch(self) -> None:
         """Set the mode."""
-        raise NotImplementedError
 
     def _enter(self) -> Self:
         self._before = ThreadModes(*self._devices)
