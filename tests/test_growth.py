@@ -332,7 +332,7 @@ def test_opening_beside_a_writer_takes_the_new_manifest(tmp_path: Path, monkeypa
             compaction.compact_datastore(path)
         return manifest
 
-    monkeypatch.setattr("tttnn.datastore.datastore.open_manifest", slow)
+    monkeypatch.setattr("tttnn.datastore.opening.open_manifest", slow)
     assert len(opened(tmp_path / "d")) == 59
     assert opened(tmp_path / "d").id != read[0]
 
