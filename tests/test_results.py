@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,54 @@ def test_a_line_out_of_place_is_named(tmp_path: Path) -> None:
     path.write_text("\n".join([rows[0], rows[1], rows[3], rows[2]]) + "\n")
     with pytest.raises(tttnn.ConfigError, match="line 3 must be document 0 under zeta, got document 0 under alpha"):
         read_results(path)
+
+
+@pytest.mark.parametrize("beside", ["seconds", "texts"])
+@pytest.mark.parametrize(
+    "content", [b"notes of mine", b'{"mine": 1}\n', b"\x00\xff\n", b'{"document": 1}\n{"docu\nmine\n']
+)
+@pytest.mark.parametrize("texts", [False, True])
+def test_what_is_not_ours_beside_results_is_kept(tmp_path: Path, beside: str, content: bytes, texts: bool) -> None:
+    path, other = tmp_path / "r.jsonl", tmp_path / f"r.jsonl.{beside}"
+    other.write_bytes(content)
+    with pytest.raises(tttnn.ConfigError, match=rf"\.{beside}: line \d is none that an evaluation writes"):
+        ResultFile(path, SETTINGS, texts=texts)
+    assert other.read_bytes() == content
+    assert not path.exists()
+    other.unlink()
+    file = ResultFile(path, SETTINGS, texts=texts)
+    file.append(measured(0, "Own", 1, 2, 3))
+    file.close()
+    before = path.read_bytes()
+    other.write_bytes(content)
+    with pytest.raises(tttnn.ConfigError, match="Move the file away, or choose another --out"):
+        ResultFile(path, SETTINGS, texts=texts)
+    assert (other.read_bytes(), path.read_bytes()) == (content, before)
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.seconds", "r.jsonl.texts"])
+def test_results_go_into_no_pipe_and_no_folder(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileExistsError, match=f"{name}: must be a regular file or nothing"):
+        ResultFile(tmp_path / "r.jsonl", SETTINGS, texts=True)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileExistsError, match=f"{name}: must be a regular file or nothing"):
+        ResultFile(tmp_path / "r.jsonl", SETTINGS, texts=True)
+
+
+def test_texts_of_results_that_are_gone_are_no_part_of_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    document = measured(0, "Own", 1, 2, 3)
+    texts = [Texts(0, "zeta", "of the first", "scored", [], "before", "after")]
+    for written in (Measured(None, document.lines, document.seconds, texts), document):
+        file = ResultFile(path, SETTINGS, texts=bool(written.texts))
+        file.append(written)
+        file.close()
+        held = read_results(path)
+        assert list((held.texts or {}).values()) == written.texts
+        assert len(held.seconds) == 3
+        path.unlink()
 
 
 def test_totals_are_over_bytes_and_over_the_pile() -> None:

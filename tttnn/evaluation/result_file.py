@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from ..config import AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
 from ..errors import ConfigError
-from ..files import lock_file
+from ..files import check_target, lock_file
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .results import EvalResult
 
@@ -109,6 +109,29 @@ def _sidecar(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+_BESIDE = b'{"document": '
+"""What every line beside results begins with."""
+
+
+def _check_beside(path: Path) -> None:
+    """Refuse a file of the name of one that stands beside results, unless an evaluation wrote every line of it.
+
+    Raises:
+        ConfigError: it holds something else.
+        FileExistsError: it is no regular file.
+    """
+    check_target(path, force=True)
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line[: len(_BESIDE)] != _BESIDE and not _BESIDE.startswith(line.rstrip(b"\n")):
+                raise ConfigError(
+                    f"{path}: line {number} is none that an evaluation writes beside its results. Move the file away, "
+                    "or choose another --out."
+                )
+
+
 def _continued(path: Path, *, fresh: bool) -> IO[str]:
     """Open a file of JSON lines to append; a last line that was cut off is ended, so that the next stands alone."""
     cut = not fresh and path.is_file() and not path.read_bytes().endswith(b"\n")
@@ -125,11 +148,17 @@ class ResultFile:
         """Create or continue a file.
 
         Raises:
-            ConfigError: the file holds other settings or something else, or another process is writing it.
+            ConfigError: the file holds other settings or something else, or another process is writing it; what stands
+                beside it under the names of its seconds and texts is nothing that an evaluation wrote.
+            FileExistsError: one of the three is no regular file.
         """
         self._held: dict[int, Measured] = {}
         header = json.dumps({"tttnn": FORMAT, "settings": settings})
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_target(path, force=True)
+        beside = {name: Path(f"{path}.{name}") for name in ("seconds", "texts")}
+        for place in beside.values():
+            _check_beside(place)
         self._path = path
         self._file = open(path, "ab")  # noqa: SIM115
         try:
@@ -144,8 +173,10 @@ class ResultFile:
             self._file.close()
             raise
         self._file.truncate(kept)
-        self._seconds = _continued(Path(f"{path}.seconds"), fresh=not kept)
-        self._texts = _continued(Path(f"{path}.texts"), fresh=not kept) if texts else None
+        if not kept:  # what an earlier file, gone now, left is no part of this one
+            beside["texts"].unlink(missing_ok=True)
+        self._seconds = _continued(beside["seconds"], fresh=not kept)
+        self._texts = _continued(beside["texts"], fresh=not kept) if texts else None
         if not kept:
             self._file.write(header.encode() + b"\n")
             self._file.flush()
