@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
@@ -23,13 +23,13 @@ import numpy as np
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
 from ..errors import DatastoreMismatchError
-from ..files import describe_file, digest_of, explained, read_manifest, write_file, write_manifest
-from ..store.corpus import Corpus as FileCorpus
+from ..files import digest_of, explained, read_manifest, write_file, write_manifest
 from ..store.corpus import iter_corpus, no_documents
-from ..store.document import Document, fault_of
+from ..store.document import Document
 from ..store.text_store import TextStore
 from ..store.writer import TextStoreWriter, train_dictionary
 from .build_report import BuildReport
+from .corpus_documents import Corpus, bytes_of, can_be_read_again, compare_documents, documents_of
 from .index import MANIFEST as INDEX_MANIFEST
 from .index import NeighborIndex
 from .lock import LOCK, locked
@@ -42,17 +42,17 @@ from .manifest import (
     TEXTS,
     BuildState,
     EmbeddedCounts,
-    FileEntry,
     IngestedSegment,
     Manifest,
-    SegmentEntry,
     open_manifest,
     remove_unlisted,
     replace_manifest,
     segment_name,
 )
 from .passages import RECORD_BYTES, PassageTable, byte_spans, cut_passages
-from .vector_source import Units, VectorSource
+from .segment_entry import describe_segment
+from .units import read_units
+from .vector_source import VectorSource
 
 DICTIONARY = "dictionary.partial"
 CUT = "cut.json"
@@ -60,16 +60,6 @@ CUT_PASSAGES = "passages.partial"
 VECTORS = "vectors.partial"
 EMBEDDED = "embedded.json"
 
-Corpus = Iterable[Document | str] | Callable[[], Iterable[Document | str]] | str | os.PathLike[str]
-"""Documents; or a function that returns them; or the path of a corpus."""
-
-DOCUMENT_CHARACTERS = 1_000_000
-"""Of a longer document only so many characters are looked at when its beginning is embedded."""
-
-RECALL_QUERIES = 100
-"""Vectors of a segment that are searched for to estimate its recall."""
-
-_READ_DOCUMENTS = 64  # long documents are cut before the next ones are read
 _CUT_DOCUMENTS = 2048  # between two commits of the passages
 _REPORT_DOCUMENTS = 256
 
@@ -220,7 +210,7 @@ class Builder:
 
     def _sample(self, state: BuildState) -> BuildState:
         """Train each segment's dictionary on documents spread over all of it."""
-        if state.sampled or self.store.dictionary_bytes == 0 or not _can_be_read_again(self.documents):
+        if state.sampled or self.store.dictionary_bytes == 0 or not can_be_read_again(self.documents):
             return state
         self._begin("dictionary")
         stage = self.report.stages["dictionary"]
@@ -230,7 +220,7 @@ class Builder:
             nonlocal done
             for document in part:
                 done += 1
-                stage.bytes += _size(document.text)
+                stage.bytes += bytes_of(document.text)
                 if done % _REPORT_DOCUMENTS == 0:
                     self._advance("dictionary", done, None)
                 yield document
@@ -270,7 +260,7 @@ class Builder:
                 for document in chain([first], islice(documents, self._segment_size(number) - 1)):
                     writer.append(document.text, document.meta)
                     done += 1
-                    stage.bytes += _size(document.text)
+                    stage.bytes += bytes_of(document.text)
                     if done % _REPORT_DOCUMENTS == 0:
                         self._advance("ingest", done, None)
                 summary = writer.finish()
@@ -323,7 +313,7 @@ class Builder:
             text = store.read_text(i)
             tokens = embedder.token_spans(text)
             stage.tokens += len(tokens)
-            stage.bytes += _size(text)
+            stage.bytes += bytes_of(text)
             length, overlap = embedder.passage_length, self.config.passage_overlap
             yield byte_spans(text, cut_passages(text, tokens, length=length, overlap=overlap))
             if i % 64 == 0:
@@ -366,7 +356,7 @@ class Builder:
                     number,
                     begin,
                     end,
-                    partial(_read_units, store, table, begin, end, base),
+                    partial(read_units, store, table, begin, end, base),
                     report=read,
                     progress=self._advance_embedding(read, done + begin, total),
                 )
@@ -443,94 +433,6 @@ class Builder:
         (self.path / STATE).unlink()
 
 
-def describe_segment(
-    folder: Path, base: int, segment: IngestedSegment, counts: EmbeddedCounts, names: list[str]
-) -> SegmentEntry:
-    """Return what the manifest says of a finished segment.
-
-    Args:
-        folder: The segment's.
-        base: Its first id; its ids end where as many more are given.
-        segment: Its number of documents and the id of its store.
-        counts: Rows, tokens, truncated and empty texts that were embedded.
-        names: Files beside the index whose content the manifest answers for.
-    """
-    index = NeighborIndex.open(folder)
-    return SegmentEntry(
-        folder.name,
-        base,
-        base + segment.documents,
-        segment.documents,
-        segment.store_id,
-        (folder / TEXTS).stat().st_size,
-        counts.rows,
-        counts.tokens,
-        counts.truncated,
-        counts.empty,
-        round(index.estimate_recall(20, sample=RECALL_QUERIES), 4),
-        {name: FileEntry(**describe_file(folder / name)) for name in [INDEX_MANIFEST, *names]},
-    )
-
-
 def _is_ours(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
     return MANIFEST in names or STATE in names or names <= {LOCK, f"{STATE}.partial"}
-
-
-def _can_be_read_again(corpus: Corpus) -> bool:
-    if isinstance(corpus, FileCorpus):
-        return corpus.can_be_read_again
-    return callable(corpus) or isinstance(corpus, str | os.PathLike) or iter(corpus) is not corpus
-
-
-def _size(text: str) -> int:
-    """Return the bytes of a text's UTF-8."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def documents_of(corpus: Corpus) -> Iterator[Document]:
-    """Yield the documents of a corpus of any kind.
-
-    Raises:
-        TypeError: One is neither a Document nor a text.
-        ValueError: One is such that a store cannot keep it: lone surrogates, numbers that are not finite.
-    """
-    if isinstance(corpus, str | os.PathLike):
-        documents: Iterable[Document | str] = iter_corpus(corpus)
-    else:
-        documents = corpus() if callable(corpus) else corpus
-    checked = isinstance(documents, FileCorpus)  # which lists what it leaves out, and goes on
-    for number, document in enumerate(documents):
-        made = Document(document) if isinstance(document, str) else document
-        if not isinstance(made, Document):
-            raise TypeError(f"document {number} must be a Document or str, got {type(document).__name__}")
-        if not checked and (fault := fault_of(made)) is not None:
-            raise ValueError(f"document {number}: {fault}")
-        yield made
-
-
-def compare_documents(documents: Iterator[Document], path: Path, base: int, remedy: str) -> None:
-    """Take a finished segment's documents from the corpus; they must be those in its store."""
-    with TextStore.open(path) as store:
-        for i, written in enumerate(store):
-            found = next(documents, None)
-            if found is None or found.text != written.text or found.meta != written.meta:
-                raise ValueError(f"document {base + i} differs from the one that the interrupted build read. {remedy}")
-
-
-def _read_units(store: TextStore, table: PassageTable | None, begin: int, end: int, base: int) -> Units:
-    """Return the texts of units [begin, end) and what names them in messages."""
-    if table is None:
-        texts = []
-        for first in range(begin, end, _READ_DOCUMENTS):
-            ids = range(first, min(end, first + _READ_DOCUMENTS))
-            texts += [text[:DOCUMENT_CHARACTERS] for text in store.read_many(ids, texts_only=True)]
-        return Units(texts, lambda i: f"document {base + begin + i}")
-    texts = []
-    document, content = -1, b""
-    for i in range(begin, end):
-        passage = table[i]
-        if passage.document != document:
-            document, content = passage.document, store.read_text(passage.document).encode()
-        texts.append(content[passage.begin : passage.end].decode())
-    return Units(texts, lambda i: f"document {base + table[begin + i].document} (passage {begin + i})")

@@ -21,7 +21,7 @@ from ..files import explained, write_file
 from ..retrieval.where import check_sources
 from ..store.document import text_digest
 from ..store.writer import TextStoreWriter, train_dictionary
-from .builder import VECTORS, describe_segment
+from .builder import VECTORS
 from .deletions import write_deleted
 from .documents import Documents
 from .index import NeighborIndex
@@ -43,6 +43,7 @@ from .manifest import (
 )
 from .passages import PassageTable
 from .segment import Segment, open_segments
+from .segment_entry import describe_segment
 
 _CHUNK = 4096  # documents or vectors that are held at a time
 

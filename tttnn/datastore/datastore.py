@@ -23,8 +23,9 @@ from ..retrieval.where import Where, check_sources, names_of
 from ..store.document import Document
 from .answer import answer_queries, required
 from .build_report import BuildReport
-from .builder import Builder, Corpus
+from .builder import Builder
 from .compaction import CompactReport, compact_datastore, delete_documents, discard_append
+from .corpus_documents import Corpus
 from .description import described
 from .documents import Documents
 from .faiss_import import FlatFiles

@@ -22,9 +22,10 @@ from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
 from ..store.writer import write_store
-from .builder import DOCUMENT_CHARACTERS, Corpus, documents_of
+from .corpus_documents import Corpus, documents_of
 from .index import NeighborIndex
 from .passages import RECORD_BYTES, byte_spans, cut_passages
+from .units import DOCUMENT_CHARACTERS
 
 if TYPE_CHECKING:
     from ..embedding.embedder import Embedder
