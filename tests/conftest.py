@@ -41,6 +41,8 @@ TEXTS = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-instruction", action="store_true", help="interrupt a query at every one of its bytecodes")
+    said = "all 10,000 inputs of the fuzz, 1,000 events of the storm and ten minutes of mixed load"
+    parser.addoption("--thorough", action="store_true", help=said)
 
 
 @pytest.fixture(scope="session", autouse=True)

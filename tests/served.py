@@ -59,6 +59,14 @@ def teach(model: Path, tokenizer: Any) -> None:
     taught.eval().save_pretrained(model)
 
 
+def break_on_tilde(model: Path, tokenizer: Any) -> None:
+    """Make the loss of a saved model NaN on texts with a tilde: its embedding overflows the first layer norm."""
+    broken = tiny_gpt2(n_positions=256, tie_word_embeddings=False)
+    with torch.no_grad():
+        broken.transformer.wte.weight[tokenizer("~")["input_ids"][0]] = 3e38
+    broken.save_pretrained(model)
+
+
 class Server:
     """`tttnn serve` in a process of its own."""
 
@@ -124,9 +132,9 @@ class Server:
         connection.sendall(head.encode() + data)
         return connection
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, headers: dict[str, str] | None = None) -> float:
         """Return one sample of `/metrics`, by its whole name with labels."""
-        for line in self.get("/metrics")[1].splitlines():
+        for line in self.get("/metrics", headers)[1].splitlines():
             if line.startswith(name + " "):
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no {name}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import tiny_gpt2
-from tests.served import NAME, Server, chunks, events, save_everything
+import tttnn
+from tests.served import NAME, Server, break_on_tilde, chunks, events, save_everything
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("uvicorn")
 
 SECRET = "Xyzzy-4711"
@@ -31,13 +28,7 @@ ROUTES = [
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     made = tmp_path_factory.mktemp("refused")
     save_everything(made, tokenizer, documents=10)
-    # A document with a tilde makes the loss NaN: its embedding overflows the first layer norm.
-    model = tiny_gpt2(n_positions=256, tie_word_embeddings=False)
-    with torch.no_grad():
-        model.transformer.wte.weight[tokenizer("~")["input_ids"][0]] = 3e38
-    model.save_pretrained(made / NAME)
-    import tttnn
-
+    break_on_tilde(made / NAME, tokenizer)
     rows = [f"Plain text number {i}, with words." for i in range(10)]
     rows += [f"{SECRET} Überlauf ~~~~ {i}" for i in range(3)]
     documents = [tttnn.Document(text, {"pile_set_name": "AB"[text.count("~") > 0]}) for text in rows]
@@ -249,73 +240,6 @@ def test_other_routes(server: Server) -> None:
         status, reply = server.post("/v1/replay", {"report": whole | changes})
         assert status in (200, 400), (changes, reply)
         assert SECRET not in str(reply)
-
-
-def test_seeded_nonsense_is_never_our_fault(server: Server, folder: Path) -> None:
-    run_fuzz(server, seed=0, count=300, secrets=[str(folder), SECRET])
-
-
-def run_fuzz(server: Server, *, seed: int, count: int, secrets: list[str]) -> dict[int, int]:
-    """Send nonsense of a seed to every route: no 5xx, no hang, no path or secret in a reply."""
-    draw = random.Random(seed)
-    seen: dict[int, int] = {}
-    good: list[tuple[str, dict[str, Any]]] = [
-        ("/v1/completions", {"prompt": "Plain", "max_tokens": 2, "temperature": 0, "tttnn": {"mode": "base"}}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Plain"}], "max_tokens": 2}),
-        ("/v1/embeddings", {"input": "Plain"}),
-        ("/v1/search", {"query": "Plain", "k": 2}),
-        ("/v1/adapt", {"query": "Plain", "tttnn": {"num_neighbors": 1, "where": {"source": "A"}}}),
-        ("/v1/score", {"text": "Plain", "context": "text", "tttnn": {"num_neighbors": 0}}),
-        ("/v1/replay", {"report": {"steps": 1, "neighbors": [], "model": "x", "settings": {}}}),
-    ]
-    for _ in range(count):
-        path, body = draw.choice(good)
-        body = json.loads(json.dumps(body))
-        for _ in range(draw.randint(1, 3)):
-            _spoil(draw, body)
-        data = json.dumps(body).encode()
-        if draw.random() < 0.15:
-            data = bytes(draw.choice((data[: draw.randint(0, len(data))], draw.randbytes(draw.randint(0, 60)))))
-        headers = draw.choice(({}, {}, {}, {"content-type": "application/json; charset=utf-16"}, {"accept": "x" * 500}))
-        method = draw.choice(("POST",) * 12 + ("GET", "PUT", "DELETE"))
-        status, _, reply = server.request(method, draw.choice((path,) * 9 + ("/" + path,)), data, headers)
-        seen[status] = seen.get(status, 0) + 1
-        assert status < 500 or b'"code":"non_finite_loss"' in reply, (path, body, reply)
-        assert not any(secret.encode() in reply for secret in secrets), (path, body, reply)
-    assert "internal_error" not in server.errors()
-    return seen
-
-
-_ODD: list[Any] = [
-    *(None, True, False, 0, -1, 1e308, -(2**63), 2**64, 0.5, "", " ", "\x00", "💥", "é" * 300, SECRET, [], {}, [[]]),
-    *([None], [{}], {"a": {"b": []}}, "<|endoftext|>", "../../etc/passwd", "{{ 7 * 7 }}", [1, 2, 3], ["x", 1], "none"),
-]
-
-
-def _odd(draw: random.Random) -> Any:
-    return copy.deepcopy(draw.choice(_ODD))
-
-
-def _spoil(draw: random.Random, value: Any) -> None:
-    """Change one thing somewhere in an object."""
-    while True:
-        keys = list(value.keys()) if isinstance(value, dict) else list(range(len(value)))
-        deeper = [key for key in keys if isinstance(value[key], dict | list) and value[key]]
-        if deeper and draw.random() < 0.6:
-            value = value[draw.choice(deeper)]
-            continue
-        break
-    kind = draw.random()
-    names = ["stream", "stop", "logprobs", "echo", "seed", "tttnn", "model", "n", "user", "k", "top_p", "max_tokens"]
-    names += ["compare", "events", "mode", "deadline_ms", "guard", "query", "encoding_format", "prompt", "report"]
-    if isinstance(value, dict) and kind < 0.4:
-        value[draw.choice(names)] = _odd(draw)
-    elif keys and kind < 0.9:
-        value[draw.choice(keys)] = _odd(draw)
-    elif isinstance(value, dict) and keys:
-        del value[draw.choice(keys)]
-    elif isinstance(value, list):
-        value.append(_odd(draw))
 
 
 def test_the_plain_answers_still_come(server: Server) -> None:

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 import tttnn
-from tests.conftest import TEXTS, tiny_gpt2
-from tests.served import NAME, Server, save_everything, wait_until
+from tests.conftest import TEXTS
+from tests.served import NAME, Server, break_on_tilde, save_everything, wait_until
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("uvicorn")
 
 CANARY = {"prompt": "The cat sat", "max_tokens": 8, "temperature": 0, "tttnn": {"where": {"source": "A"}}}
@@ -25,10 +24,7 @@ CANARY = {"prompt": "The cat sat", "max_tokens": 8, "temperature": 0, "tttnn": {
 def save_storm(folder: Path, tokenizer: Any) -> None:
     """Write a model whose loss is NaN on texts with a tilde, and a datastore with some of these."""
     save_everything(folder, tokenizer, documents=2)
-    model = tiny_gpt2(n_positions=256, tie_word_embeddings=False)
-    with torch.no_grad():
-        model.transformer.wte.weight[tokenizer("~")["input_ids"][0]] = 3e38
-    model.save_pretrained(folder / NAME)
+    break_on_tilde(folder / NAME, tokenizer)
     rows = [tttnn.Document(f"{TEXTS[i % 5]} copy {i}", {"pile_set_name": "A"}) for i in range(30)]
     rows += [tttnn.Document(f"broken ~ {i}", {"pile_set_name": "broken"}) for i in range(5)]
     rows += [tttnn.Document(f"short-lived {i}", {"pile_set_name": "C"}) for i in range(50)]
