@@ -145,7 +145,10 @@ class Server:
     def engines(self) -> list[int]:
         """Return the processes of the engines."""
         found = subprocess.run(
-            ["pgrep", "-P", str(self.process.pid), "-f", "engine_process"], capture_output=True, text=True, check=False
+            ["pgrep", "-P", str(self.process.pid), "-f", "tttnn.engines.process"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return [int(line) for line in found.stdout.split()]
 

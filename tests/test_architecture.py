@@ -31,9 +31,11 @@ MAY_IMPORT = {
     "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant"},
     "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
     "report": {"evaluation"},
-    "server": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "recipe"},
+    "engines": {"kernels", "embedding", "retrieval", "weights", "lm", "training", "recipe"},
+    "dispatch": {"recipe", "engines"},
+    "server": {"recipe", "engines", "dispatch"},
     "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant", "recipe"}
-    | {"evaluation", "report", "server"},
+    | {"evaluation", "report", "engines", "dispatch", "server"},
 }
 
 # Single files: each may import those before it, and every package any of them.

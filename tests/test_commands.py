@@ -31,7 +31,7 @@ from tests.test_importer import write_flat
 from tttnn.cli import exit_codes
 from tttnn.cli import program as cli
 from tttnn.cli.bars import Bars
-from tttnn.server.engine_link import engine_command
+from tttnn.dispatch.engine_link import engine_command
 from tttnn.store.corpus import iter_corpus
 
 ROWS = [{"text": f"document {i} of {'ab'[i % 2]} " + f"word{i} " * 12, "meta": {"n": i}} for i in range(12)]

@@ -11,12 +11,12 @@ from tttnn.config import ServeConfig
 
 pytest.importorskip("prometheus_client")
 
-from tttnn.server.cost import Costs, Work
-from tttnn.server.dispatcher import Dispatcher
-from tttnn.server.job import Job
-from tttnn.server.line import Line, Place
+from tttnn.dispatch.dispatcher import Dispatcher
+from tttnn.dispatch.job import Job
+from tttnn.dispatch.line import Line, Place
+from tttnn.dispatch.refusals import Refused
+from tttnn.engines.cost import Costs, Work
 from tttnn.server.metrics import Metrics
-from tttnn.server.refusals import Refused
 
 
 class Clock:

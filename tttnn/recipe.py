@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from . import models
 from .config import AdaptConfig, ScoreConfig, SelectionConfig
@@ -98,14 +98,29 @@ class TrainerRecipe:
 
     model: str
     datastore: str
-    adapt: AdaptConfig
-    selection: SelectionConfig
-    score: ScoreConfig
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     embedder: str | None = None
     threads: int | None = None
     cache_dir: str | os.PathLike[str] | None = None
     device: str = "cpu"
     dtype: str = "float32"
+
+    @property
+    def model_name(self) -> str:
+        """What clients of a server call the model."""
+        return last_part(self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as they travel to another process."""
+        return asdict(self) | {"cache_dir": None if self.cache_dir is None else os.fspath(self.cache_dir)}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Self:
+        """Return what `to_dict` was made from."""
+        kinds: dict[str, Any] = {"adapt": AdaptConfig, "selection": SelectionConfig, "score": ScoreConfig}
+        return cls(**{name: kinds[name](**value) if name in kinds else value for name, value in plain.items()})
 
     def fetch(self, on_fetch: OnFetch | None = None) -> None:
         """Fetch the models of these names that are not in reach yet, so that no process has to wait for another.
@@ -161,3 +176,8 @@ def give_experts(trainer: TestTimeTrainer, opened: Datastore) -> None:
     from .instant.experts import Experts
 
     trainer.experts = Experts(opened, model=trainer.fingerprint, tokenizer=trainer.tokenizer)
+
+
+def last_part(name: str) -> str:
+    """Return a model's name as others are told it: of a directory its last part, a hub id or demo name as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith(("/", ".", "~")) else name

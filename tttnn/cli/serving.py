@@ -15,6 +15,7 @@ import click
 
 from ..config import PRESETS, AdaptConfig, ScoreConfig, SelectionConfig, ServeConfig
 from ..errors import ConfigError, MissingExtraError
+from ..recipe import TrainerRecipe
 from .command import Command
 from .flags import config_file_flag, loading_flags, model_flag, other_embedder_flag, preset_flag, settings_flags
 from .loading import Loading
@@ -69,33 +70,30 @@ def serve(
     """
     try:
         from ..server.app import create_app
-        from ..server.recipe import EngineRecipe
         from ..server.serving import listen
         from ..server.serving import serve as run
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"tttnn serve needs {error.name}: pip install 'tttnn[serve]'") from error
     config = ServeConfig(**serve_flags)
-    recipe = EngineRecipe(
+    recipe = TrainerRecipe(
         model,
         datastore,
         PRESETS[preset].with_(**adapt_flags),
         SelectionConfig(**select_flags),
         ScoreConfig(**score_flags),
         embedder=embedder,
-        name=name,
         threads=loading.threads,
         cache_dir=loading.cache_dir,
         device=loading.device,
         dtype=loading.dtype,
-        verify_every=config.verify_every,
     )
-    app = create_app(recipe, config, api_keys=_keys(api_key_file))
+    app = create_app(recipe, config, name=name, api_keys=_keys(api_key_file))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if access_log:
         logging.getLogger("tttnn.server.access").setLevel(logging.INFO)
     listening = listen(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    click.echo(f"loading {recipe.served_name}; {address}/ready says when it is there", err=True)
+    click.echo(f"loading {name or recipe.model_name}; {address}/ready says when it is there", err=True)
     run(
         app,
         listening,

@@ -18,14 +18,14 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import ServeConfig
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.refusals import Refused
+from ..recipe import TrainerRecipe
 from ..version import __version__
 from . import completions, queries
 from .body import json_body
-from .dispatcher import Dispatcher
 from .door import Door, Keys
 from .metrics import Metrics
-from .recipe import EngineRecipe
-from .refusals import Refused
 from .replies import Reply, embeddings, server_timing
 from .streams import Stream, answered
 from .tokens import TokenCounter
@@ -220,19 +220,32 @@ class App:
         return self._counter
 
 
-def create_app(recipe: EngineRecipe, config: ServeConfig | None = None, *, api_keys: Sequence[str] = ()) -> App:
+def create_app(
+    recipe: TrainerRecipe,
+    config: ServeConfig | None = None,
+    *,
+    name: str | None = None,
+    api_keys: Sequence[str] = (),
+) -> App:
     """Return an ASGI application that answers the OpenAI API with adapted models.
 
     Args:
         recipe: the model, the datastore and how to adapt.
         config: limits and engines.
+        name: what clients call the model; None: `recipe.model_name`.
         api_keys: requests must bring one of them; none: anybody may ask.
 
     Example:
-        >>> app = create_app(EngineRecipe("smollm2-135m", "pile-00"))  # doctest: +SKIP
+        >>> app = create_app(TrainerRecipe("smollm2-135m", "pile-00"))  # doctest: +SKIP
         >>> uvicorn.run(app)  # doctest: +SKIP
     """
     metrics = Metrics()
-    dispatcher = Dispatcher(recipe.to_dict(), config if config is not None else ServeConfig(), metrics)
+    config = ServeConfig() if config is None else config
+    loads = {
+        "recipe": recipe.to_dict(),
+        "name": recipe.model_name if name is None else name,
+        "verify_every": config.verify_every,
+    }
+    dispatcher = Dispatcher(loads, config, metrics)
     metrics.watch(dispatcher)
     return App(dispatcher, metrics, Keys(api_keys))

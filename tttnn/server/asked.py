@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..dispatch.refusals import bad
+from ..engines.pipe import Frame
 from ..settings import Config, setting
 from .fields import Fields
-from .pipe import Frame
-from .refusals import bad
 
 _MOST_DIGESTS, _MOST_SOURCES = 1000, 1000
 

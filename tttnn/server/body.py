@@ -11,8 +11,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect, Request
 
 from ..config import ServeConfig
+from ..dispatch.refusals import Refused
 from .fields import parsed
-from .refusals import Refused
 from .streams import ClientLeft
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import ServeConfig
+from ..dispatch.job import Job
+from ..dispatch.refusals import bad
+from ..engines.cost import Work
+from ..engines.pipe import Frame
 from ..settings import Config, setting
 from .asked import Adapting, adapting
-from .cost import Work
 from .fields import Fields
-from .job import Job
-from .pipe import Frame
-from .refusals import bad
 from .tokens import TokenCounter
 
 MAX_PROMPTS, MAX_STOPS, MAX_LOGPROBS, MAX_MESSAGES = 128, 16, 5, 1000

@@ -22,9 +22,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .failures import where
+from ..dispatch.refusals import Refused
+from ..engines.failures import where
 from .metrics import Metrics
-from .refusals import Refused
 from .streams import ClientLeft
 
 OPEN = ("/live", "/ready")

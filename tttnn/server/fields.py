@@ -9,9 +9,9 @@ import dataclasses
 import json
 from typing import Any, TypeVar
 
+from ..dispatch.refusals import Refused, bad, named, without_value
 from ..errors import ConfigError
 from ..settings import Config
-from .refusals import Refused, bad, named, without_value
 
 _Settings = TypeVar("_Settings", bound=Config)
 

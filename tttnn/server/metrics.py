@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from .dispatcher import Dispatcher, Restart
-from .job import Job
-from .pipe import Frame
+from ..dispatch.dispatcher import Dispatcher, Restart
+from ..dispatch.job import Job
+from ..engines.pipe import Frame
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _RATIOS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import ServeConfig
+from ..dispatch.job import Job
+from ..dispatch.refusals import bad
+from ..engines.cost import Work
+from ..engines.pipe import Frame
 from .asked import Adapting, adapting
 from .completions import take_model
-from .cost import Work
 from .fields import Fields
-from .job import Job
-from .pipe import Frame
-from .refusals import bad
 from .tokens import TokenCounter
 
 MAX_TEXTS = 256

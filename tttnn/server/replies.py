@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .job import Job
-from .pipe import Frame
+from ..dispatch.job import Job
+from ..engines.pipe import Frame
 
 
 class Reply:

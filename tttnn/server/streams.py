@@ -14,10 +14,10 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from .dispatcher import Dispatcher
-from .job import Job
-from .pipe import Frame
-from .refusals import Refused
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.job import Job
+from ..dispatch.refusals import Refused
+from ..engines.pipe import Frame
 from .replies import Reply
 
 DONE = b"data: [DONE]\n\n"

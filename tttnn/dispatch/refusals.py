@@ -69,7 +69,7 @@ def of_engine(error: dict[str, Any]) -> Refused:
     """Return what a failed job is to its client.
 
     Args:
-        error: as `tttnn.server.failures` wrote it: `kind`, `message`, and `document` where one is at fault.
+        error: as `engines.failures` wrote it: `kind`, `message`, and `document` where one is at fault.
     """
     kind, message = error["kind"], without_value(str(error["message"]))
     if kind == "non_finite":

@@ -25,7 +25,7 @@ class Turn:
 
         Args:
             frame: what is to be done; `deadline_ms` are left from now.
-            send: hands a frame to the HTTP process.
+            send: hands a frame to the serving process.
             cancelled: says whether a job was given up.
         """
         self.frame = frame

@@ -9,9 +9,9 @@ import asyncio
 import itertools
 from typing import Any
 
-from .cost import Work
+from ..engines.cost import Work
+from ..engines.pipe import Frame
 from .line import Place
-from .pipe import Frame
 from .refusals import Refused
 
 _numbers = itertools.count(1)
@@ -27,7 +27,7 @@ class Job:
         """Describe work.
 
         Args:
-            task: what an engine does; a name in `tttnn.server.tasks`.
+            task: what an engine does; a name in `engines.tasks`.
             payload: what it needs for that, plain values.
             work: how much that is.
             deadline_ms: milliseconds from now by which the whole answer must be there.

@@ -1,4 +1,4 @@
-"""Frames between the HTTP process and an engine process: a length, then one JSON object.
+"""Frames between the serving process and an engine process: a length, then one JSON object.
 
 Knows bytes and how a file descriptor travels. Does not know what a frame says.
 """
@@ -53,7 +53,7 @@ class Pipe:
 
 
 class AsyncPipe:
-    """The HTTP process's end, in an event loop."""
+    """The serving process's end, in an event loop."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader

@@ -1,4 +1,4 @@
-"""One engine process, seen from the HTTP process: started, spoken to, found dead, ended.
+"""One engine process, seen from the serving process: started, spoken to, found dead, ended.
 
 Knows processes, pipes and the shared weights' descriptor. Does not know jobs or when an engine is started again.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .pipe import AsyncPipe, Frame
+from ..engines.pipe import AsyncPipe, Frame
 
 
 def engine_command() -> list[str]:
@@ -23,7 +23,7 @@ def engine_command() -> list[str]:
     Where tttnn itself lies there, as in its checkout, that directory is needed.
     """
     here = Path(__file__).resolve().parents[2] == Path.cwd()
-    return [sys.executable, *([] if here else ["-P"]), "-m", "tttnn.server.engine_process"]
+    return [sys.executable, *([] if here else ["-P"]), "-m", "tttnn.engines.process"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class HeldWeights:
 class EngineLink:
     """An engine process and the pipe to it."""
 
-    def __init__(self, recipe: Frame, weights: HeldWeights | None) -> None:
+    def __init__(self, loads: Frame, weights: HeldWeights | None) -> None:
         """Describe an engine; `start` starts it.
 
         Args:
-            recipe: `EngineRecipe.to_dict()`.
+            loads: what it loads; see `engines.process.main`.
             weights: of an engine before it; None: this one makes them.
         """
-        self._recipe = recipe
+        self._loads = loads
         self._weights = weights
         self.facts: Frame | None = None
         """What the engine said of itself when it was ready; None before."""
@@ -71,7 +71,7 @@ class EngineLink:
                 pass_fds=passed,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C in the terminal is the HTTP process's to act upon
+                start_new_session=True,  # a Ctrl-C in the terminal is the serving process's to act upon
             )
         except BaseException:
             ours.close()
@@ -83,7 +83,7 @@ class EngineLink:
         self._desk = desk
         self._pipe = await AsyncPipe.open(ours)
         held = None if self._weights is None else [self._weights.descriptor, self._weights.layout]
-        self._pipe.send({"recipe": self._recipe, "weights": held})
+        self._pipe.send({**self._loads, "weights": held})
 
     def send(self, frame: Frame) -> None:
         """Hand the engine a frame."""
@@ -122,6 +122,6 @@ class EngineLink:
 
 
 def close_weights(weights: HeldWeights | None) -> None:
-    """Give up the HTTP process's hold of the shared weights."""
+    """Give up the serving process's hold of the shared weights."""
     if weights is not None:
         os.close(weights.descriptor)

@@ -15,12 +15,12 @@ import threading
 from typing import Any
 
 from ..errors import RestoreError, TttnnError
+from ..recipe import TrainerRecipe
 from .failures import Cancelled, described, where
 from .pipe import Frame, Pipe
-from .recipe import EngineRecipe
 from .turn import Turn
 
-_log = logging.getLogger("tttnn.server")
+_log = logging.getLogger("tttnn.engines")
 
 
 class _Inbox:
@@ -39,7 +39,7 @@ class _Inbox:
             except OSError:
                 frame = None
             if frame is None:
-                # The HTTP process has gone: there is nobody to finish anything for.
+                # The serving process has gone: there is nobody to finish anything for.
                 os._exit(1)
             if "cancel" in frame:
                 self._cancelled.add(frame["cancel"])
@@ -63,16 +63,16 @@ def main(pipe: Pipe, desk: socket.socket) -> int:
     """Be an engine; return the exit code.
 
     Args:
-        pipe: to the HTTP process; its first frame is what to load.
+        pipe: to the process that serves. Its first frame says what to load: `recipe`, a `TrainerRecipe.to_dict()`, and
+            the `weights` of an engine before it; the `name` that clients call the model; and `verify_every`.
         desk: where the descriptor of weights made here is handed over.
     """
     first = pipe.receive()
     if first is None:
         return 1
     inbox = _Inbox(pipe)
-    recipe = EngineRecipe.of(first["recipe"])
     try:
-        session, ready = _loaded(recipe, first["weights"], desk)
+        session, ready = _loaded(first, desk)
     except (TttnnError, ValueError, OSError) as error:
         pipe.send({"event": "failed", "message": str(error)})
         return 1
@@ -84,14 +84,14 @@ def main(pipe: Pipe, desk: socket.socket) -> int:
     while (frame := inbox.next()) is not None:
         sound = _do(session, frame, pipe, inbox)
         done += 1
-        if sound and recipe.verify_every and done % recipe.verify_every == 0:
+        if sound and first["verify_every"] and done % first["verify_every"] == 0:
             sound = _verified(session, pipe)
         if not sound:
             return 1
     return 0
 
 
-def _loaded(recipe: EngineRecipe, held: list[Any] | None, desk: socket.socket) -> tuple[Any, Frame]:
+def _loaded(first: Frame, desk: socket.socket) -> tuple[Any, Frame]:
     """Load, make a first real step, and return the session with the frame that says so."""
     from transformers.utils import logging as transformers_logging
 
@@ -100,13 +100,14 @@ def _loaded(recipe: EngineRecipe, held: list[Any] | None, desk: socket.socket) -
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    held = first["weights"]
     weights = None if held is None else SharedWeights.of(held[0], held[1])
-    session = Session(recipe, weights)
+    session = Session(TrainerRecipe.of(first["recipe"]), weights)
     spent = session.warm_up()
     descriptor, layout = session.weights.described()
     if held is None:
         socket.send_fds(desk, [b"w"], [descriptor])
-    return session, {"event": "ready", "facts": session.facts(), "layout": layout, "spent": spent}
+    return session, {"event": "ready", "facts": session.facts(first["name"]), "layout": layout, "spent": spent}
 
 
 def _do(session: Any, frame: Frame, pipe: Pipe, inbox: _Inbox) -> bool:
@@ -150,7 +151,7 @@ def _verified(session: Any, pipe: Pipe) -> bool:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the HTTP process says when to end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the serving process says when to end
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     code = main(Pipe(socket.socket(fileno=int(sys.argv[1]))), socket.socket(fileno=int(sys.argv[2])))
     sys.stderr.flush()

@@ -9,39 +9,26 @@ import time
 from typing import Any
 
 from ..lm.generate import continued
-from ..recipe import TrainerRecipe
+from ..recipe import TrainerRecipe, last_part
 from ..retrieval.neighbors import Neighbor
 from ..training.report import AdaptReport
 from ..training.trainer import TestTimeTrainer
 from ..weights.shared_weights import SharedWeights
 from .cost import Costs
 from .heard_retriever import HeardRetriever
-from .recipe import EngineRecipe, last_part
 
 
 class Session:
     """One trainer, and everything an engine's tasks use."""
 
-    def __init__(self, recipe: EngineRecipe, weights: SharedWeights | None) -> None:
+    def __init__(self, recipe: TrainerRecipe, weights: SharedWeights | None) -> None:
         """Load a model and open a datastore.
 
         Args:
             recipe: which.
             weights: the pristine weights of an engine before; None: this one makes them, see `weights`.
         """
-        loads = TrainerRecipe(
-            recipe.model,
-            recipe.datastore,
-            recipe.adapt,
-            recipe.selection,
-            recipe.score,
-            recipe.embedder,
-            recipe.threads,
-            recipe.cache_dir,
-            recipe.device,
-            recipe.dtype,
-        )
-        trainer = loads.load(weights)
+        trainer = recipe.load(weights)
         if weights is None:
             # Taken over again on the shared copy, so that the pristine weights lie in memory once.
             weights = trainer.share_weights()
@@ -63,7 +50,6 @@ class Session:
         self.window: int = trainer.engine.max_window
         self.costs = Costs()
         """What work costs in this process, for what a deadline leaves to training."""
-        self._recipe = recipe
 
     def warm_up(self) -> dict[str, tuple[float, float]]:
         """Do each kind of work once, so that nobody waits for a process's slow first step; return what it cost."""
@@ -104,8 +90,8 @@ class Session:
         """Return a report as clients see it: no path of this machine."""
         return report.to_dict() | {"embedder": None if report.embedder is None else last_part(report.embedder)}
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the HTTP process needs to know, as plain values."""
+    def facts(self, name: str) -> dict[str, Any]:
+        """Return what those who ask need to know, as plain values; `name` is what they call the model."""
         import platform
 
         import torch
@@ -119,7 +105,7 @@ class Session:
         return {
             "started": int(time.time()),
             "model": {
-                "name": self._recipe.served_name,
+                "name": name,
                 "digest": trainer.fingerprint,
                 "chat_template": bool(getattr(tokenizer, "chat_template", None)),
             },

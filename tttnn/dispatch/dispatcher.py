@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..config import ServeConfig
-from .cost import Costs
+from ..engines.cost import Costs
+from ..engines.pipe import Frame
 from .engine_link import EngineLink, HeldWeights, close_weights
 from .job import Job
 from .line import Line, Place
-from .pipe import Frame
 from .refusals import Refused, of_engine
 
 Restart = Literal["died", "stalled", "unsound"]
@@ -79,7 +79,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        recipe: Frame,
+        loads: Frame,
         config: ServeConfig,
         observer: Observer,
         *,
@@ -89,10 +89,10 @@ class Dispatcher:
         """Describe queue and engines; `start` starts them.
 
         Args:
-            recipe: `EngineRecipe.to_dict()`: what each engine loads.
+            loads: what each engine loads: `recipe`, `name` and `verify_every`, see `engines.process.main`.
             config: limits.
             observer: is told what happens.
-            link: makes the link to an engine from the recipe and the weights that engines share.
+            link: makes the link to an engine from what it loads and the weights that engines share.
             clock: seconds.
         """
         self.config = config
@@ -108,7 +108,7 @@ class Dispatcher:
         """Set when the first engine is ready."""
         self.failed = asyncio.Event()
         """Set with `failure`."""
-        self._recipe = recipe
+        self._what = loads
         self._observer = observer
         self._link = link
         self._clock = clock
@@ -221,7 +221,7 @@ class Dispatcher:
             await self.settled.wait()  # the first one makes the weights that all share
         pause = 1.0
         while self.failure is None:
-            engine = _Engine(self._link(self._recipe, self._weights))
+            engine = _Engine(self._link(self._what, self._weights))
             try:
                 await engine.link.start()
                 if await self._loads(engine.link):
