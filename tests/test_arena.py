@@ -275,6 +275,15 @@ def test_torch_counts_writes() -> None:
     assert getattr(tensor, inspection._VERSION) == before + 1
 
 
+@pytest.mark.parametrize("name", ["_PARAMETERS", "_BUFFERS", "_MODULES"])
+def test_a_torch_that_keeps_tensors_elsewhere_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    assert isinstance(getattr(model, getattr(inspection, name)), dict)
+    monkeypatch.setattr(inspection, name, "_no_such_place")
+    with pytest.raises(AdaptError, match="torch must keep a module's tensors in _no_such_place, but"):
+        WeightArena(model)
+
+
 def test_without_the_count_of_writes_verify_alone_finds_them(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

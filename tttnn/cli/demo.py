@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import models
@@ -20,6 +19,7 @@ from ..evaluation.catalogue import BASE, IN_CONTEXT, TTT_NN
 from ..evaluation.protocols import split_task
 from ..evaluation.records import Measured
 from ..evaluation.runner import evaluate
+from ..stages import Stages
 from ..store.corpus import Corpus, iter_corpus
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
@@ -76,13 +76,13 @@ def run_demo(
     import torch
 
     started = time.perf_counter()
-    seconds: dict[str, float] = {}
+    seconds = Stages()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with _timed(seconds, "fetch models"):
+    with seconds("fetch models"):
         for name in (MODEL, EMBEDDER):
             models.resolve(name, cache_dir=cache_dir, on_fetch=tell)
-    with _timed(seconds, "load models"):
+    with seconds("load models"):
         if tell is not None:
             tell(f"loading {models.described(MODEL)}, and {models.described(EMBEDDER)}")
         trainer = TestTimeTrainer.load(
@@ -95,17 +95,17 @@ def run_demo(
             cache_dir=cache_dir,
         )
         embedder = Embedder.load(EMBEDDER, device=device, threads=threads, cache_dir=cache_dir)
-    with _timed(seconds, "draw sample"):
+    with seconds("draw sample"):
         found = iter_corpus(corpus) if isinstance(corpus, str | os.PathLike) else corpus
         documents = list(found) if found is not None else standard_library()
         sample = draw_sample(documents, trainer.tokenizer, seed, progress)
-    with _timed(seconds, "build datastore"):
+    with seconds("build datastore"):
         place = folder / f"datastore-{sample.digest}"
         trainer.datastore = _datastore(place, sample, embedder, progress)
     source = ", ".join(found.paths) if found is not None else "the Python standard library"
     result = DemoResult(MODEL, seed, source, len(sample.windows), sample.num_bytes, sample.left_out, place)
     _measure(result, trainer, sample, folder / "results.jsonl", seconds, progress)
-    with _timed(seconds, "plot"):
+    with seconds("plot"):
         result.plot = draw(
             result.model,
             result.documents,
@@ -133,7 +133,7 @@ def _measure(
     trainer: TestTimeTrainer,
     sample: Sample,
     results: Path,
-    seconds: dict[str, float],
+    seconds: Stages,
     progress: Progress | None,
 ) -> None:
     """Measure the held-out documents under each method, and continue the prompt of one with and without training."""
@@ -170,7 +170,7 @@ def _measure(
 
     def observe(document: Document, adapted: AdaptedModel, k: int) -> None:
         if document is shown and k in (0, steps):
-            with _timed(seconds, "generate"):
+            with seconds("generate"):
                 text = adapted.generate(max_new_tokens=_GENERATED)
             result.before, result.after = (text, result.after) if k == 0 else (result.before, text)
         if k > 0:
@@ -189,8 +189,7 @@ def _measure(
             )
         )
         for spent in measured.seconds:
-            for stage, value in spent.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + value
+            seconds.add(spent.seconds)
         advance(len(result.documents) * passes)
 
     results.unlink(missing_ok=True)
@@ -210,13 +209,3 @@ def _measure(
     result.summary = measured.summary()
     order = [name_of(document) for document in chosen]
     result.documents.sort(key=lambda held: order.index(held.name))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds of a block to those of a stage."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - started

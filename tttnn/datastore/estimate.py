@@ -18,6 +18,7 @@ import numpy as np
 
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
+from ..stages import Stages
 from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
@@ -90,54 +91,73 @@ def estimate_build(
     reading = time.perf_counter() - started
     if not sample:
         raise no_documents(documents)
-    sample_bytes = sum(len(document.text.encode()) for document in sample)
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        write_store(Path(folder, "texts.zst"), sample, config=store)
-        writing = time.perf_counter() - started
-        with TextStore.open(Path(folder, "texts.zst")) as written:
-            dictionary = len(written.dictionary())
-            share = (written.nbytes - dictionary) / max(1, sample_bytes)
-        started = time.perf_counter()
-        units = _units(sample, embedder, config)
-        cutting = time.perf_counter() - started
-        report = EmbedReport()
-        chosen = [units[i] for i in np.unique(np.linspace(0, len(units) - 1, min(_UNITS, len(units))).astype(int))]
-        started = time.perf_counter()
-        vectors = embedder.embed(chosen, report=report)
-        embedding = time.perf_counter() - started
-        started = time.perf_counter()
-        built = NeighborIndex.build(Path(folder, "index"), vectors, index)
-        indexing = time.perf_counter() - started
-        bytes_each = sum(described["size"] for described in built.manifest["files"].values()) / len(chosen)
+    built = _build(sample, embedder, config, index, store)
     # Only the beginning of a long document is in the sample: passages go by bytes, whole documents by number.
-    growth = counted.text_bytes / max(1, sample_bytes)
+    growth = counted.text_bytes / max(1, sum(len(document.text.encode()) for document in sample))
     passages = config.unit == "passage"
-    count = max(1, round(len(units) * growth)) if passages else counted.documents
-    each = count / len(chosen)
-    deeper = (math.log2(max(2, count)) / math.log2(max(2, len(chosen)))) ** 2 if index.backend == "hnsw" else 1.0
+    count = max(1, round(built.units * growth)) if passages else counted.documents
+    each = count / built.vectors
+    deeper = (math.log2(max(2, count)) / math.log2(max(2, built.vectors))) ** 2 if index.backend == "hnsw" else 1.0
     segments = math.ceil(counted.documents / config.segment_documents)
     dictionaries = segments * min(store.dictionary_bytes, counted.text_bytes // segments // 16)
     return BuildEstimate(
         documents=counted.documents,
         text_bytes=counted.text_bytes,
         vectors=count,
-        tokens=round(report.tokens * each),
+        tokens=round(built.tokens * each),
         seconds={
             "dictionary": round(reading, 1),
-            "ingest": round(reading + writing * growth, 1),
-            **({"passages": round(cutting * growth, 1)} if passages else {}),
-            "embed": round(embedding * each, 1),
-            "index": round(indexing * each * max(1.0, deeper), 1),
+            "ingest": round(reading + built.seconds["ingest"] * growth, 1),
+            **({"passages": round(built.seconds["passages"] * growth, 1)} if passages else {}),
+            "embed": round(built.seconds["embed"] * each, 1),
+            "index": round(built.seconds["index"] * each * max(1.0, deeper), 1),
         },
         disk_bytes={
-            "texts": round(share * counted.text_bytes) + dictionaries,
-            "index": round(bytes_each * count),
+            "texts": round(built.text_bytes * growth) + dictionaries,
+            "index": round(built.index_bytes * each),
             **({"passages": RECORD_BYTES * count} if passages else {}),
             "vectors": 4 * embedder.dim * count,
         },
         sample_documents=len(sample),
     )
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What the stages took for a sample: of its texts all, of its units those that were embedded."""
+
+    units: int
+    """Documents or passages of the sample."""
+    vectors: int
+    """Of units that were embedded and indexed."""
+    tokens: int
+    text_bytes: int
+    """On disk, without the dictionary."""
+    index_bytes: int
+    """On disk."""
+    seconds: dict[str, float]
+
+
+def _build(
+    sample: list[Document], embedder: Embedder, config: DatastoreConfig, index: IndexConfig, store: StoreConfig
+) -> _Built:
+    """Take a sample through every stage of a build, in a folder that goes again."""
+    seconds = Stages()
+    report = EmbedReport()
+    with tempfile.TemporaryDirectory() as folder:
+        with seconds("ingest"):
+            write_store(Path(folder, "texts.zst"), sample, config=store)
+        with TextStore.open(Path(folder, "texts.zst")) as written:
+            text_bytes = written.nbytes - len(written.dictionary())
+        with seconds("passages"):
+            units = _units(sample, embedder, config)
+        chosen = [units[i] for i in np.unique(np.linspace(0, len(units) - 1, min(_UNITS, len(units))).astype(int))]
+        with seconds("embed"):
+            vectors = embedder.embed(chosen, report=report)
+        with seconds("index"):
+            built = NeighborIndex.build(Path(folder, "index"), vectors, index)
+        index_bytes = sum(described["size"] for described in built.manifest["files"].values())
+    return _Built(len(units), len(chosen), report.tokens, text_bytes, index_bytes, seconds)
 
 
 @dataclass

@@ -26,14 +26,28 @@ _VERSION = "_version"
 """torch's count of writes to a tensor: no promised name of it, and it stands here alone."""
 
 
+_PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"
+"""torch's dictionaries of a module's tensors and submodules: no promised names of it either."""
+
+
 class Slots:
     """Where a model keeps its tensors: every module's parameters and buffers by name, and its submodules."""
 
     def __init__(self, model: nn.Module) -> None:
+        """Note the slots of a model.
+
+        Raises:
+            AdaptError: This torch keeps a module's tensors elsewhere.
+        """
+        if gone := [name for name in (_PARAMETERS, _BUFFERS, _MODULES) if not hasattr(model, name)]:
+            raise AdaptError(
+                f"torch must keep a module's tensors in {gone[0]}, but {torch.__version__} does not. Install a version "
+                "that the README names as tested."
+            )
         self.entries = [
             (slots, name, f"{path}.{name}" if path else name, tensor)
             for path, module in model.named_modules()
-            for slots in (module._parameters, module._buffers)
+            for slots in (getattr(module, _PARAMETERS), getattr(module, _BUFFERS))
             for name, tensor in slots.items()
             if tensor is not None
         ]
@@ -43,7 +57,7 @@ class Slots:
         self._dicts = [slots for slots, _, _, _ in self.entries]
         self._names = [name for _, name, _, _ in self.entries]
         self._tensors = [tensor for _, _, _, tensor in self.entries]
-        self._children: list[dict[str, nn.Module | None]] = [module._modules for module in model.modules()]
+        self._children: list[dict[str, nn.Module | None]] = [getattr(module, _MODULES) for module in model.modules()]
         self._child_lists = list(map(tuple, map(dict.values, self._children)))
 
     def put_back(self) -> None:
