@@ -24,13 +24,14 @@ from .errors import IndexCorruptError
 _log = logging.getLogger("tttnn")
 
 _PIECE = 1 << 22
-_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
-_HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
+_HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _FULL = "Free some space and run the same command again."
 _REMEDIES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EMFILE: "Raise the limit of open files with: ulimit -n",
+    errno.EFBIG: "Raise the limit of a file's size with: ulimit -f",
 }
 _REMEDY = "Restore the file or rebuild the datastore."
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,15 +39,34 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable, where the file system can."""
-    handle = os.open(path, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # a folder that may be written need not be readable
+    try:
+        _sync(handle, path, "folders")
+    finally:
+        os.close(handle)
+
+
+def sync(file: IO[Any]) -> None:
+    """Make what was written to an open file durable, where the file system can.
+
+    Raises:
+        OSError: A disk that is full or fails; with the path and the remedy.
+    """
+    with explained(Path(file.name)):
+        file.flush()
+        _sync(file.fileno(), file.name, "files")
+
+
+def _sync(handle: int, path: str | Path, kind: str) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-        _log.info("%s: its file system does not sync folders; a power cut may lose what was renamed last", path)
-    finally:
-        os.close(handle)
+        _log.info("%s: its file system does not sync %s; a power cut may lose what was written last", path, kind)
 
 
 def lock_file(file: IO[Any], *, wait: bool = False) -> bool:
@@ -64,9 +84,14 @@ def lock_file(file: IO[Any], *, wait: bool = False) -> bool:
     except OSError as error:
         if error.errno not in _HAS_NO_LOCKS:
             raise
-        _log.warning("%s: its file system has no locks; see that nothing else writes there meanwhile", file.name)
+        warn_unlocked(file.name)
         return False
     return True
+
+
+def warn_unlocked(path: str | Path) -> None:
+    """Say that other writers are not held off."""
+    _log.warning("%s: its file system has no locks; see that nothing else writes there meanwhile", path)
 
 
 def require_regular(path: Path) -> None:
@@ -105,8 +130,8 @@ def finish_file(partial: Path, path: Path) -> None:
         FileExistsError: There is a link, a folder, a pipe, a socket or a device of this name.
     """
     require_regular(path)
-    with explained(partial), open(partial, "rb") as file:
-        os.fsync(file.fileno())
+    with open(partial, "rb") as file:
+        sync(file)
     os.replace(partial, path)
     sync_directory(path.parent)
 

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   bind_pooling(module);
   bind_hnsw(module);
   bind_store(module);
+  bind_mapped_file(module);
   bind_shared_memory(module);
   bind_arena(module);
   bind_adamw(module);

@@ -367,7 +367,8 @@ void bind_writer(py::module_& module) {
       // Safe to release: no Python object is touched.
       .def("abandon", &StoreWriter::abandon, py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("documents", &StoreWriter::documents)
-      .def_property_readonly("committed", &StoreWriter::committed);
+      .def_property_readonly("committed", &StoreWriter::committed)
+      .def_property_readonly("locked", &StoreWriter::locked);
 }
 
 }  // namespace

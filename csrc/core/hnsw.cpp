@@ -84,7 +84,8 @@ void HnswBuilder::save(const std::string& path) const {
   const auto found = written ? static_cast<std::streamoff>(written.tellg()) : -1;
   if (found < 0 || static_cast<std::size_t>(found) != expected)
     throw Error(ErrorCode::kIo, path + ": wrote " + std::to_string(std::max<std::streamoff>(0, found)) + " of " +
-                                    std::to_string(expected) + " bytes. Is the disk full?");
+                                    std::to_string(expected) +
+                                    " bytes. Free some space and run the same command again.");
 }
 
 struct HnswIndex::Scratch {
@@ -220,7 +221,8 @@ std::uint32_t HnswIndex::descend(const float* query, Scratch& scratch) const {
       for (std::size_t i = 0; i < size; ++i) {
         const std::uint32_t node = links[i];
         const float d = distance_(query, table_.at(node), &table_.dim);
-        if (d < best_distance) {
+        // Of a file that was cut short while it is mapped, links read as zeros: node 0 need not be on this level.
+        if (d < best_distance && levels_[node] >= level) {
           best_distance = d;
           best = node;
           moved = true;

@@ -6,24 +6,15 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 
 #include "error.h"
+#include "io_error.h"
 
 namespace tttnn {
 
-namespace {
-
-[[noreturn]] void refuse(const std::string& path, const char* what) {
-  const int reason = errno;
-  throw Error(reason == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo, path + ": " + what + ": " + strerror(reason));
-}
-
-}  // namespace
-
-MappedFile::MappedFile(const std::string& path, FileAccess access) : path_(path), access_(access) {
+MappedFile::MappedFile(const std::string& path, FileAccess access, bool random) : path_(path), access_(access) {
   descriptor_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor_ < 0) refuse(path, "cannot be opened");
+  if (descriptor_ < 0) throw io_error(path, "cannot be opened", errno);
   struct stat status;
   if (::fstat(descriptor_, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(descriptor_);
@@ -35,18 +26,30 @@ MappedFile::MappedFile(const std::string& path, FileAccess access) : path_(path)
     if (map == MAP_FAILED) {
       const int reason = errno;
       ::close(descriptor_);
-      errno = reason;
-      refuse(path, "cannot be mapped");
+      throw io_error(path, "cannot be mapped", reason);
     }
     map_ = static_cast<const unsigned char*>(map);
+    guard_ = std::make_unique<MapGuard>(map, size_);
     // Reads are by document: the system's own read-around would fetch 128 KiB for a text of 2.
-    ::madvise(map, size_, MADV_RANDOM);
+    if (random) ::madvise(map, size_, MADV_RANDOM);
+  }
+  if (access_ == FileAccess::kMmap) {
+    ::close(descriptor_);
+    descriptor_ = -1;
   }
 }
 
 MappedFile::~MappedFile() {
+  guard_.reset();
   if (map_ != nullptr) ::munmap(const_cast<unsigned char*>(map_), size_);
-  ::close(descriptor_);
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void MappedFile::require_whole() const {
+  if (!broken()) return;
+  throw Error(ErrorCode::kStoreCorrupt,
+              path_ + ": was cut short while it was open, or its disk cannot be read; it had " + std::to_string(size_) +
+                  " bytes when it was opened. Restore the file or rebuild it.");
 }
 
 const unsigned char* MappedFile::view(std::uint64_t offset, std::size_t size, Scratch& scratch) const {
@@ -55,14 +58,17 @@ const unsigned char* MappedFile::view(std::uint64_t offset, std::size_t size, Sc
                                               std::to_string(offset) + ", beyond the file's " + std::to_string(size_) +
                                               ". Restore the file or rebuild it.");
   }
-  if (map_ != nullptr) return map_ + offset;
+  if (map_ != nullptr) {
+    require_whole();
+    return map_ + offset;
+  }
   if (scratch.size() < size) scratch.resize(size);
   std::size_t done = 0;
   while (done < size) {
     const ssize_t got = ::pread(descriptor_, scratch.data() + done, size - done, static_cast<off_t>(offset + done));
     if (got < 0) {
       if (errno == EINTR) continue;
-      refuse(path_, "cannot be read");
+      throw io_error(path_, "cannot be read", errno);
     }
     if (got == 0) {
       throw Error(ErrorCode::kStoreCorrupt, path_ + ": ends before byte " + std::to_string(offset + size) +

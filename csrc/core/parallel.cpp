@@ -11,10 +11,12 @@ namespace tttnn {
 
 ThreadPool::ThreadPool(int threads) {
   // Workers inherit this mask: signals belong to the caller's threads. Python notices one only when its main thread is
-  // interrupted, so a Ctrl-C taken by a worker could wait for ever.
+  // interrupted, so a Ctrl-C taken by a worker could wait for ever. Faults are a thread's own: a blocked one is the end
+  // of the process, where a handler may have helped (map_guard.h).
   sigset_t all;
   sigset_t before;
   sigfillset(&all);
+  for (const int fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) sigdelset(&all, fault);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
     for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });

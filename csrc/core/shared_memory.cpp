@@ -10,6 +10,7 @@
 #include <string>
 
 #include "error.h"
+#include "io_error.h"
 
 namespace tttnn {
 
@@ -21,7 +22,7 @@ namespace {
 constexpr int kSeals = F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 [[noreturn]] void refuse(std::size_t bytes, const char* what) {
-  throw Error(ErrorCode::kIo, "shared memory of " + std::to_string(bytes) + " bytes " + what + ": " + strerror(errno));
+  throw io_error("shared memory of " + std::to_string(bytes) + " bytes", what, errno);
 }
 
 #endif

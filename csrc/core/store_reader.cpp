@@ -69,6 +69,7 @@ StoreReader::StoreReader(const std::string& path, FileAccess access) : file_(pat
 }
 
 void StoreReader::corrupt(const std::string& what) const {
+  file_.require_whole();  // zeros in the place of what was cut off are not a document's fault
   throw Error(ErrorCode::kStoreCorrupt, file_.path() + ": " + what + kRemedy);
 }
 
@@ -232,6 +233,7 @@ GroupRecord StoreReader::group(std::uint64_t number, Scratch& scratch, std::stri
     if (record.first_document != first || record.base != base || record.frame_sizes.size() != count) {
       throw FormatFault{"describes other documents"};
     }
+    file_.require_whole();
     packed.clear();
     if (end != nullptr) *end = offset + size;
     if (record.meta_raw_size > 0) {
@@ -299,6 +301,7 @@ void StoreReader::check_sources(std::uint64_t number, std::int32_t* codes) const
 
 void StoreReader::source_codes(std::int32_t* codes) const {
   for (std::uint64_t number = 0; number < footer_.index_pages; ++number) check_sources(number, codes);
+  file_.require_whole();
 }
 
 void StoreReader::verify_group(std::uint64_t number, const std::vector<ContentDigest>& states) const {

@@ -20,6 +20,7 @@
 
 #include "codec.h"
 #include "error.h"
+#include "io_error.h"
 #include "mapped_file.h"
 
 namespace tttnn {
@@ -36,9 +37,7 @@ constexpr std::size_t kTrainingFactor = 100;
 constexpr std::size_t kTrainingTextBytes = 64u << 10;
 constexpr std::size_t kMaxHeldBytes = 256u << 20;
 
-[[noreturn]] void refuse(const std::string& path, const char* what) {
-  throw Error(ErrorCode::kIo, path + ": " + what + ": " + strerror(errno));
-}
+[[noreturn]] void refuse(const std::string& path, const char* what) { throw io_error(path, what, errno); }
 
 // The partial file: locked, written through a buffer, read back on resume.
 class PartialFile {
@@ -50,9 +49,12 @@ class PartialFile {
         if (errno == ENOENT) throw Error(ErrorCode::kNotFound, path_ + ": its folder does not exist");
         refuse(path_, "cannot be created");
       }
-      if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+      locked_ = ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0;
+      if (!locked_ && !is_missing_service(errno)) {
+        const int reason = errno;
         ::close(descriptor_);
-        throw Error(ErrorCode::kIo, path_ + ": another writer holds it");
+        if (reason == EWOULDBLOCK) throw Error(ErrorCode::kIo, path_ + ": another writer holds it");
+        throw io_error(path_, "cannot be locked", reason);
       }
       // Between open and lock its former writer may have renamed it: then the name is no longer this file.
       struct stat by_descriptor, by_name;
@@ -73,6 +75,7 @@ class PartialFile {
 
   const std::string& path() const { return path_; }
   std::uint64_t size() const { return size_; }
+  bool locked() const { return locked_; }
 
   void cut(std::uint64_t size) {
     if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0 ||
@@ -91,23 +94,24 @@ class PartialFile {
 
   void sync() {
     flush();
-    if (::fdatasync(descriptor_) != 0) refuse(path_, "cannot be synced");
+    if (::fdatasync(descriptor_) != 0 && !is_missing_service(errno)) refuse(path_, "cannot be synced");
   }
 
   void publish() {
     flush();
-    if (::fsync(descriptor_) != 0) refuse(path_, "cannot be synced");
+    if (::fsync(descriptor_) != 0 && !is_missing_service(errno)) refuse(path_, "cannot be synced");
     if (::rename(path_.c_str(), target_.c_str()) != 0) refuse(path_, "cannot be renamed");
     const std::size_t slash = target_.rfind('/');
     const std::string folder = slash == std::string::npos ? "." : target_.substr(0, slash + 1);
+    // The rename has happened. A folder that may be written need not be readable, and not every file system syncs one.
     const int directory = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0) refuse(folder, "cannot be opened");
-    const int failed = ::fsync(directory);
-    const int reason = errno;
+    if (directory < 0) {
+      if (errno == EACCES) return;
+      refuse(folder, "cannot be opened");
+    }
+    const int reason = ::fsync(directory) == 0 ? 0 : errno;
     ::close(directory);
-    // Some file systems refuse to sync a folder; the rename itself has happened.
-    errno = reason;
-    if (failed != 0 && reason != EINVAL) refuse(folder, "cannot be synced");
+    if (reason != 0 && !is_missing_service(reason)) throw io_error(folder, "cannot be synced", reason);
   }
 
  private:
@@ -127,6 +131,7 @@ class PartialFile {
   std::string target_;
   std::string path_;
   int descriptor_ = -1;
+  bool locked_ = false;
   std::uint64_t size_ = 0;  // bytes written, those in the buffer included
   std::vector<unsigned char> buffer_;
 };
@@ -338,6 +343,7 @@ class StoreWriter::Impl {
     return appended_;
   }
   std::uint64_t committed() const { return committed_; }
+  bool locked() const { return file_.locked(); }
 
  private:
   struct Held {
@@ -702,5 +708,6 @@ StoreSummary StoreWriter::finish() { return impl_->finish(); }
 void StoreWriter::abandon() { impl_->abandon(); }
 std::uint64_t StoreWriter::documents() const { return impl_->documents(); }
 std::uint64_t StoreWriter::committed() const noexcept { return impl_->committed(); }
+bool StoreWriter::locked() const noexcept { return impl_->locked(); }
 
 }  // namespace tttnn

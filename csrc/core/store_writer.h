@@ -58,6 +58,7 @@ class StoreWriter {
 
   std::uint64_t documents() const;           // appended so far
   std::uint64_t committed() const noexcept;  // documents that a resumed partial file already held
+  bool locked() const noexcept;              // other writers are held off; false where the file system has no locks
 
  private:
   class Impl;

@@ -23,7 +23,7 @@ import numpy as np
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
 from ..errors import DatastoreMismatchError
-from ..files import digest_of, explained, read_manifest, write_file, write_manifest
+from ..files import digest_of, explained, read_manifest, sync, write_file, write_manifest
 from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
@@ -298,8 +298,7 @@ class Builder:
                 end = min(len(store), begin + _CUT_DOCUMENTS)
                 table = PassageTable.of(self._spans(store, begin, end, done, total), first=begin)
                 file.write(table.to_bytes())
-                file.flush()
-                os.fdatasync(file.fileno())
+                sync(file)
                 counts = {"documents": end, "passages": counts["passages"] + len(table)}
                 write_manifest(folder / CUT, {"format": FORMAT, **counts})
         PassageTable.joined((folder / CUT_PASSAGES).read_bytes()).save(folder / PASSAGES)
@@ -362,8 +361,7 @@ class Builder:
                 )
                 stage.bytes += size
                 file.write(vectors.astype("<f4", copy=False).tobytes())
-                file.flush()
-                os.fdatasync(file.fileno())
+                sync(file)
                 counts = EmbeddedCounts(
                     end, counts.tokens + read.tokens, counts.truncated + read.truncated, counts.empty + read.empty
                 ).write(folder / EMBEDDED)

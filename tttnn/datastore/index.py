@@ -54,12 +54,14 @@ class NeighborIndex:
     ([[0, 1]], [[0.0, 2.0]])
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], content: NDArray[Any], copies: NDArray[np.int64]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], file: _core.MappedFile, copies: NDArray[np.int64]) -> None:
         self.path = path
         self.manifest = manifest
         self.dim: int = manifest["dim"]
         self._count: int = manifest["vectors"]
         self._copies = copies
+        self._file = file
+        content = file.bytes
         self._graph: _core.HnswIndex | None = None
         self._vectors: NDArray[np.float32] | None = None
         if manifest["backend"] == "hnsw":
@@ -150,16 +152,17 @@ class NeighborIndex:
 
         Raises:
             FileNotFoundError: The directory or one of its files is missing.
-            IndexCorruptError: A file disagrees with the manifest, or the manifest with its digest.
+            IndexCorruptError: A file disagrees with the manifest, or the manifest with its digest; later from any
+                search that meets what was cut off meanwhile.
         """
         path = Path(path)
         manifest = read_manifest(path / MANIFEST, format_version=FORMAT)
         name = "vectors.hnsw" if manifest["backend"] == "hnsw" else "vectors.f32"
-        content = np.memmap(path / name, np.uint8, "r") if (path / name).stat().st_size else np.zeros(0, np.uint8)
-        check_file(path / name, manifest["files"][name], content=content, error=IndexCorruptError)
+        file = _core.MappedFile(str(path / name))
+        check_file(path / name, manifest["files"][name], content=file.bytes, error=IndexCorruptError)
         check_file(path / COPIES, manifest["files"][COPIES], error=IndexCorruptError)
         copies = np.fromfile(path / COPIES, "<i8").astype(np.int64).reshape(-1, 2)
-        return cls(path, manifest, content, copies)
+        return cls(path, manifest, file, copies)
 
     def __len__(self) -> int:
         return self._count
@@ -218,6 +221,7 @@ class NeighborIndex:
             )
             work.scanned += len(queries)
             work.distances += len(queries) * (self._count if allowed is None else int(np.count_nonzero(allowed)))
+        self._require_whole()
         if width < k:
             ids = np.pad(ids, ((0, 0), (0, k - width)), constant_values=-1)
             distances = np.pad(distances, ((0, 0), (0, k - width)), constant_values=np.inf)
@@ -279,13 +283,25 @@ class NeighborIndex:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self._count):
             raise IndexError(f"id must be between 0 and {self._count - 1}, got {wanted.tolist()}")
         if self._vectors is not None:
-            return np.array(self._vectors[wanted])
+            found = np.array(self._vectors[wanted])
+            self._require_whole()
+            return found
         assert self._graph is not None
         if len(self._copies):
             place = np.minimum(np.searchsorted(self._copies[:, 0], wanted), len(self._copies) - 1)
             is_copy = self._copies[place, 0] == wanted
             wanted = np.where(is_copy, self._copies[place, 1], wanted)
-        return np.array(self._graph.vectors[np.searchsorted(self._graph.node_ids, wanted)])
+        found = np.array(self._graph.vectors[np.searchsorted(self._graph.node_ids, wanted)])
+        self._require_whole()
+        return found
+
+    def _require_whole(self) -> None:
+        """Refuse what was read where the file was cut short since it was opened: zeros stand in the place of bytes."""
+        if self._file.broken:
+            raise IndexCorruptError(
+                f"{self.vectors_path}: was cut short while it was open, or its disk cannot be read. "
+                "Restore the file or rebuild the datastore."
+            )
 
     def estimate_recall(self, k: int = 20, *, ef: int | None = None, sample: int = 100, seed: int = 0) -> float:
         """Return the share of the true k nearest that a search finds, over vectors of the index as queries."""

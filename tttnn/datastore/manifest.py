@@ -10,6 +10,7 @@ name stands for the new content.
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ TEXTS = "texts.zst"
 PASSAGES = "passages.bin"
 IDS = "ids.bin"
 
+# What file systems without symbolic links answer.
+_HAS_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _Config = TypeVar("_Config", bound=Config)
 _REMEDY = "Restore the file or rebuild the datastore."
 
@@ -258,8 +261,14 @@ def replace_manifest(path: Path, manifest: Manifest) -> Manifest:
         target = Path(SEGMENTS) / manifest.segments[0].name / TEXTS
         fresh = path / f"{TEXTS}.partial"
         fresh.unlink(missing_ok=True)
-        fresh.symlink_to(target)
-        fresh.replace(shortcut)
+        try:
+            fresh.symlink_to(target)
+            fresh.replace(shortcut)
+        except OSError as error:
+            # For people only. What no longer leads to the first texts is worse than nothing.
+            if error.errno not in _HAS_NO_LINKS:
+                raise
+            shortcut.unlink(missing_ok=True)
     else:
         shortcut.unlink(missing_ok=True)
     identifier = digest_of(content)

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from ..config import AdaptConfig, EvalConfig, ScoreConfig, SelectionConfig
 from ..errors import ConfigError
-from ..files import check_target, lock_file
+from ..files import check_target, lock_file, sync
 from .records import Line, Measured, Seconds, Skipped, Texts
 from .results import EvalResult
 
@@ -227,8 +227,7 @@ class ResultFile:
         else:
             rows = [line.to_dict() for line in measured.lines]
         self._file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
 
     def close(self) -> None:
         """Close the files and give up the lock."""

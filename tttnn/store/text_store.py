@@ -50,11 +50,11 @@ class TextStore(Sequence[Document]):
     def __init__(self, path: str | os.PathLike[str], *, io: StoreIO = "mmap") -> None:
         if io not in ("mmap", "pread"):
             raise ValueError(f"io must be mmap or pread, got {io!r}")
-        self._path = Path(path)
-        self._absolute = os.path.abspath(path)  # the working directory may be another one later
+        # Absolute: another process opens it by this name, and so does this one in another working directory.
+        self._path = Path(os.path.abspath(path))
         self._io: StoreIO = io
         self._length = 0
-        self._open_reader: _core.StoreReader | None = _core.StoreReader(os.fspath(path), io == "pread")
+        self._open_reader: _core.StoreReader | None = _core.StoreReader(os.fspath(self._path), io == "pread")
         self._length = len(self._open_reader)
         self._sources: list[str] | None = None
         self._source_codes: npt.NDArray[np.int32] | None = None
@@ -65,8 +65,8 @@ class TextStore(Sequence[Document]):
 
         Args:
             path: The file.
-            io: ``"mmap"`` maps the file; ``"pread"`` reads it, which is slower, but survives another process cutting
-                the file short (a StoreCorruptError instead of the end of the process).
+            io: ``"mmap"`` maps the file and holds no descriptor; ``"pread"`` reads it, which is slower, and holds one.
+                Either way a file that is cut short later is a StoreCorruptError where its lost part is read.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -83,7 +83,7 @@ class TextStore(Sequence[Document]):
 
     @property
     def path(self) -> Path:
-        """The file, as it was given to `open`."""
+        """The file, as an absolute path."""
         return self._path
 
     @property
@@ -203,7 +203,7 @@ class TextStore(Sequence[Document]):
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., TextStore], tuple[str, StoreIO]]:
-        return _reopen, (self._absolute, self._io)
+        return _reopen, (str(self._path), self._io)
 
     def __repr__(self) -> str:
         return f"TextStore({str(self._path)!r}, {self._length} documents)"

@@ -15,7 +15,7 @@ from typing import Any, Self
 import tttnn._core as _core
 
 from ..config import Progress, StoreConfig
-from ..files import check_target
+from ..files import check_target, warn_unlocked
 from .corpus import Corpus, no_documents
 from .document import SOURCE_FIELD, Document, packed_meta, text_fault
 
@@ -65,13 +65,13 @@ class TextStoreWriter:
         resume: bool = False,
         dictionary: bytes | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.abspath(path))
         if self.path.exists():
             check_target(self.path, force=True)
         self.config = config or StoreConfig()
         self.summary: StoreSummary | None = None
         self._writer: _core.StoreWriter | None = _core.StoreWriter(
-            os.fspath(path),
+            os.fspath(self.path),
             level=self.config.level,
             dictionary_bytes=self.config.dictionary_bytes,
             threads=self.config.threads or len(os.sched_getaffinity(0)),
@@ -79,6 +79,8 @@ class TextStoreWriter:
             commit_bytes=_COMMIT_BYTES,
             dictionary=dictionary or b"",
         )
+        if not self._writer.locked:
+            warn_unlocked(self.path)
 
     def _open_writer(self) -> _core.StoreWriter:
         if self._writer is None:
