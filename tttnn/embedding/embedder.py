@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ from .. import models
 from ..config import EmbedConfig, Progress
 from ..errors import EmbeddingError, UnknownModelError
 from ..kernels.device import check_device
+from ..kernels.thread_modes import Threads
 from . import gate
 from .batches import groups_of, token_batches
 from .embed_report import EmbedReport
@@ -228,7 +229,7 @@ class Embedder:
         report = report if report is not None else EmbedReport()
         out = np.empty((len(texts), self.dim), np.float32)
         done = 0
-        with self._thread_count(), closing(self._tokenized(texts, report)) as groups:
+        with Threads(self.threads), closing(self._tokenized(texts, report)) as groups:
             for begin, ids in groups:
                 padded, together = self._encoder.packed is None, self._encoder.together
                 lengths = [len(row) for row in ids]
@@ -280,18 +281,6 @@ class Embedder:
     def passage_length(self) -> int:
         """Tokens of text that fit beside the prompt and the special tokens."""
         return self.max_length - self._tokens.special - self._tokens.prompt_length
-
-    @contextmanager
-    def _thread_count(self) -> Iterator[None]:
-        if self.threads is None:
-            yield
-            return
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name and the settings: the other process loads the encoder anew."""

@@ -76,6 +76,31 @@ class _Block(ABC):
     __exit__ = _core.retried(_leave)
 
 
+class Threads:
+    """torch computes with so many threads inside of the block; None: as many as before."""
+
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+        self._before: int | None = None
+
+    def _enter(self) -> None:
+        if self._count is not None:
+            self._before = torch.get_num_threads()
+            torch.set_num_threads(self._count)
+
+    def _undo(self) -> None:
+        if self._before is not None:
+            torch.set_num_threads(self._before)
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo()
+
+    __enter__ = _core.undoing(_enter, _undo)
+    __exit__ = _core.retried(_leave)
+
+
 class Gradients(_Block):
     """Operations are recorded for gradients inside of the block, or not."""
 
