@@ -70,13 +70,22 @@ def break_on_tilde(model: Path, tokenizer: Any) -> None:
 class Server:
     """`tttnn serve` in a process of its own."""
 
+    prefix = ""
+    """Under which it is found."""
+
     def __init__(self, folder: Path, *flags: str, wait: bool = True, env: dict[str, str] | None = None) -> None:
         self.log = folder / f"log-{time.monotonic_ns()}"
         settings = ("--num-neighbors", "3", "--max-length", "64", "--learning-rate", "1e-3", "--precision", "float32")
         command = ["serve", str(folder / "store"), "--model", str(folder / NAME), "--port", "0", "--threads", "1"]
+        self.started([sys.executable, "-m", "tttnn", *command, *settings, *flags], env)
+        if wait:
+            self.wait_ready()
+
+    def started(self, command: list[str], env: dict[str, str] | None = None) -> None:
+        """Start a process that says where it listens."""
         with self.log.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tttnn", *command, *settings, *flags],
+                command,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
@@ -85,8 +94,6 @@ class Server:
         wait_until(lambda: "http://" in self.errors() or self.process.poll() is not None, "the address")
         assert "http://" in self.errors(), self.errors()
         self.port = int(self.errors().split("http://127.0.0.1:")[1].split("/")[0])
-        if wait:
-            self.wait_ready()
 
     def errors(self) -> str:
         return self.log.read_text()
@@ -134,7 +141,7 @@ class Server:
 
     def metric(self, name: str, headers: dict[str, str] | None = None) -> float:
         """Return one sample of `/metrics`, by its whole name with labels."""
-        for line in self.get("/metrics", headers)[1].splitlines():
+        for line in self.get(self.prefix + "/metrics", headers)[1].splitlines():
             if line.startswith(name + " "):
                 return float(line.rsplit(" ", 1)[1])
         raise AssertionError(f"no {name}")

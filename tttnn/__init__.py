@@ -17,6 +17,7 @@ from .config import (
     EvalConfig,
     IndexConfig,
     ScoreConfig,
+    ServeConfig,
     StoreConfig,
     preset,
 )
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .embedding.embedder import Embedder
     from .evaluation.result_file import read_results
     from .evaluation.runner import evaluate
+    from .recipe import TrainerRecipe
     from .retrieval.neighbors import Neighbor
     from .retrieval.retriever import Retriever
     from .store.corpus import iter_corpus, iter_jsonl, iter_parquet
@@ -71,6 +73,7 @@ _LAZY = {
     "TestTimeTrainer": "training.trainer",
     "TextStore": "store.text_store",
     "TextStoreWriter": "store.writer",
+    "TrainerRecipe": "recipe",
     "WeightArena": "weights.arena",
     "evaluate": "evaluation.runner",
     "iter_corpus": "store.corpus",
@@ -107,6 +110,7 @@ __all__ = [
     "RestoreError",
     "Retriever",
     "ScoreConfig",
+    "ServeConfig",
     "SharedWeights",
     "StoreConfig",
     "StoreCorruptError",
@@ -115,6 +119,7 @@ __all__ = [
     "TestTimeTrainer",
     "TextStore",
     "TextStoreWriter",
+    "TrainerRecipe",
     "TttnnError",
     "UnknownModelError",
     "WeightArena",

@@ -171,8 +171,9 @@ class Dispatcher:
     # --- life ---
 
     def start(self) -> None:
-        """Start the engines, in the running event loop."""
-        if not self._tasks:
+        """Start the engines, in the running event loop; nothing where they are started already."""
+        if all(task.done() for task in self._tasks):
+            self._draining = self._closing = False
             self._tasks = [asyncio.create_task(self._keep(number)) for number in range(self.config.engines)]
 
     async def drain(self, timeout: float) -> None:

@@ -2,3 +2,7 @@
 
 Knows HTTP, processes and time. Does not know how a model is adapted; the HTTP process does not even load torch.
 """
+
+from .app import create_app
+
+__all__ = ["create_app"]

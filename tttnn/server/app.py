@@ -48,13 +48,15 @@ class App:
     """An ASGI application that answers with adapted models; made by `create_app`.
 
     Served alone, its lifespan starts and ends the engines. Mounted in another application, whose lifespan is the only
-    one that runs, enter `running` there.
+    one that runs, enter `running` there; where nobody does, the first request starts the engines, and they end with the
+    event loop.
     """
 
     def __init__(self, dispatcher: Dispatcher, metrics: Metrics, keys: Keys) -> None:
         self.dispatcher = dispatcher
         self.metrics = metrics
         self._config = dispatcher.config
+        self._entered = False
         self._counter: TokenCounter | None = None
         routes = [
             Route("/v1/completions", self._completions, methods=["POST"]),
@@ -77,12 +79,16 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        scope["app"] = self  # what is not found is then raised, and answered at the door
-        await self._door(scope, receive, send)
+        if scope["type"] == "http" and not self._entered:
+            self.dispatcher.start()
+        # An application around this one keeps its own. What is not found is raised here, and answered at the door.
+        own = {**scope, "app": self, "state": dict(scope.get("state") or {})}
+        await self._door(own, receive, send)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start the engines, and end them when the block ends; requests that come first are told to wait."""
+        self._entered = True
         self.dispatcher.start()
         try:
             yield
