@@ -133,6 +133,19 @@ def test_the_whole_demo_with_tiny_models(
     assert (tmp_path / "out" / "bits_per_byte.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("name", ["results.jsonl", "results.jsonl.seconds", "bits_per_byte.png"])
+def test_a_folder_with_files_of_someone_else_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "datastore-of-mine").mkdir()
+    assert run(monkeypatch, "demo", "--out", str(tmp_path)) == 2
+    assert f"{tmp_path / name}: is there already, and no demo made it" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+    with pytest.raises(FileExistsError, match=f"{name}: must be a folder or a new name, and is neither"):
+        run_demo(tmp_path / name)
+
+
 @pytest.mark.models
 @pytest.mark.slow
 def test_demo_on_a_small_corpus(tmp_path: Path) -> None:

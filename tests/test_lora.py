@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import GitConfig, GitForCausalLM
 
 import tttnn
-from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tests.conftest import TEXTS, FakeRetriever, assert_same_state, save_model, state_of, tiny_gpt2, tiny_llama
 from tttnn.lm.score import Scorer
 from tttnn.weights.lora import LowRankLayers
 from tttnn.weights.trainable import last_layers, trained_elements, trained_names
@@ -217,6 +218,21 @@ def test_an_adapter_is_written_of_low_rank_training_alone(tokenizer: Any, tmp_pa
     trainer = trainer_for(tiny_gpt2(), tokenizer)
     with trainer.adapt(QUERY) as adapted, pytest.raises(tttnn.AdaptError, match="trainable='lora', got 'all'"):
         adapted.save_adapter(tmp_path / "adapter")
+    trainer.release()
+
+
+def test_nothing_is_written_into_the_folder_that_the_model_is_of(tokenizer: Any, tmp_path: Path) -> None:
+    own = Path(save_model(tmp_path / "own", tiny_gpt2(), tokenizer))
+    link = tmp_path / "link"
+    link.symlink_to(own)
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    trainer = tttnn.TestTimeTrainer.load(own, None, tttnn.AdaptConfig(trainable="lora", precision="float32"))
+    with trainer.adapt(QUERY, neighbors=[tttnn.Neighbor(0, 0.1, TEXTS[0])]) as adapted:
+        for folder in (own, link):
+            for write in (adapted.save_pretrained, adapted.save_adapter):
+                with pytest.raises(FileExistsError, match="must not be the folder that the model was loaded from"):
+                    write(folder)
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
     trainer.release()
 
 

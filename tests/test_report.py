@@ -201,6 +201,35 @@ def test_page_is_the_same_again(tmp_path: Path) -> None:
     assert first == again
 
 
+def test_nothing_is_replaced_unless_asked(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "r.jsonl", groups=FEW, documents=1, methods=METHODS[:2])
+    made = write_report([results], tmp_path / "a.html")
+    names = sorted(path.name for path in (made.page, *made.figures, *made.tables))
+    assert len(names) > 5
+    for path in (made.page, *made.figures, *made.tables):
+        kept = tmp_path / path.relative_to(tmp_path).as_posix().replace("a", "b", 1)
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text("mine")
+        with pytest.raises(FileExistsError, match=f"{kept.name}: is there already. --force"):
+            write_report([results], tmp_path / "b.html")
+        assert [
+            (entry.name, entry.read_text())
+            for entry in tmp_path.rglob("*")
+            if entry.is_file() and entry.relative_to(tmp_path).parts[0].startswith("b")
+        ] == [(kept.name, "mine")]
+        kept.unlink()
+    (tmp_path / "b_files" / "summary-split.csv").write_text("mine")
+    again = write_report([results], tmp_path / "b.html", force=True)
+    assert len(again.figures) + len(again.tables) + 1 == len(names)
+    assert "mine" not in (tmp_path / "b_files" / "summary-split.csv").read_text()
+    for other in (results, Path(f"{results}.seconds")):
+        with pytest.raises(FileExistsError, match="must not be a file that is read meanwhile"):
+            write_report([results], other, force=True)
+    (tmp_path / "c_files").write_text("mine")
+    with pytest.raises(FileExistsError, match="c_files: must be a folder or a new name"):
+        write_report([results], tmp_path / "c.html", force=True)
+
+
 def test_cases_are_read_with_their_texts(full_report: tuple[Path, WrittenReport]) -> None:
     _, report = full_report
     words = " ".join(_Page(report.page.read_text(encoding="utf-8")).words)

@@ -174,6 +174,16 @@ def check_target(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()
         raise FileExistsError(f"{path}: is there already. --force (force=True) replaces it")
 
 
+def check_folder(path: Path) -> None:
+    """Raise where a folder that files are to be written into is something else.
+
+    Raises:
+        FileExistsError: There is a file, a pipe, a socket or a device of this name, or a link that leads nowhere.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(f"{path}: must be a folder or a new name, and is neither. Choose another name.")
+
+
 def describe_file(path: Path) -> dict[str, Any]:
     """Return a file's size in bytes and the sha256 of its content."""
     digest = hashlib.sha256()

@@ -19,6 +19,7 @@ from ..evaluation.catalogue import BASE, IN_CONTEXT, TTT_NN
 from ..evaluation.protocols import split_task
 from ..evaluation.records import Measured
 from ..evaluation.runner import evaluate
+from ..files import check_folder, check_target
 from ..stages import Stages
 from ..store.corpus import Corpus, iter_corpus
 from ..store.document import Document
@@ -38,6 +39,7 @@ NUM_NEIGHBORS = 10
 CURVE = (0, 2, 5, 10, 20)
 _PROMPT_CHARACTERS = 160
 _GENERATED = 48
+_DATASTORE, _RESULTS, _PICTURE = "datastore-", "results.jsonl", "bits_per_byte.png"
 
 
 def run_demo(
@@ -56,7 +58,8 @@ def run_demo(
     """Run test-time training on held-out documents of real text, and measure it beside neighbors in the context.
 
     Args:
-        out: folder for the datastore, the result lines and the plot; a second run uses its datastore again.
+        out: folder for the datastore, the result lines and the plot; a second run uses its datastore again, and
+            replaces the others.
         corpus: a corpus as of `iter_corpus`; None: the Python standard library's source files.
         seed: draws the held-out documents and the sample, before anything is measured.
         config: how to adapt; None: the defaults, with 10 neighbors.
@@ -66,6 +69,10 @@ def run_demo(
         cache_dir: where demo models are kept.
         progress: called on every long step.
         tell: called with a sentence before something slow that has no progress.
+
+    Raises:
+        FileExistsError: the folder holds files of the names that are to be written, and no demo made it.
+        MissingExtraError: matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
@@ -78,6 +85,7 @@ def run_demo(
     started = time.perf_counter()
     seconds = Stages()
     folder = Path(out)
+    _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with seconds("fetch models"):
         for name in (MODEL, EMBEDDER):
@@ -100,22 +108,33 @@ def run_demo(
         documents = list(found) if found is not None else standard_library()
         sample = draw_sample(documents, trainer.tokenizer, seed, progress)
     with seconds("build datastore"):
-        place = folder / f"datastore-{sample.digest}"
+        place = folder / f"{_DATASTORE}{sample.digest}"
         trainer.datastore = _datastore(place, sample, embedder, progress)
     source = ", ".join(found.paths) if found is not None else "the Python standard library"
     result = DemoResult(MODEL, seed, source, len(sample.windows), sample.num_bytes, sample.left_out, place)
-    _measure(result, trainer, sample, folder / "results.jsonl", seconds, progress)
+    _measure(result, trainer, sample, folder / _RESULTS, seconds, progress)
     with seconds("plot"):
         result.plot = draw(
             result.model,
             result.documents,
             result.totals(),
             result.totals(IN_CONTEXT.name)[-1],
-            folder / "bits_per_byte.png",
+            folder / _PICTURE,
         )
     trainer.release()
     result.seconds, result.total_seconds = seconds, time.perf_counter() - started
     return result
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which files would be replaced that no demo wrote: it keeps its datastore beside them."""
+    check_folder(folder)
+    earlier = any(folder.glob(_DATASTORE + 12 * "[0-9a-f]"))  # named by the sample's digest
+    for name in (_RESULTS, f"{_RESULTS}.seconds", f"{_RESULTS}.texts", _PICTURE):
+        if os.path.lexists(folder / name) and not earlier:
+            raise FileExistsError(f"{folder / name}: is there already, and no demo made it. Choose another --out.")
+        if earlier:
+            check_target(folder / name, force=True)
 
 
 def _datastore(place: Path, sample: Sample, embedder: Embedder, progress: Progress | None) -> Datastore:

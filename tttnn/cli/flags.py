@@ -94,7 +94,7 @@ def as_typed(values: dict[str, Any]) -> list[str]:
     return typed
 
 
-def writes(*names: str, makes_folder: bool = False) -> Callable[[_Command], _Command]:
+def writes(*names: str, makes_folder: bool = False, others_too: bool = False) -> Callable[[_Command], _Command]:
     """Give a command --force: without it, none of the files that these arguments name may be there already.
 
     Put nearest to the function. An argument of None is no file; no file that another argument names is replaced.
@@ -102,6 +102,7 @@ def writes(*names: str, makes_folder: bool = False) -> Callable[[_Command], _Com
     Args:
         names: arguments of the command.
         makes_folder: whether the command makes the folder of what it writes.
+        others_too: whether the command receives `force`, for files whose names it finds later.
     """
 
     def decorate(command: _Command) -> _Command:
@@ -111,7 +112,7 @@ def writes(*names: str, makes_folder: bool = False) -> Callable[[_Command], _Com
                 if arguments[name] is not None and not (makes_folder and not Path(arguments[name]).parent.exists()):
                     others = [value for key, value in arguments.items() if key not in names]
                     check_target(Path(arguments[name]), force=force, inputs=_paths_in(others))
-            return command(**arguments)
+            return command(**arguments, **({"force": force} if others_too else {}))
 
         click.option("--force", is_flag=True, help="Replace a file that is there.")(wrapped)
         return wrapped

@@ -26,7 +26,7 @@ from .printing import print_json
 @click.option("--datastore", type=click.Path(exists=True, file_okay=False), help="Where the neighbors came from.")
 @settings_flags(CorpusConfig, "corpus_flags")
 @as_json_flag
-@writes("out", makes_folder=True)
+@writes("out", makes_folder=True, others_too=True)
 def report(
     results: tuple[str, ...],
     out: str,
@@ -36,6 +36,7 @@ def report(
     datastore: str | None,
     corpus_flags: dict[str, Any],
     as_json: bool,
+    force: bool,
 ) -> None:
     """Write one self-contained page from RESULTS of tttnn eval, its figures and tables in a folder beside it.
 
@@ -65,6 +66,7 @@ def report(
         corpus=CorpusConfig(**corpus_flags),
         datastore=datastore,
         command=shlex.join(["tttnn", "report", *results, "-o", out, *given]),
+        force=force,
     )
     described = {"page": str(made.page), "figures": list(map(str, made.figures)), "tables": list(map(str, made.tables))}
     if as_json:

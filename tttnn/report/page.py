@@ -15,7 +15,7 @@ from string import Template
 
 from ..config import CorpusConfig
 from ..errors import ConfigError
-from ..files import write_file
+from ..files import check_folder, check_target, write_file
 from ..version import __version__
 from .components import components_section
 from .cost import cost_section
@@ -53,6 +53,7 @@ def write_report(
     corpus: CorpusConfig | None = None,
     datastore: str | os.PathLike[str] | None = None,
     command: str | None = None,
+    force: bool = False,
 ) -> WrittenReport:
     """Write a report of one or several files of results.
 
@@ -68,8 +69,10 @@ def write_report(
         corpus: how it is read, as when it was evaluated; None: by the defaults.
         datastore: what the neighbors came from: gives them their excerpts.
         command: how the report was called, to be shown in it.
+        force: replace files that are there: the page, and those of the same names in the folder beside it.
 
     Raises:
+        FileExistsError: a file is there and `force` is not given; or it is no regular file, or one that is read.
         ConfigError: a file holds no results, files contradict each other, or texts are both given and left out.
         MissingExtraError: matplotlib is not installed.
     """
@@ -82,22 +85,26 @@ def write_report(
     parts = [_parts(run, styles) for run in data.runs]
     page = Path(out)
     text = _page(data, parts, command)
-    report = WrittenReport(page, headline(data.runs[0]))
-    page.parent.mkdir(parents=True, exist_ok=True)
     folder = page.with_name(f"{page.stem}_files")
+    figures = {folder / f"{name}.png": figure for part in chain(*parts) for name, figure in part.figures.items()}
+    tables = {
+        folder / f"{name}.csv": comma_separated(rows) for part in chain(*parts) for name, rows in part.rows.items()
+    }
+    tables |= {folder / f"tables-{run.slug}.md": markdown_tables(run) for run in data.runs}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     folder.mkdir(exist_ok=True)
-    for part in chain.from_iterable(parts):
-        for name, figure in part.figures.items():
-            save_png(figure, folder / f"{name}.png")
-            report.figures.append(folder / f"{name}.png")
-        for name, rows in part.rows.items():
-            write_file(folder / f"{name}.csv", comma_separated(rows).encode())
-            report.tables.append(folder / f"{name}.csv")
-    for run in data.runs:
-        write_file(folder / f"tables-{run.slug}.md", markdown_tables(run).encode())
-        report.tables.append(folder / f"tables-{run.slug}.md")
+    given = [Path(f"{path}{ending}") for path in results for ending in ("", ".seconds", ".texts")]
+    if documents is not None:
+        given.append(Path(documents))
+    for path in (page, *figures, *tables):
+        check_target(path, force=force, inputs=given)
+    for path, figure in figures.items():
+        save_png(figure, path)
+    for path, table in tables.items():
+        write_file(path, table.encode())
     write_file(page, text.encode())
-    return report
+    return WrittenReport(page, headline(data.runs[0]), list(figures), list(tables))
 
 
 def _parts(run: RunData, styles: dict[str, Style]) -> list[Section]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import MissingExtraError
 from ..evaluation.catalogue import BASE, CATALOGUE
+from ..files import write_file
 
 INK, RULE, PAPER = "#1c1e21", "#d4d7db", "#fefefe"
 """Text, grid and background of a PNG; on the page they follow the reader's light or dark scheme."""
@@ -143,8 +144,10 @@ def svg_of(figure: Any, name: str, title: str) -> str:
 
 def save_png(figure: Any, path: Path) -> None:
     """Write a figure as a PNG of 150 dots per inch."""
+    made = io.BytesIO()
     with drawing():
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        figure.savefig(made, format="png", dpi=150, metadata={"Software": None})
+    write_file(path, made.getvalue())
 
 
 def _variable(colour: str) -> str:

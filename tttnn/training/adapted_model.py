@@ -99,7 +99,11 @@ class AdaptedModel:
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the adapted weights and the tokenizer as a directory that transformers loads.
 
-        Low-rank matrices are merged into the weights: the directory holds a plain model.
+        Low-rank matrices are merged into the weights: the directory holds a plain model. Files of the same names that
+        are there are replaced, as by transformers' own ``save_pretrained``.
+
+        Raises:
+            FileExistsError: the directory is the one that the model was loaded from.
         """
         self._transaction.require()
         self._engine.save_pretrained(path)
@@ -111,8 +115,10 @@ class AdaptedModel:
 
         Raises:
             AdaptError: the trainer was made without ``trainable="lora"``, and no expert was merged or steps followed.
+            FileExistsError: the directory is the one that the model was loaded from, whose loading would find it.
         """
         self._transaction.require()
+        self._engine.check_folder(path)
         if self._update is not None:
             if self.report.steps:
                 raise AdaptError(

@@ -259,7 +259,12 @@ class Engine:
             )
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights as they are now, low-rank matrices merged, and the tokenizer."""
+        """Write the weights as they are now, low-rank matrices merged, and the tokenizer.
+
+        Raises:
+            FileExistsError: the directory is the model's own.
+        """
+        self.check_folder(path)
         if self.low_rank is not None:
             copies = self.low_rank.merged()
         else:
@@ -272,6 +277,18 @@ class Engine:
                 copies[name] = copied[id(tensor)]
         self.model.save_pretrained(path, state_dict=copies)
         self.tokenizer.save_pretrained(path)
+
+    def check_folder(self, path: str | os.PathLike[str]) -> None:
+        """Refuse to write into the directory that the model was loaded from, which would then be another model.
+
+        Raises:
+            FileExistsError: it is that directory.
+        """
+        own = getattr(self.model.config, "_name_or_path", "")
+        if own and os.path.isdir(own) and os.path.isdir(path) and os.path.samefile(own, path):
+            raise FileExistsError(
+                f"{os.fspath(path)}: must not be the folder that the model was loaded from. Choose another name."
+            )
 
     def save_adapter(self, path: str | os.PathLike[str]) -> None:
         """Write the low-rank matrices as they are now; see `AdaptedModel.save_adapter`."""
