@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant"},
     "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
     "report": {"evaluation"},
-    "engines": {"kernels", "embedding", "retrieval", "weights", "lm", "training", "recipe"},
+    "engines": {"kernels", "embedding", "retrieval", "weights", "lm", "training", "instant", "recipe"},
     "dispatch": {"recipe", "engines"},
     "server": {"recipe", "engines", "dispatch"},
     "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant", "recipe"}

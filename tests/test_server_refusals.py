@@ -132,7 +132,7 @@ def test_a_stream_that_says_more_than_a_stream_can(server: Server) -> None:
 def test_instant_says_what_to_do(server: Server) -> None:
     body = {"prompt": "x", "tttnn": {"mode": "instant"}}
     said = refused(server, "/v1/completions", body, 400, "tttnn.mode")
-    assert "exact" in said
+    assert f"tttnn precompute DATASTORE --model {NAME}" in said
     said = refused(server, "/v1/completions", {"prompt": "x", "tttnn": {"guard": "query"}}, 400, "tttnn.guard")
     assert "tttnn serve --guard query" in said
     assert server.complete("Plain text", tttnn={"mode": "auto", "where": {"source": "A"}})["tttnn"]["mode"] == "exact"

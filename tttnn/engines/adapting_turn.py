@@ -6,15 +6,21 @@ Knows trainers and turns. Does not know what is done with the adapted model.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import AdaptError, ConfigError, DatastoreMismatchError, NonFiniteLossError, RestoreError
 from ..retrieval.neighbors import SearchResult
+from ..training.adaptation import Adaptation
+from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
-from .failures import Cancelled
+from .failures import Cancelled, Wrong, where
 from .session import Session
 from .turn import Turn
+
+_log = logging.getLogger("tttnn.engines")
 
 _EXCERPT = 400
 """Characters of a neighbor that are told to one who watches."""
@@ -30,7 +36,7 @@ def base_model(session: Session) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterator[AdaptReport]:
+def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterator[AdaptedModel]:
     """Adapt the session's model to a query; the weights are back when the block has ended, however it ends.
 
     Args:
@@ -40,6 +46,7 @@ def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterato
         reserve: seconds of the turn's deadline that are needed after training.
 
     Raises:
+        Wrong: the frame's mode wants experts that cannot be used.
         Cancelled: nobody waits any more.
     """
     frame, retriever = turn.frame, session.retriever
@@ -67,8 +74,10 @@ def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterato
     turn.check()
     retriever.sources, retriever.found = frame["sources"], found
     started = time.perf_counter()
-    adaptation = session.trainer.adapt(
+    trainer = session.trainer
+    adaptation = trainer.adapt(
         query,
+        config=trainer.config.with_(mode=frame["mode"], context_neighbors=frame["context_neighbors"]),
         num_neighbors=frame["num_neighbors"],
         deadline_ms=turn.left_ms(reserve),
         exclude_digests=frame["exclude_digests"],
@@ -78,13 +87,31 @@ def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterato
     )
     report = adaptation.report
     try:
-        with adaptation:
+        with contextlib.ExitStack() as held:
+            model = _entered(held, adaptation, frame["mode"])
             if report.stopped_by == "cancelled":
                 raise Cancelled
-            yield report
+            yield model
     finally:
         retriever.sources, retriever.found = (), None
         _note(turn, report, time.perf_counter() - started)
+
+
+def _entered(held: contextlib.ExitStack, adaptation: Adaptation, mode: str) -> AdaptedModel:
+    """Enter an adaptation; of a mode that wants experts, what is wrong with these is told to the one who asked."""
+    try:
+        return held.enter_context(adaptation)
+    except (NonFiniteLossError, RestoreError):
+        raise
+    except (AdaptError, ConfigError, DatastoreMismatchError, FileNotFoundError) as error:
+        if mode == "exact":
+            raise
+        _log.error("mode %s: %s", mode, where(error))
+        raise Wrong(
+            "tttnn.mode must be exact or base, because the experts of the datastore cannot be used; the server's log "
+            "says why. Train them with: tttnn precompute",
+            "tttnn.mode",
+        ) from None
 
 
 def _shown(neighbor: Any) -> dict[str, Any]:
@@ -105,6 +132,8 @@ def _note(turn: Turn, report: AdaptReport, seconds: float) -> None:
     known = report.seconds.get
     turn.cost("retrieve", sum(known(stage, 0.0) for stage in ("embed", "search", "read", "select", "tokenize")), 1)
     turn.cost("restore", known("restore", 0.0), 1)
+    if report.experts is not None:
+        turn.cost("merge", known("experts", 0.0), 1)
     if report.steps and not report.reused:
         turn.cost("train", sum(report.step_seconds), report.tokens)
         turn.cost("neighbor_tokens", report.tokens, len(report.neighbors))

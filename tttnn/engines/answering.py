@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..lm.generate import Generation, continued, drawing
+from ..training.adapted_model import AdaptedModel
 from . import logprobs
 from .adapting_turn import adapted, base_model
 from .cost import Work
@@ -30,6 +31,8 @@ class _Prompt:
     """Tokens at the beginning that the tokenizer adds by itself."""
     text: str
     query: str
+    before: list[int] = field(default_factory=list)
+    """Tokens of neighbors that stand before the prompt's own, behind `begins`."""
     choice: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,27 +62,34 @@ def answer(session: Session, turn: Turn) -> dict[str, Any]:
         after = [prompt for prompt in prompts if not prompt.choice]
         reserve = session.costs.predict(
             Work(
-                adaptations=0 if not frame["num_neighbors"] else 1,
+                adaptations=0 if frame["mode"] == "base" else 1,
                 read_tokens=sum(len(prompt.ids) for prompt in after),
                 new_tokens=new * len(after),
             )
         )
-        block = adapted(session, turn, query, reserve) if frame["num_neighbors"] else base_model(session)
-        with block as report:
+        block = base_model(session) if frame["mode"] == "base" else adapted(session, turn, query, reserve)
+        with block as model:
             for prompt in members:
+                prompt.before = _before(session, model, len(prompt.ids) + new)
                 _answer(session, turn, prompt)
-        if report is not None:
-            adaptations.append({"choices": [p.index for p in members], "report": session.report(report)})
+        if model is not None:
+            adaptations.append({"choices": [p.index for p in members], "report": session.report(model.report)})
     if frame["compare"]:
         for prompt in prompts:
+            prompt.before = []
             made = _continued(session, turn, prompt, tell=False)
             prompt.choice["base"] = made.text if made is not None else ""
             turn.say("base", prompt=prompt.index, text=prompt.choice["base"])
     return {
-        "mode": "exact" if frame["num_neighbors"] else "base",
+        "mode": frame["mode"],
         "choices": [prompt.choice for prompt in prompts],
         "adaptations": adaptations,
     }
+
+
+def _before(session: Session, model: AdaptedModel | None, taken: int) -> list[int]:
+    """Return the tokens of neighbors that are read before a prompt, in the room that it leaves."""
+    return [] if model is None else model.before(session.window - taken)
 
 
 def _understood(session: Session, index: int, prompt: dict[str, Any], frame: dict[str, Any]) -> _Prompt:
@@ -110,7 +120,7 @@ def _chat_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
 
 def _query(frame: dict[str, Any], text: str) -> str:
     query: str = text if frame["query"] is None else frame["query"]
-    if frame["num_neighbors"] and not query.strip():
+    if frame["mode"] != "base" and not query.strip():
         raise Wrong("prompt must hold some text to search with, or tttnn.query must", "prompt")
     return query
 
@@ -161,7 +171,7 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
     made = continued(
         session.trainer.model,
         session.tokenizer,
-        prompt.ids,
+        _read(prompt),
         window=session.window,
         begins=prompt.begins,
         max_new_tokens=sampling["max_new_tokens"],
@@ -172,11 +182,16 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
     )
     ended = time.perf_counter()
     turn.stage("generate", ended - started)
-    turn.cost("read", first[0] - started, len(prompt.ids))
+    turn.cost("read", first[0] - started, len(prompt.ids) + len(prompt.before))
     turn.cost("write", ended - first[0], len(made.tokens) - 1)
     if cancelled:
         raise Cancelled
     return made
+
+
+def _read(prompt: _Prompt) -> list[int]:
+    """Return what the model reads: neighbors, if any, and the prompt."""
+    return [*prompt.ids[: prompt.begins], *prompt.before, *prompt.ids[prompt.begins :]]
 
 
 def _logprobs(session: Session, turn: Turn, prompt: _Prompt, written: list[int]) -> dict[str, Any] | None:
@@ -185,8 +200,8 @@ def _logprobs(session: Session, turn: Turn, prompt: _Prompt, written: list[int])
         return None
     turn.check()
     started = time.perf_counter()
-    ids = [*prompt.ids, *written]
-    first = prompt.begins if turn.frame["echo"] else len(prompt.ids)
+    ids = [*_read(prompt), *written]
+    first = len(prompt.before) + (prompt.begins if turn.frame["echo"] else len(prompt.ids))
     values, likeliest = logprobs.token_logprobs(
         session.trainer.model, ids, first=first, count=count, precision=session.trainer.scorer.config.precision
     )

@@ -20,7 +20,11 @@ class Work:
 
     adaptations: int = 0
     neighbors: int = 0
-    """Of all adaptations together."""
+    """That are trained on, of all adaptations together."""
+    merges: int = 0
+    """Adaptations that merge experts."""
+    context_neighbors: int = 0
+    """That are read before texts, of all texts together."""
     token_limit: int | None = None
     """Most tokens trained of one neighbor."""
     read_tokens: int = 0
@@ -56,8 +60,9 @@ class Costs:
         return (
             self.each("request")
             + work.adaptations * (self.each("retrieve") + self.each("restore"))
+            + work.merges * self.each("merge")
             + work.neighbors * per_neighbor * self.each("train")
-            + work.read_tokens * self.each("read")
+            + (work.read_tokens + work.context_neighbors * per_neighbor) * self.each("read")
             + work.new_tokens * self.each("write")
             + work.texts * self.each("embed")
         )

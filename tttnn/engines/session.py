@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ..instant.manifest import MANIFEST, folder_of
 from ..lm.generate import continued
 from ..recipe import TrainerRecipe, last_part
 from ..retrieval.neighbors import Neighbor
@@ -111,6 +112,8 @@ class Session:
             },
             "embedder": {"name": self.embedder_name, "dim": datastore.embedder.dim},
             "datastore": {"id": datastore.describe().id, "documents": len(datastore)},
+            # Not there before `tttnn precompute` has run, which may be while this engine lives.
+            "experts": str(folder_of(datastore.path, trainer.fingerprint) / MANIFEST),
             "settings": trainer.config.to_dict(),
             "limits": {
                 "window": self.window,

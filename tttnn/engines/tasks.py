@@ -42,9 +42,9 @@ def search(session: Session, turn: Turn) -> dict[str, Any]:
 
 def adapt(session: Session, turn: Turn) -> dict[str, Any]:
     """Adapt, and put back at once: what it would do and cost."""
-    with adapted(session, turn, turn.frame["query"], session.costs.each("restore")) as report:
+    with adapted(session, turn, turn.frame["query"], session.costs.each("restore")) as model:
         pass
-    return {"report": session.report(report)}
+    return {"report": session.report(model.report)}
 
 
 def score(session: Session, turn: Turn) -> dict[str, Any]:
@@ -52,25 +52,26 @@ def score(session: Session, turn: Turn) -> dict[str, Any]:
     frame, texts = turn.frame, session.trainer.texts
     text, context = frame["text"], frame["context"]
     tokens, before = texts.ids(text), texts.ids(context) if context else []
-    sequence = [texts.prefix(), *before, *tokens]
     size = len(text.encode("utf-8"))
 
-    def scored() -> dict[str, Any]:
-        nats = _nats(session, turn, sequence, 1 + len(before))
+    def scored(neighbors: list[int]) -> dict[str, Any]:
+        read = [*neighbors, *before]
+        nats = _nats(session, turn, [texts.prefix(), *read, *tokens], 1 + len(read))
         return {"nats": nats, "bits_per_byte": nats / math.log(2) / size}
 
-    reserve = session.costs.predict(Work(adaptations=1, read_tokens=len(sequence)))
-    block = adapted(session, turn, frame["query"], reserve) if frame["num_neighbors"] else base_model(session)
-    with block as report:
-        result = scored()
+    reserve = session.costs.predict(Work(adaptations=1, read_tokens=1 + len(before) + len(tokens)))
+    block = base_model(session) if frame["mode"] == "base" else adapted(session, turn, frame["query"], reserve)
+    with block as model:
+        room = session.trainer.scorer.max_length - len(tokens) - len(before)
+        result = scored([] if model is None else model.before(room))
     turn.counts["scored"] += len(tokens)
     return {
         **result,
         "tokens": len(tokens),
         "bytes": size,
-        "query_is_scored_text": bool(frame["num_neighbors"]) and text in frame["query"],
-        "report": None if report is None else session.report(report),
-        **({"base": scored()} if frame["compare"] else {}),
+        "query_is_scored_text": frame["mode"] != "base" and text in frame["query"],
+        "report": None if model is None else session.report(model.report),
+        **({"base": scored([])} if frame["compare"] else {}),
     }
 
 

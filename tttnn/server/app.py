@@ -23,6 +23,7 @@ from ..dispatch.refusals import Refused
 from ..recipe import TrainerRecipe
 from ..version import __version__
 from . import completions, queries
+from .asked import modes
 from .body import json_body
 from .door import Door, Keys
 from .metrics import Metrics
@@ -202,8 +203,7 @@ class App:
             "max_logprobs": completions.MAX_LOGPROBS,
             "max_texts": queries.MAX_TEXTS,
         }
-        modes = ["exact", "base", "auto"] if facts["datastore"] else ["base"]
-        return JSONResponse({"tttnn": __version__, "modes": modes, **shown, "limits": limits})
+        return JSONResponse({"tttnn": __version__, "modes": modes(facts), **shown, "limits": limits})
 
     async def _page(self, request: Request) -> Response:
         path = request.url.path.removeprefix(request.scope.get("root_path", ""))

@@ -6,9 +6,11 @@ Knows their names, ranges and what this server can do. Does not know prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ..dispatch.refusals import bad
+from ..engines.cost import Work
 from ..engines.pipe import Frame
 from ..settings import Config, setting
 from .fields import Fields
@@ -20,7 +22,14 @@ _MOST_DIGESTS, _MOST_SOURCES = 1000, 1000
 class Asked(Config):
     """How the model is adapted for one request."""
 
-    mode: Literal["auto", "exact", "base", "instant"] = setting("auto", "auto and exact: trained; base: not adapted")
+    mode: Literal["exact", "instant", "auto", "base"] | None = setting(
+        None, "exact: trained; instant: experts merged; auto: both, where there are experts; base: not adapted"
+    )
+    context_neighbors: int | None = setting(
+        None,
+        "neighbors read before a text; none: as the server was started, or 4 with auto and experts",
+        minimum=0,
+    )
     num_neighbors: int | None = setting(None, "neighbors to train on; none: as the server was started", minimum=0)
     deadline_ms: float | None = setting(
         None, "milliseconds until the whole answer must be there", minimum=1, maximum=86_400_000
@@ -40,18 +49,36 @@ class Adapting:
     """What to search with; None: the prompt."""
     sources: tuple[str, ...]
     exclude_digests: tuple[str, ...]
+    mode: Literal["exact", "instant", "auto", "base"]
+    """How the answer is made; base: by the model as it is."""
     neighbors: int
-    """How many will be trained on; 0: the model stays as it is."""
+    """How many will be trained on, where the mode trains."""
+    context_neighbors: int
+    """How many are read before a text."""
 
     @property
-    def mode(self) -> str:
-        """How the answer is made: "exact" or "base"."""
-        return "exact" if self.neighbors else "base"
+    def trained(self) -> int:
+        """How many neighbors a prediction counts as trained: in the mode auto it is a deadline that says."""
+        return self.neighbors if self.mode == "exact" else 0
+
+    def work(self, facts: Frame, adaptations: int, texts: int, **more: int) -> Work:
+        """Return how much it is to adapt so often, and to read so many texts behind neighbors, and `more`."""
+        adaptations = 0 if self.mode == "base" else adaptations
+        return Work(
+            adaptations=adaptations,
+            neighbors=adaptations * self.trained,
+            merges=adaptations if self.mode in ("instant", "auto") else 0,
+            context_neighbors=0 if self.mode == "base" else texts * self.context_neighbors,
+            token_limit=facts["settings"]["max_neighbor_tokens"],
+            **more,
+        )
 
     def payload(self, tenant: str) -> Frame:
         """Return what the engine needs; `tenant` is who asks, as far as keys tell."""
         return {
+            "mode": self.mode,
             "num_neighbors": self.neighbors,
+            "context_neighbors": self.context_neighbors,
             "guard": self.asked.guard,
             "compare": self.asked.compare,
             "events": self.asked.events,
@@ -79,13 +106,8 @@ def adapting(fields: Fields, facts: Frame, most_neighbors: int) -> Adapting:
     sources, digests = _where(own), tuple(own.texts("exclude_digests", _MOST_DIGESTS))
     asked = own.settings(Asked)
     own.end()
-    if asked.mode == "instant":
-        raise bad(
-            "tttnn.mode instant is not there: this version has no instant mode. Use exact, base or auto",
-            param="tttnn.mode",
-            code="unsupported",
-        )
     settings = facts["settings"]
+    mode = _mode(asked, facts)
     if asked.guard is not None and asked.guard != settings["guard"]:
         raise bad(
             f"tttnn.guard must be {settings['guard']}, as the server was started. "
@@ -96,7 +118,47 @@ def adapting(fields: Fields, facts: Frame, most_neighbors: int) -> Adapting:
     neighbors = settings["num_neighbors"] if asked.num_neighbors is None else asked.num_neighbors
     if neighbors > max(most_neighbors, settings["num_neighbors"]):
         raise bad(f"tttnn.num_neighbors must be at most {most_neighbors}", param="tttnn.num_neighbors")
-    return Adapting(asked, query, sources, digests, 0 if asked.mode == "base" else neighbors)
+    context = settings["context_neighbors"] if asked.context_neighbors is None else asked.context_neighbors
+    if context is None:
+        context = 4 if mode == "auto" else 0
+    if context > max(most_neighbors, settings["context_neighbors"] or 0):
+        raise bad(f"tttnn.context_neighbors must be at most {most_neighbors}", param="tttnn.context_neighbors")
+    if mode == "exact" and neighbors == context == 0:
+        mode = "base"
+    return Adapting(asked, query, sources, digests, mode, neighbors, context)
+
+
+def modes(facts: Frame) -> list[str]:
+    """Return the modes that a request may ask for now."""
+    return ["exact", "base", "auto", *(["instant"] if _has_experts(facts) else [])]
+
+
+def _has_experts(facts: Frame) -> bool:
+    return Path(facts["experts"]).exists()
+
+
+def _mode(asked: Asked, facts: Frame) -> Literal["exact", "instant", "auto", "base"]:
+    """Return how a request is answered: as it says, else as the server was started."""
+    mode: Literal["exact", "instant", "auto", "base"] = asked.mode or facts["settings"]["mode"]
+    if mode not in ("instant", "auto"):
+        return mode
+    if not _has_experts(facts):
+        if mode == "auto":
+            return "exact"
+        raise bad(
+            "tttnn.mode must be exact, base or auto, because the datastore has no experts of this model. "
+            f"Train them with: tttnn precompute DATASTORE --model {facts['model']['name']}",
+            param="tttnn.mode",
+            code="unsupported",
+        )
+    if facts["settings"]["guard"] != "none":
+        raise bad(
+            "tttnn.mode must be exact or base on a server that guards its answers. Start it with: "
+            "tttnn serve --guard none",
+            param="tttnn.mode",
+            code="unsupported",
+        )
+    return mode
 
 
 def _where(own: Fields) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from typing import Any
 from ..config import ServeConfig
 from ..dispatch.job import Job
 from ..dispatch.refusals import bad
-from ..engines.cost import Work
 from ..engines.pipe import Frame
 from ..settings import Config, setting
 from .asked import Adapting, adapting
@@ -136,13 +135,12 @@ async def work_for(wanted: Completion, facts: Frame, counter: TokenCounter, tena
         )
     # Prompts that differ are adapted to one by one, unless one query is given for all.
     queries = 1 if wanted.adapting.query is not None else len({str(prompt) for prompt in wanted.prompts})
-    adaptations = queries if wanted.adapting.neighbors else 0
     times = 1 + wanted.adapting.asked.compare
     again = 1 if wanted.logprobs is not None else 0
-    work = Work(
-        adaptations=adaptations,
-        neighbors=adaptations * wanted.adapting.neighbors,
-        token_limit=facts["settings"]["max_neighbor_tokens"],
+    work = wanted.adapting.work(
+        facts,
+        queries,
+        len(counts) * (1 + again),
         read_tokens=sum(counts) * (times + again),
         new_tokens=asked * len(counts) * times,
     )

@@ -16,7 +16,10 @@ from ..engines.pipe import Frame
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _RATIOS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 
-STAGES = ("embed", "search", "read", "tokenize", "train", "guard", "observe", "reuse", "generate", "score", "restore")
+STAGES = (
+    *("embed", "search", "read", "experts", "tokenize", "train", "guard", "observe", "reuse", "generate", "score"),
+    "restore",
+)
 CODES = (
     *("queue_full", "queue_too_long", "would_miss_deadline", "draining", "loading", "invalid_api_key", "too_large"),
     *("invalid", "internal_error", "engine_died", "non_finite_loss"),

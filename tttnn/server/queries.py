@@ -12,7 +12,7 @@ from ..dispatch.job import Job
 from ..dispatch.refusals import bad
 from ..engines.cost import Work
 from ..engines.pipe import Frame
-from .asked import Adapting, adapting
+from .asked import adapting
 from .completions import take_model
 from .fields import Fields
 from .tokens import TokenCounter
@@ -46,7 +46,7 @@ def adapt(value: Any, facts: Frame, config: ServeConfig, tenant: str) -> Job:
     if how.query is not None:
         raise bad("tttnn.query must not be given beside query", param="tttnn.query")
     payload = {"query": query, **how.payload(tenant)}
-    return Job("adapt", payload, _work(how, facts, 1), deadline_ms=how.asked.deadline_ms)
+    return Job("adapt", payload, how.work(facts, 1, 0), deadline_ms=how.asked.deadline_ms)
 
 
 async def score(value: Any, facts: Frame, config: ServeConfig, counter: TokenCounter, tenant: str) -> Job:
@@ -64,7 +64,7 @@ async def score(value: Any, facts: Frame, config: ServeConfig, counter: TokenCou
     how = adapting(fields, facts, config.max_neighbors)
     fields.end()
     query = how.query if how.query is not None else context
-    if how.neighbors and not query.strip():
+    if how.mode != "base" and not query.strip():
         raise bad(
             "tttnn.query must be given where there is no context. To search with the scored text itself, give it here",
             param="tttnn.query",
@@ -80,7 +80,7 @@ async def score(value: Any, facts: Frame, config: ServeConfig, counter: TokenCou
         )
     times = 1 + how.asked.compare
     payload = {"text": text, "context": context, "query": query, **how.payload(tenant)}
-    work = _work(how, facts, 1, read_tokens=times * tokens)
+    work = how.work(facts, 1, 1, read_tokens=times * tokens)
     return Job("score", payload, work, deadline_ms=how.asked.deadline_ms)
 
 
@@ -129,16 +129,6 @@ async def embed(value: Any, facts: Frame, counter_limit: int) -> tuple[Job, bool
     fields.text("user")
     fields.end()
     return Job("embed", {"texts": texts}, Work(texts=len(texts))), form == "base64"
-
-
-def _work(how: Adapting, facts: Frame, adaptations: int, *, read_tokens: int = 0) -> Work:
-    adaptations = adaptations if how.neighbors else 0
-    return Work(
-        adaptations=adaptations,
-        neighbors=adaptations * how.neighbors,
-        token_limit=facts["settings"]["max_neighbor_tokens"],
-        read_tokens=read_tokens,
-    )
 
 
 def _is_report(value: Any) -> bool:

@@ -64,12 +64,17 @@ class AdaptedModel:
         before: list[int] = []
         if self._context:
             texts, scorer = self._engine.texts, self._engine.scorer
-            before = self._before(scorer.max_length - len(texts.ids(text)) - len(texts.ids(context)))
+            before = self.before(scorer.max_length - len(texts.ids(text)) - len(texts.ids(context)))
         with self.report.seconds("score"):
             return self._engine.scorer.score(text, context=context, before=before)
 
-    def _before(self, room: int) -> list[int]:
-        """Return the tokens of the neighbors in the context that find room, and write them on the report."""
+    def before(self, room: int) -> list[int]:
+        """Return the tokens of the neighbors in the context, as they stand before a text, and write them on the report.
+
+        Args:
+            room: tokens that may stand there; of neighbors that find no room the farthest are left out.
+        """
+        self._transaction.require()
         texts = self._engine.texts
         portions = [portion_of(texts, neighbor, self._max_neighbor_tokens).tokens for neighbor in self._context]
         tokens, counts = neighbors_before(portions, texts.ids(SEPARATOR), room)
@@ -89,7 +94,7 @@ class AdaptedModel:
         if options.get("seed") is None:
             options["seed"] = self.report.seed
         if self._context:
-            options["before"] = self._before
+            options["before"] = self.before
         generation = self._engine.continued(
             self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
         )
