@@ -296,7 +296,7 @@ def read_manifest(path: Path, *, format_version: int) -> dict[str, Any]:
     if content != _manifest_bytes(fields):
         raise IndexCorruptError(f"{path}: is not written as tttnn writes it. {_REMEDY}")
     expected = fields.pop("digest", None)
-    found = digest_of(fields)
-    if found != expected:
-        raise IndexCorruptError(f"{path}: its digest is {found[:16]}, expected {str(expected)[:16]}. {_REMEDY}")
+    digest = digest_of(fields)
+    if digest != expected:
+        raise IndexCorruptError(f"{path}: its digest is {digest[:16]}, expected {str(expected)[:16]}. {_REMEDY}")
     return fields

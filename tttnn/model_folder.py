@@ -19,9 +19,9 @@ def damage_of(folder: Path) -> str | None:
     """
     try:
         for path in sorted(path for path in folder.iterdir() if path.is_file()):
-            found = _damage_of_file(path)
-            if found is not None:
-                return f"{path.name} {found}"
+            damage = _damage_of_file(path)
+            if damage is not None:
+                return f"{path.name} {damage}"
     except OSError as problem:
         return f"{problem.filename or folder} cannot be read ({problem.strerror})."
     return None

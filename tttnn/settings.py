@@ -127,10 +127,10 @@ def check(
     """
     for kind in _kinds(hint):
         try:
-            held = _as_kind(kind, value)
+            checked = _as_kind(kind, value)
         except (TypeError, OverflowError):
             continue
-        for number in held if isinstance(held, tuple) else (held,):
+        for number in checked if isinstance(checked, tuple) else (checked,):
             if isinstance(number, float) and math.isinf(number):
                 raise ConfigError(f"{name} must be finite, got {value!r}")
             # Written so that NaN fails too.
@@ -139,7 +139,7 @@ def check(
             ):
                 low, high = _bound(minimum, "-inf"), _bound(maximum, "inf")
                 raise ConfigError(f"{name} must be between {low} and {high}, got {value!r}")
-        return held
+        return checked
     raise ConfigError(f"{name} must be {describe(hint)}, got {value!r}")
 
 
@@ -195,14 +195,14 @@ class Config:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in fields(self):
-            held = check(
+            checked = check(
                 hints[f.name],
                 getattr(self, f.name),
                 f.name,
                 minimum=f.metadata.get("minimum"),
                 maximum=f.metadata.get("maximum"),
             )
-            object.__setattr__(self, f.name, held)
+            object.__setattr__(self, f.name, checked)
 
     def with_(self, **changes: Any) -> Self:
         """Return a copy with some settings changed; an unknown name is a ConfigError."""

@@ -130,7 +130,7 @@ def replay(report: str, datastore: str, model: str, loading: Loading, as_json: b
       tttnn generate pile-00 "def quicksort(" --json > report.json
       tttnn replay report.json pile-00
     """
-    held, config = _read_report(report)
+    recorded, config = _read_report(report)
     from ..datastore.datastore import Datastore
     from ..recipe import give_experts
 
@@ -138,11 +138,11 @@ def replay(report: str, datastore: str, model: str, loading: Loading, as_json: b
         opened = Datastore.open(datastore)
         trainer = loading.trainer(model, opened, config, None, bars)
         give_experts(trainer, opened)
-        count = len(held.neighbors)
-        with trainer.replay(held, observe=lambda _, k: bars("replay", k, count)) as adapted:
+        count = len(recorded.neighbors)
+        with trainer.replay(recorded, observe=lambda _, k: bars("replay", k, count)) as adapted:
             losses = adapted.report.losses
-    differences = [abs(a - b) for a, b in zip(held.losses, losses, strict=False)]
-    same = len(losses) == len(held.losses) and not any(differences)
+    differences = [abs(a - b) for a, b in zip(recorded.losses, losses, strict=False)]
+    same = len(losses) == len(recorded.losses) and not any(differences)
     show({"steps": len(losses), "largest_difference": max(differences, default=0.0), "same": same}, as_json)
     if not same:
         raise SystemExit(FAILED)
@@ -153,14 +153,14 @@ def _read_report(path: str) -> tuple[Any, AdaptConfig]:
     from ..training.report import AdaptReport
 
     try:
-        held = json.loads(Path(path).read_bytes())
+        fields = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not JSON ({error})") from None
-    held = held.get("report", held) if isinstance(held, dict) else held
-    if not isinstance(held, dict):
-        raise ConfigError(f"{path}: must be a report of tttnn generate --json, got {type(held).__name__}")
+    fields = fields.get("report", fields) if isinstance(fields, dict) else fields
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path}: must be a report of tttnn generate --json, got {type(fields).__name__}")
     try:
-        report = AdaptReport.from_dict(held)
+        report = AdaptReport.from_dict(fields)
         return report, AdaptConfig().with_read(report.settings)
     except (AdaptError, ConfigError) as error:
         raise ConfigError(f"{path}: must be a report of tttnn generate --json. {error}") from None

@@ -64,8 +64,8 @@ class Bars:
 
     def __call__(self, stage: str, done: int, total: int | None) -> None:
         """Show how far a stage is."""
-        held = None if self._report is None else self._report.stages.get(stage)
-        rates = {} if held is None else held.rates
+        counts = None if self._report is None else self._report.stages.get(stage)
+        rates = {} if counts is None else counts.rates
         if not self._on_terminal:
             line = self._lines.setdefault(stage, _Line(stage, self._clock()))
             if (sentence := line.due(done, total, rates, self._clock())) is not None:

@@ -41,11 +41,11 @@ class Command(click.Command):
 
     def _groups(self) -> dict[str, list[click.Parameter]]:
         """Return the flags by heading, the common ones first."""
-        found: dict[str, list[click.Parameter]] = {"": []}
+        by_group: dict[str, list[click.Parameter]] = {"": []}
         for option in self.params:
             if isinstance(option, click.Option):
-                found.setdefault(getattr(option, "group", ""), []).append(option)
-        return found
+                by_group.setdefault(getattr(option, "group", ""), []).append(option)
+        return by_group
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the common flags, then the other groups or where to see them."""

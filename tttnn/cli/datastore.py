@@ -89,13 +89,13 @@ def build(
             return
         from ..datastore.datastore import Datastore
 
-        made = Datastore.build(datastore, documents, encoder, **settings, progress=bars, report=report)
+        built = Datastore.build(datastore, documents, encoder, **settings, progress=bars, report=report)
         tell_rejected(documents, rejects, bars)
-    described = made.info() | {"rejected": documents.num_rejected, "build": report.to_dict()}
+    described = built.info() | {"rejected": documents.num_rejected, "build": report.to_dict()}
     if as_json:
         print_json(described)
     else:
-        print_built(described, datastore, len(made))
+        print_built(described, datastore, len(built))
 
 
 @click.command(cls=Command)

@@ -73,19 +73,19 @@ def draw(
 
 def _bars(axes: Any, documents: Sequence[HeldOut], trained: GroupSummary, rival: GroupSummary) -> None:
     rows = (
-        ("the model as it is", _BASE, [held.base for held in documents]),
-        (f"neighbors in its context{_cost(rival)}", _CONTEXT, [held.in_context for held in documents]),
+        ("the model as it is", _BASE, [document.base for document in documents]),
+        (f"neighbors in its context{_cost(rival)}", _CONTEXT, [document.in_context for document in documents]),
         (
             f"trained on {trained.k} neighbors{_cost(trained)}",
             _TRAINED,
-            [list(held.curve.values())[-1] for held in documents],
+            [list(document.curve.values())[-1] for document in documents],
         ),
     )
     for i, (label, color, values) in enumerate(rows):
-        places = [position + 0.27 * (i - 1) for position in range(len(values))]
-        drawn = axes.bar(places, values, 0.25, color=color, label=label)
+        centers = [position + 0.27 * (i - 1) for position in range(len(values))]
+        drawn = axes.bar(centers, values, 0.25, color=color, label=label)
         axes.bar_label(drawn, fmt="%.3f", fontsize=7, padding=2)
-    axes.set_xticks(range(len(documents)), [_short(held.name) for held in documents], fontsize=8)
+    axes.set_xticks(range(len(documents)), [_short(document.name) for document in documents], fontsize=8)
     axes.set_ylim(0, 1.15 * max(max(values) for _, _, values in rows))
     axes.set_ylabel("bits per byte")
     axes.set_title("second half of held-out documents", fontsize=10)

@@ -81,8 +81,8 @@ def draw_sample(documents: list[Document], tokenizer: Any, seed: int, progress: 
     size = left_out = 0
     for document in rest:
         for window in _windows(document, tokenizer):
-            found = ngrams_of(window.text)
-            if any(max(shared(held, found)) > MAX_OVERLAP for held in grams):
+            ngrams = ngrams_of(window.text)
+            if any(max(shared(others, ngrams)) > MAX_OVERLAP for others in grams):
                 left_out += 1
                 continue
             length = len(window.text.encode())

@@ -100,9 +100,9 @@ def print_demo(result: DemoResult) -> None:
     table.add_column("document", overflow="fold")
     for heading in ("base", "in context", "trained", "trained/base"):
         table.add_column(heading, justify="right")
-    for held in result.documents:
-        values = (held.base, held.in_context, list(held.curve.values())[-1])
-        table.add_row(held.name, *(f"{value:.3f}" for value in values), f"{values[2] / values[0]:.3f}")
+    for document in result.documents:
+        values = (document.base, document.in_context, list(document.curve.values())[-1])
+        table.add_row(document.name, *(f"{value:.3f}" for value in values), f"{values[2] / values[0]:.3f}")
     table.add_section()
     totals = (trained.base_bits_per_byte, rival.bits_per_byte, trained.bits_per_byte)
     table.add_row("total", *(f"{value:.3f}" for value in totals), f"{trained.ratio.value:.3f}", style="bold")
@@ -114,10 +114,10 @@ def print_demo(result: DemoResult) -> None:
         f"{trained.k} neighbors as fit before it, nothing trained. trained: one step on each of {trained.k} neighbors, "
         "then every weight put back. The model may have met such files when it was made: compare the columns."
     )
-    for held in result.documents:
-        names = list(dict.fromkeys(name for name, _ in held.neighbors))
+    for document in result.documents:
+        names = list(dict.fromkeys(name for name, _ in document.neighbors))
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        console.print(Text.assemble((held.name, "bold"), f" was trained on {', '.join(names[:4])}{more}"))
+        console.print(Text.assemble((document.name, "bold"), f" was trained on {', '.join(names[:4])}{more}"))
     for label, text in (
         ("a prompt ends", result.prompt),
         ("it goes on, in truth", result.truth),
@@ -129,7 +129,7 @@ def print_demo(result: DemoResult) -> None:
     longest = {stage: spent for stage, spent in result.seconds.items() if spent >= _TOLD_SECONDS}
     told = f" (seconds: {stages_line(longest)})" if longest else ""
     console.print(f"everything took {in_time(result.total_seconds)}{told}")
-    place = shlex.quote(str(result.place))
-    console.print(f'next: tttnn search {place} "def quicksort(" -k 3', soft_wrap=True)
-    console.print(f'      tttnn generate {place} "def quicksort(" --num-neighbors 5', soft_wrap=True)
+    path = shlex.quote(str(result.place))
+    console.print(f'next: tttnn search {path} "def quicksort(" -k 3', soft_wrap=True)
+    console.print(f'      tttnn generate {path} "def quicksort(" --num-neighbors 5', soft_wrap=True)
     console.print("      tttnn demo --corpus FOLDER", soft_wrap=True)

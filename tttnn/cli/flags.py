@@ -37,8 +37,8 @@ class _Value(click.ParamType):  # type: ignore[type-arg]
         limits = self._field.metadata
         name = self._field.name
         try:
-            found = read(self._hint, value, name)
-            return check(self._hint, found, name, minimum=limits["minimum"], maximum=limits["maximum"])
+            parsed = read(self._hint, value, name)
+            return check(self._hint, parsed, name, minimum=limits["minimum"], maximum=limits["maximum"])
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 

@@ -212,14 +212,14 @@ def audit(
     from ..store.corpus import iter_corpus
 
     quiet_transformers()
-    held = read_results(results)
-    name = model or held.settings["model"]["name"]
+    results_read = read_results(results)
+    name = model or results_read.settings["model"]["name"]
     with Bars() as bars:
         models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
         tokenizer = load_tokenizer(name, cache_dir=cache_dir)
         with Datastore.open(datastore) as opened:
             report = audit_results(
-                held,
+                results_read,
                 iter_corpus(documents, CorpusConfig(**corpus_flags)),
                 opened.store,
                 tokenizer,

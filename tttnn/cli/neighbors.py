@@ -57,44 +57,44 @@ def search(
         with bars:
             answer_all(queries, lambda text: {"query": text, **_described(opened.search(text, k, **options))}, bars)
         return
-    found = opened.search(query, k, **options)
-    if found.query_truncated:
+    result = opened.search(query, k, **options)
+    if result.query_truncated:
         bars.tell("the query is longer than the embedder reads: its end was not searched with")
-    if len(found) < k:
-        bars.tell(f"{counted(len(found), 'neighbor')}, fewer than the {k} asked for: the datastore has no more")
+    if len(result) < k:
+        bars.tell(f"{counted(len(result), 'neighbor')}, fewer than the {k} asked for: the datastore has no more")
     if as_json:
-        described = _described(found)
+        described = _described(result)
         print_json(described if explain else described["neighbors"])
         return
-    for neighbor in found:
+    for neighbor in result:
         name = neighbor.source or neighbor.meta.get("path") or ""
         click.echo(f"{neighbor.distance:8.4f}  {neighbor.id:>8}  {name}")
         click.echo(f"          {excerpt(neighbor.text)}")
     if explain:
-        _print_explanation(found)
+        _print_explanation(result)
 
 
-def _described(found: SearchResult) -> dict[str, Any]:
+def _described(result: SearchResult) -> dict[str, Any]:
     rows = [
         {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
-        for n in found
+        for n in result
     ]
-    if found.explanation is None:
+    if result.explanation is None:
         return {"neighbors": rows}
     explanation = {
-        "tokens": found.query_tokens,
-        "truncated": found.query_truncated,
-        **found.explanation.to_dict(),
-        "seconds": {name: round(value, 6) for name, value in found.seconds.items()},
+        "tokens": result.query_tokens,
+        "truncated": result.query_truncated,
+        **result.explanation.to_dict(),
+        "seconds": {name: round(value, 6) for name, value in result.seconds.items()},
     }
     return {"neighbors": rows, "explanation": explanation}
 
 
-def _print_explanation(found: SearchResult) -> None:
-    how = found.explanation
+def _print_explanation(result: SearchResult) -> None:
+    how = result.explanation
     assert how is not None
-    read = "of which the embedder read the beginning" if found.query_truncated else "all of which were embedded"
-    click.echo(f"\nquery: {counted(found.query_tokens, 'token')}, {read}")
+    read = "of which the embedder read the beginning" if result.query_truncated else "all of which were embedded"
+    click.echo(f"\nquery: {counted(result.query_tokens, 'token')}, {read}")
     left = {"are deleted": how.deleted, "are of other sources": how.filtered, "were excluded": how.excluded}
     without = ", ".join(f"{count:,} {why}" for why, count in left.items() if count)
     click.echo(
@@ -111,4 +111,4 @@ def _print_explanation(found: SearchResult) -> None:
     click.echo(f"by: {' and '.join(ways) or 'nothing'}; {counted(how.distances, 'distance')} computed")
     if how.recall is not None:
         click.echo(f"recall: {how.recall:.3f} of the true nearest, by exact search")
-    click.echo(f"seconds: {stages_line(found.seconds)}")
+    click.echo(f"seconds: {stages_line(result.seconds)}")

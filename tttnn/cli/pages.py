@@ -57,7 +57,7 @@ def report(
     given = [part for name, value in flags.items() if value is not None for part in (name, value)]
     given += as_typed(corpus_flags)
     given += ["--without-text"] * without_text + ["--reference"] * reference
-    made = write_report(
+    written = write_report(
         results,
         out,
         texts=not without_text,
@@ -68,9 +68,13 @@ def report(
         command=shlex.join(["tttnn", "report", *results, "-o", out, *given]),
         force=force,
     )
-    described = {"page": str(made.page), "figures": list(map(str, made.figures)), "tables": list(map(str, made.tables))}
+    described = {
+        "page": str(written.page),
+        "figures": list(map(str, written.figures)),
+        "tables": list(map(str, written.tables)),
+    }
     if as_json:
-        print_json(described | {"headline": made.headline})
+        print_json(described | {"headline": written.headline})
         return
-    click.echo(made.headline)
-    click.echo(f"{made.page}, with {len(made.figures)} figures and {len(made.tables)} tables beside it")
+    click.echo(written.headline)
+    click.echo(f"{written.page}, with {len(written.figures)} figures and {len(written.tables)} tables beside it")

@@ -118,8 +118,8 @@ def print_built(described: dict[str, Any], path: str, documents: int) -> None:
     click.echo(f"added {counted(documents, 'document')} in {total} ({took}), with {memory} of memory at most")
     if described.get("rejected"):
         click.echo(f"left out: {described['rejected']:,}; --rejects FILE lists them with their reasons")
-    place = shlex.quote(path)
-    click.echo(f'next: tttnn search {place} "some text" -k 3\n      tttnn generate {place} "some text"')
+    quoted = shlex.quote(path)
+    click.echo(f'next: tttnn search {quoted} "some text" -k 3\n      tttnn generate {quoted} "some text"')
 
 
 def tell_rejected(documents: Corpus, file: str | None, bars: Bars, *, most: int = 5) -> None:

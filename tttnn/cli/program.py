@@ -106,10 +106,10 @@ def _told(error: Exception) -> int:
     else:
         code = USAGE if isinstance(error, IsADirectoryError) else FAILED
     if isinstance(error, OSError) and error.strerror and type(error).__module__ == "builtins":
-        place = None if error.filename is None else os.fsdecode(error.filename).encode("utf-8", "backslashreplace")
-        if place is None and error.strerror == os.strerror(errno.ENOSPC):
-            place = b"standard output"  # files are named: `files.explained`
-        sentence = error.strerror if place is None else f"{place.decode()}: {error.strerror}"
+        path = None if error.filename is None else os.fsdecode(error.filename).encode("utf-8", "backslashreplace")
+        if path is None and error.strerror == os.strerror(errno.ENOSPC):
+            path = b"standard output"  # files are named: `files.explained`
+        sentence = error.strerror if path is None else f"{path.decode()}: {error.strerror}"
     if isinstance(error, MemoryError):
         sentence = f"there is not enough memory. {sentence}".strip()
     elif not isinstance(error, _EXPECTED) or not sentence:

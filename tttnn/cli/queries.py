@@ -42,10 +42,10 @@ def read_queries(path: str) -> Iterator[tuple[int, Any]]:
 
 def _query_in(line: str) -> Any:
     try:
-        found = json.loads(line)
+        row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found.get("query") if isinstance(found, dict) else None
+    return row.get("query") if isinstance(row, dict) else None
 
 
 def answer_all(path: str, answer: Callable[[str], dict[str, Any]], bars: Bars) -> None:

@@ -101,7 +101,7 @@ def _import_faiss(
 
     report = BuildReport()
     with Bars(report) as bars:
-        made = Datastore.import_faiss(
+        imported = Datastore.import_faiss(
             target,
             indexes,
             corpus,
@@ -112,11 +112,11 @@ def _import_faiss(
             progress=bars,
             report=report,
         )
-    described = made.info() | {"build": report.to_dict()}
+    described = imported.info() | {"build": report.to_dict()}
     if as_json:
         print_json(described)
     else:
-        print_built(described, target, len(made))
+        print_built(described, target, len(imported))
 
 
 @click.command(cls=Command)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..embedding.embed_report import EmbedReport
 from ..retrieval.neighbors import SearchExplanation, SearchResult
-from .searcher import Found, Searcher
+from .searcher import Hit, Searcher
 
 if TYPE_CHECKING:
     from ..embedding.embedder import Embedder
@@ -105,7 +105,7 @@ class _Query:
         self._explanation = explanation
 
     def answered(
-        self, nearest: Sequence[Found], seconds: dict[str, float], report: EmbedReport, *, with_vectors: bool
+        self, nearest: Sequence[Hit], seconds: dict[str, float], report: EmbedReport, *, with_vectors: bool
     ) -> SearchResult:
         """Read what was found, search wider where too much of it is left out, and make the result."""
         reading = time.perf_counter()

@@ -43,18 +43,18 @@ def documents_of(corpus: Corpus) -> Iterator[Document]:
         documents = corpus() if callable(corpus) else corpus
     checked = isinstance(documents, FileCorpus)  # which lists what it leaves out, and goes on
     for number, document in enumerate(documents):
-        made = Document(document) if isinstance(document, str) else document
-        if not isinstance(made, Document):
+        checked_document = Document(document) if isinstance(document, str) else document
+        if not isinstance(checked_document, Document):
             raise TypeError(f"document {number} must be a Document or str, got {type(document).__name__}")
-        if not checked and (fault := fault_of(made)) is not None:
+        if not checked and (fault := fault_of(checked_document)) is not None:
             raise ValueError(f"document {number}: {fault}")
-        yield made
+        yield checked_document
 
 
 def compare_documents(documents: Iterator[Document], path: Path, base: int, remedy: str) -> None:
     """Take a finished segment's documents from the corpus; they must be those in its store."""
     with TextStore.open(path) as store:
         for i, written in enumerate(store):
-            found = next(documents, None)
-            if found is None or found.text != written.text or found.meta != written.meta:
+            document = next(documents, None)
+            if document is None or document.text != written.text or document.meta != written.meta:
                 raise ValueError(f"document {base + i} differs from the one that the interrupted build read. {remedy}")

@@ -210,9 +210,9 @@ class Datastore:
             IndexCorruptError: The manifest, an index or a passage table is damaged.
             StoreCorruptError: A text store is damaged.
         """
-        place = Path(path).absolute()  # so that methods work after a change of folder
-        seen = stamp_of(place)
-        datastore = cls(place, *open_current(place), seen)
+        folder = Path(path).absolute()  # so that methods work after a change of folder
+        seen = stamp_of(folder)
+        datastore = cls(folder, *open_current(folder), seen)
         return datastore if embedder is None else datastore.attach(embedder)
 
     def attach(self, embedder: Embedder) -> Datastore:

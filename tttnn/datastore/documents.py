@@ -54,17 +54,17 @@ class Documents(Sequence[Document]):
             raise IndexError(f"document id must be between 0 and {self._next_id - 1}, got {int(wrong[0])}")
         numbers = np.searchsorted(self._bases, wanted, side="right") - 1
         positions = np.full(len(wanted), -1, np.int64)
-        found = []
+        parts = []
         for number in np.unique(numbers[numbers >= 0]).tolist():
             segment = self._segments[number]
             rows = np.flatnonzero(numbers == number)
             inside = wanted[rows] < segment.end
             positions[rows] = np.where(inside, segment.positions_of(np.where(inside, wanted[rows], segment.base)), -1)
-            found.append((number, rows, positions[rows]))
+            parts.append((number, rows, positions[rows]))
         gone = wanted[positions < 0]
         if len(gone):
             raise IndexError(f"document id must be of a document that is there, got {int(gone[0])}, which was deleted")
-        return found
+        return parts
 
     def read_many(self, ids: Sequence[int]) -> list[Document]:
         """Read documents by id, in any order.

@@ -172,10 +172,10 @@ class FlatFiles:
                     f"got at {where}: {reason}"
                 )
             if count != shard.count:
-                found = f"{count}" if count < shard.count else "more"
+                got = f"{count}" if count < shard.count else "more"
                 raise ValueError(
                     f"{texts.paths[0]}: must hold {shard.count} documents, one for each vector of {shard.path}, "
-                    f"got {found}"
+                    f"got {got}"
                 )
 
     def vectors(

@@ -283,20 +283,20 @@ class NeighborIndex:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self._count):
             raise IndexError(f"id must be between 0 and {self._count - 1}, got {wanted.tolist()}")
         if self._vectors is not None:
-            found = np.array(self._vectors[wanted])
+            vectors = np.array(self._vectors[wanted])
             self._require_whole()
-            return found
+            return vectors
         assert self._graph is not None
         if len(self._copies):
-            place = np.minimum(np.searchsorted(self._copies[:, 0], wanted), len(self._copies) - 1)
-            is_copy = self._copies[place, 0] == wanted
-            wanted = np.where(is_copy, self._copies[place, 1], wanted)
-        found = np.array(self._graph.vectors[np.searchsorted(self._graph.node_ids, wanted)])
+            row = np.minimum(np.searchsorted(self._copies[:, 0], wanted), len(self._copies) - 1)
+            is_copy = self._copies[row, 0] == wanted
+            wanted = np.where(is_copy, self._copies[row, 1], wanted)
+        vectors = np.array(self._graph.vectors[np.searchsorted(self._graph.node_ids, wanted)])
         self._require_whole()
-        return found
+        return vectors
 
     def _require_whole(self) -> None:
-        """Refuse what was read where the file was cut short since it was opened: zeros stand in the place of bytes."""
+        """Refuse what was read where the file was cut short since it was opened: zeros stand in the row of bytes."""
         if self._file.broken:
             raise IndexCorruptError(
                 f"{self.vectors_path}: was cut short while it was open, or its disk cannot be read. "
@@ -338,11 +338,11 @@ def _find_copies(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
     pairs: list[tuple[int, int]] = []
     firsts: list[int] = []  # distinct vectors that share the hash of the current run
     last = -2
-    for place in equal.tolist():
-        if place != last + 1:
-            firsts = [int(order[place - 1])]
-        last = place
-        vector = int(order[place])
+    for row in equal.tolist():
+        if row != last + 1:
+            firsts = [int(order[row - 1])]
+        last = row
+        vector = int(order[row])
         for first in firsts:
             if np.array_equal(vectors[first].view(np.uint32), vectors[vector].view(np.uint32)):
                 pairs.append((vector, first))

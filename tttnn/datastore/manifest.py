@@ -199,8 +199,8 @@ class BuildState:
         Raises:
             IndexCorruptError: It is damaged, or of a newer format.
         """
-        place = path / STATE
-        return read_record(cls, read_manifest(place, format_version=FORMAT), f"{place}: state")
+        file = path / STATE
+        return read_record(cls, read_manifest(file, format_version=FORMAT), f"{file}: state")
 
     def write(self, path: Path) -> BuildState:
         """Make this the state of the build, at once; return it."""

@@ -71,13 +71,13 @@ def byte_spans(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, i
     if text.isascii():
         return list(spans)
     marks = sorted({mark for span in spans for mark in span})
-    places = {}
-    before, place = 0, 0
+    offsets = {}
+    before, offset = 0, 0
     for mark in marks:
-        place += len(text[before:mark].encode("utf-8", "surrogatepass"))
-        places[mark] = place
+        offset += len(text[before:mark].encode("utf-8", "surrogatepass"))
+        offsets[mark] = offset
         before = mark
-    return [(places[begin], places[end]) for begin, end in spans]
+    return [(offsets[begin], offsets[end]) for begin, end in spans]
 
 
 class PassageTable:
@@ -175,5 +175,5 @@ class PassageTable:
 
     def documents_at(self, passages: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the documents of some passages."""
-        found: NDArray[np.int64] = self._records["document"][passages].astype(np.int64)
-        return found
+        documents: NDArray[np.int64] = self._records["document"][passages].astype(np.int64)
+        return documents

@@ -34,13 +34,13 @@ def read_record(cls: type[Record], value: Any, where: str) -> Record:
     for name in value:
         if name not in known:
             raise IndexCorruptError(f"{where}: must not have a field {name!r}. {_REMEDY}")
-    made = {}
+    values = {}
     for name, declared in known.items():
         if name in value:
-            made[name] = _read(hints[name], value[name], f"{where}.{name}")
+            values[name] = _read(hints[name], value[name], f"{where}.{name}")
         elif declared.default is MISSING and declared.default_factory is MISSING:
             raise IndexCorruptError(f"{where}: must have a field {name!r}. {_REMEDY}")
-    return cls(**made)
+    return cls(**values)
 
 
 def _read(hint: Any, value: Any, where: str) -> Any:

@@ -19,7 +19,7 @@ from .segment import Segment
 _PASSAGES_PER_DOCUMENT = 4  # searched for each document asked for, at first
 
 
-class Found(NamedTuple):
+class Hit(NamedTuple):
     """A document that was found, and the unit of it that was nearest."""
 
     document: int
@@ -56,7 +56,7 @@ class Searcher:
         sources: Collection[str] | None = None,
         explain: SearchExplanation | None = None,
         exact: bool = False,
-    ) -> list[list[Found]]:
+    ) -> list[list[Hit]]:
         """Return the k nearest documents of each vector, each once, at the distance of its nearest unit.
 
         Where joining passages leaves fewer than k documents, the search is repeated four times as wide, until there
@@ -72,7 +72,7 @@ class Searcher:
         """
         where = [segment.allowed_units(sources) for segment in self.segments]
         width = min(self._vectors, k * _PASSAGES_PER_DOCUMENT if self._joins else k)
-        results: list[list[Found]] = [[] for _ in vectors]
+        results: list[list[Hit]] = [[] for _ in vectors]
         pending = np.arange(len(vectors))
         while len(pending) and self.segments:
             work = SearchWork()
@@ -90,15 +90,15 @@ class Searcher:
                 explain.distances += work.distances
             short = []
             for row, query in enumerate(pending.tolist()):
-                found, exhausted = self._join([(ids[row], distances[row]) for ids, distances in parts], width)
-                results[query] = found[:k]
-                if len(found) < k and not exhausted and width < self._vectors:
+                hits, exhausted = self._join([(ids[row], distances[row]) for ids, distances in parts], width)
+                results[query] = hits[:k]
+                if len(hits) < k and not exhausted and width < self._vectors:
                     short.append(query)
             pending = np.array(short, np.int64)
             width = min(self._vectors, 4 * width)
         return results
 
-    def _join(self, parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]], width: int) -> tuple[list[Found], bool]:
+    def _join(self, parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]], width: int) -> tuple[list[Hit], bool]:
         """Merge the segments' answers into distinct documents; say whether there is nothing more to find."""
         candidates: list[tuple[float, int, int, int]] = []
         for number, (ids, distances) in enumerate(parts):
@@ -108,34 +108,34 @@ class Searcher:
                 distances[: len(units)].tolist(), [number] * len(units), units.tolist(), documents.tolist(), strict=True
             )
         candidates.sort()
-        seen: dict[int, Found] = {}
+        seen: dict[int, Hit] = {}
         # Beyond the width a segment's answer may lack units that another's has room for.
         for distance, number, unit, document in candidates[:width]:
             if document not in seen:
-                seen[document] = Found(document, distance, number, unit)
+                seen[document] = Hit(document, distance, number, unit)
         return list(seen.values()), len(candidates) < width
 
-    def read(self, found: Sequence[Found]) -> list[Neighbor]:
+    def read(self, hits: Sequence[Hit]) -> list[Neighbor]:
         """Read the texts of what was found."""
-        neighbors: list[Neighbor | None] = [None] * len(found)
+        neighbors: list[Neighbor | None] = [None] * len(hits)
         for number, segment in enumerate(self.segments):
-            rows = [row for row, f in enumerate(found) if f.segment == number]
+            rows = [row for row, f in enumerate(hits) if f.segment == number]
             if not rows:
                 continue
-            positions = segment.positions_of(np.array([found[row].document for row in rows], np.int64))
+            positions = segment.positions_of(np.array([hits[row].document for row in rows], np.int64))
             for row, document in zip(rows, segment.store.read_many(positions), strict=True):
-                f = found[row]
+                f = hits[row]
                 neighbors[row] = Neighbor(
                     f.document, f.distance, document.text, document.meta, document.source, segment.span_of(f.unit)
                 )
         return [neighbor for neighbor in neighbors if neighbor is not None]
 
-    def vectors_of(self, found: Sequence[Found]) -> NDArray[np.float32]:
+    def vectors_of(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
         """Return the vectors of the units that were nearest, (n, dim)."""
-        out = np.empty((len(found), self.dim), np.float32)
+        out = np.empty((len(hits), self.dim), np.float32)
         for number, segment in enumerate(self.segments):
-            rows = [row for row, f in enumerate(found) if f.segment == number]
-            out[rows] = segment.index.vectors([found[row].unit for row in rows])
+            rows = [row for row, f in enumerate(hits) if f.segment == number]
+            out[rows] = segment.index.vectors([hits[row].unit for row in rows])
         return out
 
     def explained(self, sources: Collection[str] | None) -> SearchExplanation:
@@ -151,7 +151,7 @@ class Searcher:
     def recall(
         self,
         vector: NDArray[np.float32],
-        found: Sequence[Found],
+        hits: Sequence[Hit],
         *,
         sources: Collection[str] | None = None,
     ) -> float:
@@ -159,7 +159,7 @@ class Searcher:
 
         By distances, not by ids: of several documents at one distance any may be the answer.
         """
-        true = self.nearest(vector[None], max(1, len(found)), sources=sources, exact=True)[0]
+        true = self.nearest(vector[None], max(1, len(hits)), sources=sources, exact=True)[0]
         if not true:
             return 1.0
-        return sum(f.distance <= true[-1].distance for f in found) / len(true)
+        return sum(f.distance <= true[-1].distance for f in hits) / len(true)

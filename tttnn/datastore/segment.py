@@ -89,12 +89,12 @@ class Segment:
         """
         for path, size in self._sizes.items():
             try:
-                found = os.stat(path).st_size
+                bytes_there = os.stat(path).st_size
             except FileNotFoundError:
                 continue
-            if found < size:
+            if bytes_there < size:
                 error = StoreCorruptError if path.name == TEXTS else IndexCorruptError
-                raise error(f"{path}: holds {found} bytes, but {size} when it was opened. {_REMEDY}")
+                raise error(f"{path}: holds {bytes_there} bytes, but {size} when it was opened. {_REMEDY}")
 
     def with_deleted(self, entry: SegmentEntry) -> Segment:
         """Return the same files with another list of deleted documents, which alone is read."""
@@ -149,8 +149,8 @@ class Segment:
 
     def ids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the ids of documents by their positions in the store."""
-        found: NDArray[np.int64] = self.base + positions if self._ids is None else self._ids[positions]
-        return found
+        ids: NDArray[np.int64] = self.base + positions if self._ids is None else self._ids[positions]
+        return ids
 
     def positions_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions in the store of ids between `base` and `end`; -1 for one that is of no document."""
@@ -205,10 +205,10 @@ def open_segments(path: Path, manifest: Manifest, opened: Sequence[Segment] = ()
     have = {segment.entry.name: segment for segment in opened}
     segments = []
     for entry in manifest.segments:
-        held = have.get(entry.name)
-        if held is None or replace(held.entry, deleted=None) != replace(entry, deleted=None):
-            held = Segment(path / SEGMENTS / entry.name, entry, manifest.unit)
-        elif held.entry != entry:
-            held = held.with_deleted(entry)
-        segments.append(held)
+        current = have.get(entry.name)
+        if current is None or replace(current.entry, deleted=None) != replace(entry, deleted=None):
+            current = Segment(path / SEGMENTS / entry.name, entry, manifest.unit)
+        elif current.entry != entry:
+            current = current.with_deleted(entry)
+        segments.append(current)
     return segments

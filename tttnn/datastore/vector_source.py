@@ -107,5 +107,5 @@ class EmbeddedTexts:
     ) -> tuple[NDArray[np.float32], int]:
         """Embed the texts."""
         read = units()
-        made = self._embedder.embed(read.texts, name_of=read.name_of, report=report, progress=progress)
-        return made, sum(len(text) if text.isascii() else len(text.encode()) for text in read.texts)
+        vectors = self._embedder.embed(read.texts, name_of=read.name_of, report=report, progress=progress)
+        return vectors, sum(len(text) if text.isascii() else len(text.encode()) for text in read.texts)

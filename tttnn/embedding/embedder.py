@@ -255,12 +255,12 @@ class Embedder:
                     start, end = groups[i + len(ahead)]
                     ahead.append(worker.submit(self._tokens.encode, texts[start:end]))
                 waiting = time.perf_counter()
-                found = ahead.pop(0).result()
+                ready = ahead.pop(0).result()
                 report.add_seconds("wait", time.perf_counter() - waiting)
-                report.texts += len(found.ids)
-                report.truncated += found.truncated
-                report.empty += found.empty
-                yield begin, found.ids
+                report.texts += len(ready.ids)
+                report.truncated += ready.truncated
+                report.empty += ready.empty
+                yield begin, ready.ids
 
     def _not_finite(self, document: str) -> EmbeddingError:
         """Return the error for a vector that is not finite: the encoder's fault, or the document's."""

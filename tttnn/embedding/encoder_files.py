@@ -107,8 +107,8 @@ def read_encoder_files(directory: Path) -> EncoderFiles:
 def _class_of(module: Any, listing: Path) -> str:
     """Return the name of a module's class: those of sentence-transformers alone, not others of the same name."""
     name = str(module.get("type") if isinstance(module, dict) else module)
-    found = _CLASSES.fullmatch(name)
-    kind = found.group(3) if found else name
+    match = _CLASSES.fullmatch(name)
+    kind = match.group(3) if match else name
     if kind not in ("Transformer", "Pooling", "Normalize", "Dropout"):  # the last does nothing but in training
         raise ConfigError(
             f"{listing}: module must be Transformer, Pooling, Normalize or Dropout of sentence-transformers, got {kind}"

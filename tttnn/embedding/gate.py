@@ -68,11 +68,11 @@ def check_states(model: nn.Module, tokens: EncoderTokens, name: str) -> None:
     """
     texts = tokens.encode(_TEXTS).ids
     states = [states_of(model, ids, name) for ids in texts]
-    if not all(bool(found.isfinite().all()) for found in states):
+    if not all(bool(state.isfinite().all()) for state in states):
         raise EmbeddingError(f"encoder {name!r}: its states must be finite, got NaN or infinity for a short text")
     if not torch.equal(states[0], states_of(model, texts[0], name)):
         raise UnknownModelError(f"encoder {name!r}: a text must have one vector, got another each time")
-    means = torch.stack([found.mean(0) for found in states])
+    means = torch.stack([state.mean(0) for state in states])
     if not bool(((means[1:] - means[0]).norm(dim=1) > _APART * means.norm(dim=1).max()).any()):
         raise UnknownModelError(f"encoder {name!r}: texts must have different vectors, got the same for all of a probe")
 
@@ -130,8 +130,8 @@ def states_of(model: Any, ids: list[int], name: str) -> Tensor:
 
 def probe_ids(tokens: EncoderTokens) -> list[int]:
     """Return token ids of ordinary text, for trying an encoder: at least two different ones."""
-    found = [i for text in _TEXTS for i in tokens.plain(text)]
-    return found or [0, 1]
+    ids = [i for text in _TEXTS for i in tokens.plain(text)]
+    return ids or [0, 1]
 
 
 def _check_vocabulary(model: Any, tokens: EncoderTokens, name: str) -> None:

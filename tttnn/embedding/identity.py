@@ -23,7 +23,7 @@ def identity_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _ABSENT or value != _ABSENT[name]}
 
 
-def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     """Return in which fields an identity differs from another, each as "name is value, expected value".
 
     Args:
@@ -31,7 +31,7 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
         found: An identity.
     """
     wanted = _ABSENT | dict(expected) if "weights" in expected else expected
-    given = _ABSENT | dict(found)
+    given = _ABSENT | dict(actual)
     return [
         f"{name} is {given.get(name)!r}, expected {value!r}"
         for name, value in wanted.items()

@@ -209,7 +209,7 @@ def _by_length(query: Tensor, key: Tensor, value: Tensor, offsets: list[int], sc
         part = slice(offsets[first], offsets[last])
         shape = (last - first, lengths[first], heads, dim)
         q, k, v = (t[0, :, part].transpose(0, 1).reshape(shape).transpose(1, 2) for t in (query, key, value))
-        found = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
-        out[0, part] = found.transpose(1, 2).reshape(-1, heads, dim)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+        out[0, part] = attended.transpose(1, 2).reshape(-1, heads, dim)
         first = last
     return out

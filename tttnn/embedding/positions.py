@@ -49,12 +49,12 @@ def positions_of(model: nn.Module, ids: list[int], name: str) -> Positions:
     Raises:
         UnknownModelError: It cannot read token ids.
     """
-    found: list[set[tuple[int, int]]] = []
+    shapes: list[set[tuple[int, int]]] = []
     for length in _LENGTHS:
         with _Lookups(length) as seen:
             states_of(model, [ids[i % len(ids)] for i in range(length)], name)
-        found.append(seen.tables)
-    tables = set.intersection(*found)
+        shapes.append(seen.tables)
+    tables = set.intersection(*shapes)
     if not tables:
         return Positions(0, None)
     first, rows = min(tables, key=lambda table: table[1] - table[0])

@@ -207,14 +207,14 @@ class EncoderTokens:
                 yield self._raw(piece, special=False), False
             return
         for encoding in self._fast.encode_batch(pieces, add_special_tokens=False):
-            found = encoding.ids
+            ids = encoding.ids
             settled = False
-            if len(found) > self._room:
+            if len(ids) > self._room:
                 left = self.truncation == "left"
-                kept, end = (len(found) - self._room, 0) if left else (self._room - 1, len(found) - 1)
+                kept, end = (len(ids) - self._room, 0) if left else (self._room - 1, len(ids) - 1)
                 inner, outer = encoding.token_to_word(kept), encoding.token_to_word(end)
                 settled = inner is not None and outer is not None and abs(outer - inner) > 1
-            yield found, settled
+            yield ids, settled
 
     def spans(self, text: str) -> NDArray[np.int64]:
         """Return begin and end of each token, in characters."""

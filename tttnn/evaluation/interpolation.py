@@ -80,6 +80,6 @@ def interpolation_curve(result: EvalResult) -> dict[int, dict[float, float]]:
     size = sum(line.num_bytes for line in lines.values())
     curve: dict[int, dict[float, float]] = {}
     for k in sorted({point.k for line in lines.values() for point in line.points}):
-        held = [line.at(k).extra["weights"] for line in lines.values()]
-        curve[k] = {float(w): sum(weights[w] for weights in held) / math.log(2) / size for w in held[0]}
+        by_document = [line.at(k).extra["weights"] for line in lines.values()]
+        curve[k] = {float(w): sum(weights[w] for weights in by_document) / math.log(2) / size for w in by_document[0]}
     return curve

@@ -66,8 +66,8 @@ class Line:
 
     def at(self, k: int | None = None) -> Point:
         """Return the point of the largest number of neighbors up to `k`; None: the last."""
-        held = [point for point in self.points if k is None or point.k <= k]
-        return held[-1] if held else self.points[0]
+        reached = [point for point in self.points if k is None or point.k <= k]
+        return reached[-1] if reached else self.points[0]
 
     def bits_per_byte(self, k: int | None = None) -> float:
         """Return the bits per byte of the scored text after up to `k` neighbors; None: the last point."""
@@ -122,8 +122,8 @@ class Seconds:
 
     def at(self, k: int | None = None) -> float:
         """Return the seconds up to `k` neighbors; None: all of them."""
-        held = [value for at, value in sorted(self.points.items()) if k is None or at <= k]
-        return held[-1] if held else 0.0
+        reached = [value for at, value in sorted(self.points.items()) if k is None or at <= k]
+        return reached[-1] if reached else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ def read_results(path: str | os.PathLike[str]) -> EvalResult:
     path = Path(path)
     data = path.read_bytes()
     settings, first = _header(path, data)
-    held, _ = _measured(path, data[first:], settings)
+    measured_by_position, _ = _measured(path, data[first:], settings)
     result = EvalResult(settings, texts={} if Path(f"{path}.texts").is_file() else None)
-    for _, measured in sorted(held.items()):
+    for _, measured in sorted(measured_by_position.items()):
         result.add(measured)
     return result
 

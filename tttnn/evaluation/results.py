@@ -220,25 +220,25 @@ class EvalResult:
     ) -> list[GroupSummary]:
         rows = []
         for group, documents, paired in _by_group(base, None, lines, k, seed):
-            held = [lines[d] for d in documents]
+            measured = [lines[d] for d in documents]
             spent = [self.seconds[d, method].at(k) for d in documents if (d, method) in self.seconds]
-            words = sum(line.words for line in held)
-            nats = sum(line.at(k).nats for line in held)
+            words = sum(line.words for line in measured)
+            nats = sum(line.at(k).nats for line in measured)
             rows.append(
                 GroupSummary(
                     group,
                     method,
                     k,
                     len(documents),
-                    sum(line.num_bytes for line in held),
+                    sum(line.num_bytes for line in measured),
                     paired.before,
                     paired.after,
                     paired.difference,
                     paired.ratio,
                     float(2.0**paired.after),
                     math.exp(nats / words) if group != PILE_ALL and words and nats / words < 709 else None,
-                    float(np.mean([line.at(k).trained_tokens for line in held])),
-                    float(np.mean([line.at(k).context_tokens for line in held])),
+                    float(np.mean([line.at(k).trained_tokens for line in measured])),
+                    float(np.mean([line.at(k).context_tokens for line in measured])),
                     float(np.mean(spent)) if len(spent) == len(documents) else None,
                 )
             )
@@ -317,8 +317,8 @@ class EvalResult:
         """Compare each pair of methods other than base at the largest budget both reach."""
         methods = [method for method in self.methods() if method != "base"]
         pairs = [(a, b) for i, a in enumerate(methods) for b in methods[i + 1 :]]
-        found = [self.compare_at_budget(a, b, unit, seed=seed) for a, b in pairs]
-        return [comparison for comparison in found if comparison is not None]
+        comparisons = [self.compare_at_budget(a, b, unit, seed=seed) for a, b in pairs]
+        return [comparison for comparison in comparisons if comparison is not None]
 
     def _reasons(self) -> dict[str, int]:
         return dict(Counter(skipped.reason for skipped in self.unmeasured.values()).most_common())

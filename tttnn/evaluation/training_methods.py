@@ -97,7 +97,7 @@ class Guard:
         for k in case.lab.curve:
             state = trained.at(k)
             reading += state.scored.seconds * state.scored.query_share
-            best = min((held for held in trained.states if held <= k), key=lambda h: (_query_nats(trained, h), h))
+            best = min((number for number in trained.states if number <= k), key=lambda h: (_query_nats(trained, h), h))
             chosen = trained.states[best]
             points.append(
                 Point(k, chosen.scored.nats, chosen.scored.query_nats, state.steps, state.tokens, 0, {"chosen": best})

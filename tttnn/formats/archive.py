@@ -77,12 +77,12 @@ def zip_members(name: str, file: Any, wanted: Wanted, read: ReadMember) -> Itera
             inner = shown(member.filename.lstrip("/"))
             if member.is_dir() or not wanted(inner):
                 continue
-            place = f"{name}/{inner}"
+            path = f"{name}/{inner}"
             if member.flag_bits & 1:
-                yield LeftOut(place, None, "is encrypted")
+                yield LeftOut(path, None, "is encrypted")
                 continue
             try:
                 with archive.open(member) as opened:
-                    yield from read(place, opened)
+                    yield from read(path, opened)
             except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-                yield LeftOut(place, None, f"cannot be read: {error}")
+                yield LeftOut(path, None, f"cannot be read: {error}")

@@ -37,8 +37,8 @@ def decoded(data: bytes) -> str:
         LeftOutError: It is no text in UTF-8, and in no other encoding that a byte order mark names.
     """
     encoding, begin = marked_encoding(data)
-    if encoding == "utf-8" and (place := data.find(b"\0")) >= 0:
-        raise LeftOutError(f"is binary, or UTF-16 without a byte order mark: byte {place} is NUL")
+    if encoding == "utf-8" and (position := data.find(b"\0")) >= 0:
+        raise LeftOutError(f"is binary, or UTF-16 without a byte order mark: byte {position} is NUL")
     try:
         return data[begin:].decode(encoding)
     except UnicodeDecodeError as error:

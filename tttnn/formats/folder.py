@@ -92,8 +92,8 @@ def files_below(root: Path, wanted: Wanted, ours: Collection[tuple[int, int]] = 
         # Whole paths are sorted as texts, so a folder stands where its name with a slash does.
         try:
             names = sorted(
-                (found.name + "/" if found.is_dir(follow_symlinks=False) else found.name)
-                for found in os.scandir(root / entry)
+                (entry_below.name + "/" if entry_below.is_dir(follow_symlinks=False) else entry_below.name)
+                for entry_below in os.scandir(root / entry)
             )
         except OSError as error:
             yield LeftOut(shown(entry.rstrip("/") or "."), None, _reason(error))
@@ -109,16 +109,16 @@ def files_below(root: Path, wanted: Wanted, ours: Collection[tuple[int, int]] = 
 
 def _file(root: Path, path: str, ours: Collection[tuple[int, int]]) -> Iterator[str | LeftOut]:
     try:
-        found = os.stat(root / path)
+        status = os.stat(root / path)
     except OSError as error:
         yield LeftOut(shown(path), None, _reason(error, link=os.path.islink(root / path)))
         return
-    kind = kind_of_file(found.st_mode)
+    kind = kind_of_file(status.st_mode)
     if kind == "a folder":
         yield LeftOut(shown(path), None, "is a link to a folder, which is not followed: name that folder, too")
     elif kind is not None:
         yield LeftOut(shown(path), None, f"is {kind}, not a regular file")
-    elif (found.st_dev, found.st_ino) not in ours:
+    elif (status.st_dev, status.st_ino) not in ours:
         yield path
 
 

@@ -151,11 +151,11 @@ class _Cutter:
                     break
                 self._escaped = False
                 at += 1
-            found = _STRUCTURE.search(piece, at)
-            if found is None:
+            sign = _STRUCTURE.search(piece, at)
+            if sign is None:
                 break
-            at = found.end()
-            mark = found[0]
+            at = sign.end()
+            mark = sign[0]
             if self._in_string:
                 if mark == b"\\":
                     self._escaped = True

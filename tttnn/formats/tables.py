@@ -35,8 +35,8 @@ def table_rows(name: str, file: BufferedReader[Any], limit: int, *, text_field: 
     first = next(lines, "")
     separator = next((s for s in _SEPARATORS if text_field in _cells(first, s)), None)
     if separator is None:
-        found = max((_cells(first, s) for s in _SEPARATORS), key=len)
-        raise DamagedError(f"has no column {text_field!r}, only {', '.join(found[:20])}")
+        header = max((_cells(first, s) for s in _SEPARATORS), key=len)
+        raise DamagedError(f"has no column {text_field!r}, only {', '.join(header[:20])}")
     columns = _cells(first, separator)
     # The module's own limit is 128 KiB, for all of a process.
     csv.field_size_limit(max(csv.field_size_limit(), limit))

@@ -80,7 +80,7 @@ def _pool_cuda(
     batch, tokens, dim = hidden.shape
     where = hidden.device
     on_device = torch.empty((batch, dim), dtype=torch.float32, device=where)
-    places = torch.arange(batch, device=where)
+    targets = torch.arange(batch, device=where)
     bad = torch.zeros(1, dtype=torch.int32, device=where)
     real = None if mask is None else torch.from_numpy(mask).to(where)
     _core.pool_cuda(
@@ -90,7 +90,7 @@ def _pool_cuda(
         tokens=tokens,
         dim=dim,
         mask=0 if real is None else real.data_ptr(),
-        rows=places.data_ptr(),
+        rows=targets.data_ptr(),
         out=on_device.data_ptr(),
         bad=bad.data_ptr(),
         pooling=pooling,

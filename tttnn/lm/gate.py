@@ -87,13 +87,13 @@ def small_gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
         weights += [weight for weight in _embedding(model).parameters() if weight.requires_grad]
     if not weights or not loss.requires_grad:
         return []
-    return [found for found in torch.autograd.grad(loss, weights, allow_unused=True) if found is not None]
+    return [gradient for gradient in torch.autograd.grad(loss, weights, allow_unused=True) if gradient is not None]
 
 
 def probe_ids(texts: TextTokens, count: int = _PROBE) -> list[int]:
     """Return tokens of ordinary text, for trying a model."""
-    found = [token for text in _TEXTS for token in texts.ids(text)] or [0, 1]
-    return (found * count)[:count]
+    ids = [token for text in _TEXTS for token in texts.ids(text)] or [0, 1]
+    return (ids * count)[:count]
 
 
 def _check_tokens(model: Any, texts: TextTokens, called: str) -> None:
@@ -112,17 +112,17 @@ def _check_tokens(model: Any, texts: TextTokens, called: str) -> None:
                 f"{called}: tokens must be below {rows} (the rows of its embedding), got {largest} for {word!r}. "
                 f"The tokenizer is another model's, or needs: model.resize_token_embeddings({largest + 1})"
             )
-    found = [tuple(texts.ids(text)) for text in _TEXTS]
-    if len({tokens for tokens in found if tokens}) < 2:
+    ids = [tuple(texts.ids(text)) for text in _TEXTS]
+    if len({tokens for tokens in ids if tokens}) < 2:
         raise UnknownModelError(
-            f"{called}: texts must become different tokens, but its tokenizer gives {list(found[0]) or 'none'} for "
+            f"{called}: texts must become different tokens, but its tokenizer gives {list(ids[0]) or 'none'} for "
             "all of a probe. The tokenizer's files are missing, or another model's."
         )
 
 
 def _embedding(model: Any) -> nn.Module:
-    found: nn.Module = model.get_input_embeddings()
-    return found
+    embedding: nn.Module = model.get_input_embeddings()
+    return embedding
 
 
 def _rows(model: Any) -> int | None:

@@ -251,9 +251,9 @@ def _own_settings(model: nn.Module, tokenizer: Any) -> Any:
     """Return generation settings that say nothing but which tokens end and pad."""
     from transformers import GenerationConfig
 
-    held: Any = getattr(model, "generation_config", None)
-    ends = _ends(held)
-    padding = _padding(getattr(held, "pad_token_id", None), tokenizer.pad_token_id, *ends, tokenizer.eos_token_id)
+    own: Any = getattr(model, "generation_config", None)
+    ends = _ends(own)
+    padding = _padding(getattr(own, "pad_token_id", None), tokenizer.pad_token_id, *ends, tokenizer.eos_token_id)
     return GenerationConfig(eos_token_id=ends or None, pad_token_id=padding)
 
 

@@ -37,12 +37,12 @@ def _first_tokens(texts: TextTokens, text: str, begin: int, limit: int) -> tuple
     """Return the first `limit` tokens from a character on, and whether the text ended before."""
     characters = 8 * limit
     while True:
-        found = _tokenized(texts, text, begin, begin + characters)
+        tokens = _tokenized(texts, text, begin, begin + characters)
         ended = begin + characters >= len(text)
         # The last token of a piece may change when the text goes on, so one more than the limit is wanted.
-        if ended or len(found.tokens) > limit:
-            first = TokenizedText(found.tokens[:limit], None if found.offsets is None else found.offsets[:limit])
-            return first, ended and len(found.tokens) <= limit
+        if ended or len(tokens.tokens) > limit:
+            first = TokenizedText(tokens.tokens[:limit], None if tokens.offsets is None else tokens.offsets[:limit])
+            return first, ended and len(tokens.tokens) <= limit
         characters *= 4
 
 

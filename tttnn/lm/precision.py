@@ -64,9 +64,9 @@ def usable_precision(
                 tried = value(window)
                 if trains:
                     _require_finite_gradients(tried, model)
-            found = tried.item()
-            if not abs(found - exact) <= _NEAR * max(abs(exact), 1e-3):
-                failure = f"its loss is {found:.4g}, in float32 {exact:.4g}"
+            difference = tried.item()
+            if not abs(difference - exact) <= _NEAR * max(abs(exact), 1e-3):
+                failure = f"its loss is {difference:.4g}, in float32 {exact:.4g}"
         except Exception as error:  # each architecture raises what it will
             failure = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if failure is None:

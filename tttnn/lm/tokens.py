@@ -116,18 +116,18 @@ class TextTokens:
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Write each control token as its characters: some tokenizers find it among their words all the same."""
         spelled: list[int] = []
-        places: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for i, token in enumerate(ids):
             begin, end = (0, 0) if offsets is None else offsets[i]
             pieces = self._control.get(token)
             if pieces is None:
                 spelled.append(token)
-                places.append((begin, end))
+                spans.append((begin, end))
             else:
                 spelled += pieces
                 first = end - len(pieces)  # a mark of a space before it may belong to the word
-                places += [(first + j, first + j + 1) for j in range(len(pieces))]
-        return spelled, places
+                spans += [(first + j, first + j + 1) for j in range(len(pieces))]
+        return spelled, spans
 
 
 def token_ids(tokenizer: Tokenizer | TextTokens, text: str) -> list[int]:

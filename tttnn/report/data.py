@@ -167,8 +167,8 @@ def gathered(
         if run.main is not None:
             cases = extreme_documents(run.result, run.main, _last(curves, ALL, run.main).k, texts=texts)
             if texts:
-                held = run.result.settings.get("datastore")
-                known = held if isinstance(held, str) else None
+                name = run.result.settings.get("datastore")
+                known = name if isinstance(name, str) else None
                 cases = with_texts(cases, documents=documents, corpus=corpus, datastore=datastore, datastore_id=known)
         runs.append(_gathered_run(run, curves, cases, texts=texts, reference=reference))
     return ReportData(runs)

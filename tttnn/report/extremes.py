@@ -73,16 +73,16 @@ def extreme_documents(result: EvalResult, method: str, k: int, *, texts: bool) -
     for document in sorted(lines.keys() & base.keys()):
         line, before = lines[document], base[document].bits_per_byte()
         if before > 0:
-            held = result.texts.get((document, method)) if texts and result.texts is not None else None
+            kept = result.texts.get((document, method)) if texts and result.texts is not None else None
             shown = (
                 ExtremeTexts(
-                    _end(held.query),
-                    _beginning(held.scored, _SCORED),
-                    {number: _beginning(excerpt, _EXCERPT) for number, excerpt in held.neighbors},
-                    _beginning(held.before, _CONTINUED),
-                    _beginning(held.after, _CONTINUED),
+                    _end(kept.query),
+                    _beginning(kept.scored, _SCORED),
+                    {number: _beginning(excerpt, _EXCERPT) for number, excerpt in kept.neighbors},
+                    _beginning(kept.before, _CONTINUED),
+                    _beginning(kept.after, _CONTINUED),
                 )
-                if held is not None
+                if kept is not None
                 else None
             )
             value = line.bits_per_byte(k)
@@ -159,7 +159,7 @@ def _halves(line: Line, text: str, source: str | os.PathLike[str]) -> tuple[str,
 def _excerpts(cases: Iterable[Extreme], datastore: str | os.PathLike[str], expected: str | None) -> dict[int, str]:
     from ..datastore.datastore import Datastore
 
-    found = {}
+    excerpts = {}
     with Datastore.open(datastore) as opened:
         if expected is not None and opened.id != expected:
             raise ConfigError(f"{datastore}: must be the datastore of the results ({expected}), got {opened.id}")
@@ -177,8 +177,8 @@ def _excerpts(cases: Iterable[Extreme], datastore: str | os.PathLike[str], expec
                 )
             begin = neighbor.span[0] if neighbor.span is not None else 0
             passage = text.encode()[begin : begin + 4 * _EXCERPT].decode("utf-8", "ignore")
-            found[neighbor.id] = _beginning(passage, _EXCERPT)
-    return found
+            excerpts[neighbor.id] = _beginning(passage, _EXCERPT)
+    return excerpts
 
 
 def _beginning(text: str, length: int) -> str:

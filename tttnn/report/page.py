@@ -135,9 +135,9 @@ def _page(data: ReportData, parts: Sequence[Sequence[Section]], command: str | N
         if about is not None:
             body.append(f"<p>{escape(about[0].upper() + about[1:])}.</p>")
         for i, part in enumerate(sections):
-            place = f"{run.slug}-{i}"
-            links.append(_link(place, part.title))
-            body.append(f'<section id="{place}"><h3>{escape(part.title)}</h3>{part.html}</section>')
+            anchor = f"{run.slug}-{i}"
+            links.append(_link(anchor, part.title))
+            body.append(f'<section id="{anchor}"><h3>{escape(part.title)}</h3>{part.html}</section>')
         body.append("</section>")
         contents.append(f"<div>{' '.join(links)}</div>")
     contents.append(f"<div>{_link('made', 'How this was measured')}</div>")
@@ -158,5 +158,5 @@ def _page(data: ReportData, parts: Sequence[Sequence[Section]], command: str | N
     )
 
 
-def _link(place: str, name: str) -> str:
-    return f'<a href="#{escape(place)}">{escape(name)}</a>'
+def _link(anchor: str, name: str) -> str:
+    return f'<a href="#{escape(anchor)}">{escape(name)}</a>'

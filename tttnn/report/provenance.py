@@ -54,13 +54,13 @@ def how_measured(data: ReportData, command: str | None) -> str:
         parts.append(settings_list(shown))
         parts.append(f"<details><summary>All settings</summary>{settings_list(run.settings)}</details>")
     parts.append("<h3>This page</h3>")
-    made = {"tttnn": __version__, "python": platform.python_version()}
+    versions = {"tttnn": __version__, "python": platform.python_version()}
     for package in ("numpy", "matplotlib"):
         try:
-            made[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            made[package] = "not installed"
-    parts.append(settings_list(made))
+            versions[package] = "not installed"
+    parts.append(settings_list(versions))
     if command is not None:
         parts.append(f"<p>Made by <code>{escape(command)}</code></p>")
     return "".join(parts)
@@ -68,8 +68,8 @@ def how_measured(data: ReportData, command: str | None) -> str:
 
 def _lonely(run: RunData) -> str:
     """Warn of components of one document, which the weighted interval knows no spread of."""
-    held = [run.row(group, "base") for group in sorted(run.groups) if group in PILE_WEIGHTS]
-    alone = [one_line(row.group) for row in held if row.documents == 1]
+    rows = [run.row(group, "base") for group in sorted(run.groups) if group in PILE_WEIGHTS]
+    alone = [one_line(row.group) for row in rows if row.documents == 1]
     if not alone:
         return ""
     return (

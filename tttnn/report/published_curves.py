@@ -70,12 +70,12 @@ class PublishedRun:
 @cache
 def published() -> tuple[str, tuple[PublishedRun, ...]]:
     """Return where the figures come from, and the published runs."""
-    held = json.loads(files("tttnn.report").joinpath("published_curves.json").read_text(encoding="utf-8"))
+    fields = json.loads(files("tttnn.report").joinpath("published_curves.json").read_text(encoding="utf-8"))
     runs = (
         PublishedRun(name, {task: tuple(curve) for task, curve in curves.items()})
-        for name, curves in held["runs"].items()
+        for name, curves in fields["runs"].items()
     )
-    return held["source"], tuple(runs)
+    return fields["source"], tuple(runs)
 
 
 def matching_run(model: str, protocol: str) -> PublishedRun | None:

@@ -70,28 +70,28 @@ def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list
     Raises:
         ConfigError: a file holds no measured document, or two files of one evaluation contradict each other.
     """
-    held: list[tuple[EvalResult, list[ResultFileRead]]] = []
+    gathered: list[tuple[EvalResult, list[ResultFileRead]]] = []
     for path in map(Path, paths):
         result = read_results(path)
         if not result.lines:
             raise ConfigError(f"{path}: must hold at least one measured document, got none")
         documents = len({line.document for line in result.lines})
         read = ResultFileRead(path, describe_file(path)["sha256"], documents, result.methods())
-        same = next(((other, files) for other, files in held if _agree(other, result)), None)
+        same = next(((other, files) for other, files in gathered if _agree(other, result)), None)
         if same is None:
-            held.append((result, [read]))
+            gathered.append((result, [read]))
         else:
             _add(same[0], result, path)
             same[1].append(read)
-    if not held:
+    if not gathered:
         raise ConfigError("results must be at least one file, got none")
-    protocols = [result.lines[0].protocol for result, _ in held]
+    protocols = [result.lines[0].protocol for result, _ in gathered]
     runs = []
-    for i, (result, files) in enumerate(held):
+    for i, (result, files) in enumerate(gathered):
         if "base" not in result.methods():
             raise ConfigError(f"{files[0].path}: must hold the method base, got {', '.join(result.methods())}")
-        place = protocols[: i + 1].count(protocols[i])
-        name = f"{protocols[i]} ({place})" if protocols.count(protocols[i]) > 1 else protocols[i]
+        number = protocols[: i + 1].count(protocols[i])
+        name = f"{protocols[i]} ({number})" if protocols.count(protocols[i]) > 1 else protocols[i]
         others = [method for method in result.methods() if method != "base"]
         main = MAIN if MAIN in others else next(iter(others), None)
         runs.append(Run(name, result, result.summary(seed=seed), main, files))
@@ -112,8 +112,8 @@ def _shared(result: EvalResult) -> str:
 
 def _methods(result: EvalResult) -> dict[str, Any]:
     """Return the settings of each method."""
-    held = result.settings["methods"]
-    return dict(held) if isinstance(held, dict) else dict.fromkeys(held)
+    methods = result.settings["methods"]
+    return dict(methods) if isinstance(methods, dict) else dict.fromkeys(methods)
 
 
 def _agree(a: EvalResult, b: EvalResult) -> bool:
@@ -156,15 +156,15 @@ def _add(result: EvalResult, more: EvalResult, path: Path) -> None:
 
 def model_description(result: EvalResult) -> str | None:
     """Return the model in full; None where the settings do not say more than its name."""
-    held = result.settings.get("model")
-    described = held.get("description") if isinstance(held, dict) else None
+    model = result.settings.get("model")
+    described = model.get("description") if isinstance(model, dict) else None
     return described if isinstance(described, str) and described else None
 
 
 def model_name(result: EvalResult) -> str | None:
     """Return the name of the model that was measured; None where the settings hold none."""
-    held = result.settings.get("model_name", result.settings.get("model"))
-    if isinstance(held, dict):
-        held = held.get("name")
+    name = result.settings.get("model_name", result.settings.get("model"))
+    if isinstance(name, dict):
+        name = name.get("name")
     # A bare fingerprint of the weights is no name.
-    return held if isinstance(held, str) and not (len(held) >= 32 and set(held) <= set("0123456789abcdef")) else None
+    return name if isinstance(name, str) and not (len(name) >= 32 and set(name) <= set("0123456789abcdef")) else None

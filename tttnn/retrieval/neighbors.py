@@ -165,8 +165,8 @@ class SearchResult(Sequence[Neighbor]):
         """Return a table, as notebooks show it."""
         head = "".join(f"<th>{name}</th>" for name in ("", "distance", "id", "source", "text"))
         rows = []
-        for place, neighbor in enumerate(self.neighbors, 1):
-            cells = (place, f"{neighbor.distance:.4f}", neighbor.id, neighbor.source or "", _excerpt(neighbor.text))
+        for rank, neighbor in enumerate(self.neighbors, 1):
+            cells = (rank, f"{neighbor.distance:.4f}", neighbor.id, neighbor.source or "", _excerpt(neighbor.text))
             rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
         milliseconds = 1000 * sum(self.seconds.values())
         caption = f"{len(self)} of {self.requested} neighbors, {milliseconds:.1f} ms"

@@ -196,25 +196,25 @@ class Selector:
         compares = config.method != "nearest"
         wanted = max(k, config.candidates) if compares else k
         while True:
-            found = self.datastore.search(
+            candidates = self.datastore.search(
                 query, wanted, exclude_digests=exclude_digests, where=where, with_vectors=with_vectors or compares
             )
             started = time.perf_counter()
-            near = [config.duplicate_radius is not None and n.distance < config.duplicate_radius for n in found]
-            far = [config.max_distance is not None and n.distance > config.max_distance for n in found]
-            kept = [i for i in range(len(found)) if not near[i] and not far[i]]
+            near = [config.duplicate_radius is not None and n.distance < config.duplicate_radius for n in candidates]
+            far = [config.max_distance is not None and n.distance > config.max_distance for n in candidates]
+            kept = [i for i in range(len(candidates)) if not near[i] and not far[i]]
             # Near-duplicates take the place of other documents, so more are asked for while there are more.
-            if len(kept) >= k or len(found) < wanted or any(far):
+            if len(kept) >= k or len(candidates) < wanted or any(far):
                 break
             wanted *= 2
-        chosen = [kept[i] for i in self._order(found, kept, k)]
-        return found.replace(
-            neighbors=tuple(found[i] for i in chosen),
-            seconds=found.seconds | {"select": time.perf_counter() - started},
+        chosen = [kept[i] for i in self._order(candidates, kept, k)]
+        return candidates.replace(
+            neighbors=tuple(candidates[i] for i in chosen),
+            seconds=candidates.seconds | {"select": time.perf_counter() - started},
             requested=k,
             left_out={"near_duplicates": sum(near), "too_far": sum(far), "not_chosen": len(kept) - len(chosen)},
-            query_vector=found.query_vector if with_vectors else None,
-            vectors=found.vectors[chosen] if with_vectors and found.vectors is not None else None,
+            query_vector=candidates.query_vector if with_vectors else None,
+            vectors=candidates.vectors[chosen] if with_vectors and candidates.vectors is not None else None,
         )
 
     def _order(self, nearest: SearchResult, kept: list[int], k: int) -> list[int]:

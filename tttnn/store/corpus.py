@@ -113,17 +113,17 @@ class Corpus:
 
     def remarks(self) -> list[str]:
         """Return what a reader of the last iteration's documents may not expect, a sentence each."""
-        found = []
+        remarks = []
         if self.whole_files and self.rows:
-            found.append(f"{self.rows} documents are rows of files, {self.whole_files} are whole files")
+            remarks.append(f"{self.rows} documents are rows of files, {self.whole_files} are whole files")
         if self.empty_texts:
-            found.append(f"{self.empty_texts} documents have an empty text: nothing can find them")
+            remarks.append(f"{self.empty_texts} documents have an empty text: nothing can find them")
         if self._sources.full:
-            found.append(
+            remarks.append(
                 f"after {MOST_FOLDER_SOURCES} different sources of folders no more were given: what was found in other "
                 "folders has no source"
             )
-        return found
+        return remarks
 
     def __iter__(self) -> Iterator[Document]:
         if self._was_read and not self.can_be_read_again:
@@ -136,14 +136,14 @@ class Corpus:
         try:
             for path in self.paths:
                 for content, root in self._contents(path):
-                    made = self._document(content, root)
-                    if isinstance(made, Document):
-                        self.empty_texts += not made.text
+                    document = self._document(content, root)
+                    if isinstance(document, Document):
+                        self.empty_texts += not document.text
                         self.whole_files += isinstance(content, Text)
                         self.rows += isinstance(content, Row)
-                        yield made
+                        yield document
                     else:
-                        rejects.add(self._where(path, made), made.reason, made.number, made.line)
+                        rejects.add(self._where(path, document), document.reason, document.number, document.line)
         finally:
             rejects.close()
 
@@ -264,10 +264,10 @@ def _document_of(row: Row, config: CorpusConfig) -> Document:
 def _object_in(text: str) -> dict[str, Any]:
     """Return the JSON object that a column ``meta`` of a table holds; a text that is none, under that name."""
     try:
-        found = json.loads(text)
+        row = json.loads(text)
     except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"meta": text}
+        row = None
+    return row if isinstance(row, dict) else {"meta": text}
 
 
 def no_documents(documents: object) -> ValueError:

@@ -139,25 +139,25 @@ def _check_depth(meta: dict[str, Any]) -> None:
     raise ValueError(f"metadata must be nested at most {DEEPEST} deep")
 
 
-def _fault_in(value: Any, place: str) -> str | None:
+def _fault_in(value: Any, key_path: str) -> str | None:
     """Say what in a value strict JSON cannot hold, and where; None where nothing is found."""
     if isinstance(value, str):
-        found = _SURROGATE.search(value)
-        return None if found is None else f"field {place!r} has a lone surrogate, U+{ord(found[0]):04X}"
+        surrogate = _SURROGATE.search(value)
+        return None if surrogate is None else f"field {key_path!r} has a lone surrogate, U+{ord(surrogate[0]):04X}"
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"field {place!r} must be finite, got {value}"
+        return None if math.isfinite(value) else f"field {key_path!r} must be finite, got {value}"
     if isinstance(value, dict):
         for key, inner in value.items():
             if isinstance(key, float) and not math.isfinite(key):
-                return f"a field of {place or 'the metadata'!r} must have a finite name, got {key}"
-            if isinstance(key, str) and (found := _SURROGATE.search(key)) is not None:
-                return f"the name of a field has a lone surrogate, U+{ord(found[0]):04X}"
-            fault = _fault_in(inner, f"{place}.{key}" if place else str(key))
+                return f"a field of {key_path or 'the metadata'!r} must have a finite name, got {key}"
+            if isinstance(key, str) and (surrogate := _SURROGATE.search(key)) is not None:
+                return f"the name of a field has a lone surrogate, U+{ord(surrogate[0]):04X}"
+            fault = _fault_in(inner, f"{key_path}.{key}" if key_path else str(key))
             if fault is not None:
                 return fault
     if isinstance(value, list | tuple):
         for position, inner in enumerate(value):
-            fault = _fault_in(inner, f"{place}[{position}]")
+            fault = _fault_in(inner, f"{key_path}[{position}]")
             if fault is not None:
                 return fault
     return None

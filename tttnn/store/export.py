@@ -43,7 +43,7 @@ def export_jsonl(
     Raises:
         FileExistsError: A file is there and `force` is not given; or it is no regular file, or the store that is read.
     """
-    inputs = [place] if isinstance(place := getattr(documents, "path", None), Path) else []
+    inputs = [source] if isinstance(source := getattr(documents, "path", None), Path) else []
     check_target(Path(path), force=force, inputs=inputs)
     path = Path(os.path.realpath(path))  # what a link names is replaced, not the link
     partial = path.with_name(path.name + ".partial")
