@@ -158,6 +158,29 @@ class AdaptConfig(Config):
         per_call=True,
         group="Experts",
     )
+    leaves: int = setting(
+        2,
+        "experts of the nearest clusters that are merged beside the root; 0: the root alone",
+        minimum=0,
+        maximum=1000,
+        per_call=True,
+        group="Experts",
+    )
+    leaf_temperature: float = setting(
+        0.1,
+        "how evenly the nearest clusters share: weights are the softmax of minus half their distance over this",
+        minimum=1e-6,
+        maximum=1e6,
+        per_call=True,
+        group="Experts",
+    )
+    leaf_distance: float | None = setting(
+        None,
+        "a cluster whose center is farther than this gives no expert; none: any does",
+        minimum=0,
+        per_call=True,
+        group="Experts",
+    )
     GONE = {"restore": "weights are always put back by copying"}  # noqa: RUF012
 
     num_neighbors: int = setting(
@@ -289,7 +312,14 @@ class ExpertConfig(Config):
     max_length: int = setting(512, "tokens of a document that are trained; one step each", minimum=2)
     rank: int = setting(16, "rank of the low-rank matrices", minimum=1, maximum=4096)
     scale: float = setting(2.0, "what the matrices' product is scaled by", minimum=0.0, maximum=1e6)
-    learning_rate: float = setting(3e-4, "learning rate of AdamW", minimum=0.0, maximum=10.0)
+    learning_rate: float = setting(3e-4, "learning rate of AdamW for the root", minimum=0.0, maximum=10.0)
+    cluster_size: int = setting(30, "documents of a cluster, on average", minimum=1, group="common")
+    leaf_documents: int = setting(
+        24, "documents that the expert of a cluster is trained on, nearest to its center first", minimum=1
+    )
+    leaf_learning_rate: float = setting(
+        1e-3, "learning rate of AdamW for the expert of a cluster", minimum=0.0, maximum=10.0
+    )
     targets: tuple[str, ...] = setting(
         (), "linear layers that are changed, by last name or pattern; empty: all of the decoder's layers"
     )

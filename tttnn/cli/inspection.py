@@ -88,7 +88,7 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
     with Bars() as bars:
         if Path(datastore).is_dir():
             opened = Datastore.open(datastore)
-            described_experts(opened)  # reads and compares their files
+            described_experts(opened, full=not quick)  # reads and compares their files
             opened.verify_texts(full=not quick, progress=bars)
             documents = len(opened)
         else:

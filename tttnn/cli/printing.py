@@ -90,15 +90,8 @@ def print_datastore(described: dict[str, Any]) -> None:
         names = described["sources"]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         click.echo(f"sources: {', '.join(names[:8])}{more}")
-    for expert in described.get("experts", ()):
-        remarks = ["stale: tttnn precompute --update trains it anew"] if expert["stale"] else []
-        if expert["not_learned"]:
-            remarks.append(f"{counted(expert['not_learned'], 'document')} came later")
-        click.echo(
-            f"expert: {expert['name']} of {expert['model_name'] or expert['model'][:16]}, "
-            f"{counted(expert['documents'], 'document')}, {in_bytes(expert['bytes'])}, loss "
-            f"{expert['loss_before']:.3f} -> {expert['loss_after']:.3f}{'; ' if remarks else ''}{'; '.join(remarks)}"
-        )
+    for model in described.get("experts", ()):
+        _print_experts(model)
     if described["deleted"]:
         click.echo(f"deleted: {counted(described['deleted'], 'document')}, whose bytes tttnn compact frees")
     if described["truncated"] and described["unit"] == "document":
@@ -106,6 +99,27 @@ def print_datastore(described: dict[str, Any]) -> None:
             f"{described['truncated']:,} of {counted(described['vectors'], 'document')} are longer than the embedder "
             "reads: their ends cannot be found. A datastore built with --unit passage finds every part."
         )
+
+
+def _print_experts(model: dict[str, Any]) -> None:
+    """Print the experts of one model in a line."""
+    root, *leaves = model["experts"]
+    parts = [
+        f"a root of {counted(root['documents'], 'document')} (loss {root['loss_before']:.3f} -> "
+        f"{root['loss_after']:.3f})"
+    ]
+    if model["leaves"]:
+        told = f"{model['leaves_there']:,} of {counted(model['leaves'], 'cluster')}"
+        if leaves:
+            before, after = (sum(leaf[f"loss_{when}"] for leaf in leaves) / len(leaves) for when in ("before", "after"))
+            told += f" (mean loss {before:.3f} -> {after:.3f})"
+        parts.append(told)
+    parts.append(in_bytes(model["bytes"]))
+    if model["stale"]:
+        parts.append(f"{counted(model['stale'], 'expert')} stale: tttnn precompute --update trains anew")
+    if model["not_learned"]:
+        parts.append(f"{counted(model['not_learned'], 'document')} came later")
+    click.echo(f"experts of {model['model_name'] or model['model'][:16]}: {'; '.join(parts)}")
 
 
 def print_built(described: dict[str, Any], path: str, documents: int) -> None:

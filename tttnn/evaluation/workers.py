@@ -9,7 +9,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..config import EvalConfig, Progress
 from ..errors import ConfigError, TttnnError
+from ..processes import end_with_parent
 from ..recipe import TrainerRecipe
 from ..store.document import Document
 from ..weights.shared_weights import SharedWeights
@@ -190,7 +190,7 @@ def _work(
     """Load a trainer, and measure one document after another, until nobody asks any more."""
     # A Ctrl-C reaches every process of a terminal; the one that writes decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     try:
         from transformers.utils import logging
 
@@ -209,18 +209,3 @@ def _work(
             error if isinstance(error, TttnnError | ValueError | OSError) else TttnnError(f"in a worker: {error!r}")
         )
         connection.send(("failed", raised))
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, even by a signal that leaves it no time to say so.
-
-    The pipe says it too, but is read only between documents, and one of these can take minutes.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch(sentinel: int) -> None:
-        wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), name="parent-watch", daemon=True).start()

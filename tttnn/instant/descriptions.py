@@ -8,16 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from ..datastore.datastore import Datastore
+from .centers import read_centers
 from .manifest import FOLDER, MANIFEST, bytes_of, read_experts
-from .members import read_members
+from .members import check_members, read_members
 from .rows import ExpertRows
 
 
-def described_experts(datastore: Datastore) -> list[dict[str, Any]]:
-    """Describe every expert of a datastore, of all models, as plain values. Reads and checks all of their files.
+def described_experts(datastore: Datastore, *, full: bool = False) -> list[dict[str, Any]]:
+    """Describe the experts of a datastore for each model that has some, as plain values.
 
-    `deleted` counts documents that it saw and that are gone: it is `stale` and not used. `not_learned` counts documents
-    that came after it was trained.
+    Of each expert `deleted` counts documents that it saw and that are gone: it is `stale` and not used, and where it is
+    the root no other one is either. `not_learned` counts documents that came after the experts were planned. `leaves`
+    are the experts of clusters that there will be, `leaves_there` those that are trained.
+
+    Args:
+        datastore: whose experts.
+        full: read and check their matrices too, not only what they are.
 
     Raises:
         IndexCorruptError: a file is damaged.
@@ -29,21 +35,34 @@ def described_experts(datastore: Datastore) -> list[dict[str, Any]]:
             continue
         manifest = read_experts(folder, model=folder.name)
         members, rows = read_members(folder, manifest), ExpertRows(folder, manifest)
+        check_members(folder, manifest, members)
+        read_centers(folder, manifest, datastore.manifest.dim)
+        experts, stale = [], 0
         for entry in manifest.experts:
-            rows.read(entry.row)
+            if full:
+                rows.row(entry.row)
             deleted = sum(member.id not in alive for member in members[entry.row])
-            found.append(
+            stale += deleted > 0
+            experts.append(
                 {
-                    "model": manifest.model,
-                    "model_name": manifest.model_name,
                     "name": entry.name,
                     "documents": entry.documents,
                     "stale": deleted > 0,
                     "deleted": deleted,
-                    "not_learned": sum(number >= manifest.next_id for number in alive),
-                    "bytes": bytes_of(folder),
                     "loss_before": entry.loss_before,
                     "loss_after": entry.loss_after,
                 }
             )
+        found.append(
+            {
+                "model": manifest.model,
+                "model_name": manifest.model_name,
+                "leaves": manifest.clusters,
+                "leaves_there": len(experts) - 1,
+                "stale": stale,
+                "not_learned": sum(number >= manifest.next_id for number in alive),
+                "bytes": bytes_of(folder),
+                "experts": experts,
+            }
+        )
     return found

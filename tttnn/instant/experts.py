@@ -6,7 +6,7 @@ Knows files, members and which documents are there. Does not know how a change o
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..config import AdaptConfig
 from ..datastore.datastore import Datastore
 from ..errors import AdaptError, DatastoreMismatchError
-from ..training.experts import ChosenExperts, ExpertsReport, UsedExpert
+from ..training.experts import ChosenExperts, ExpertsReport, Member, UsedExpert
 from ..weights.low_rank_update import LowRankUpdate, digest_of_matrices, shared_a
+from .asked import ask
+from .centers import read_centers
+from .clusters import distances_to
 from .manifest import FOLDER, MANIFEST, ExpertEntry, ExpertsManifest, folder_of, read_experts, remedy
-from .members import Member, read_members
+from .members import check_members, read_members
 from .rows import ExpertRows
 from .tokenizer_digest import digest_of_tokenizer
 
@@ -28,7 +32,11 @@ from .tokenizer_digest import digest_of_tokenizer
 class _Opened:
     stamp: tuple[int, ...]
     manifest: ExpertsManifest
+    entry_of: dict[int, ExpertEntry]
+    """By row."""
     members: list[list[Member]]
+    """By row, of experts still to be trained too."""
+    centers: NDArray[np.float32]
     rows: ExpertRows
     a: dict[str, torch.Tensor]
 
@@ -52,25 +60,67 @@ class Experts:
         self._alive: tuple[str, set[int]] = "", set()
         self._made: tuple[tuple[tuple[str, float], ...], LowRankUpdate] | None = None
 
-    def choose(self, excluded: Collection[str], *, distance: float | None, limit: float | None) -> ChosenExperts:
+    def choose(
+        self, query: str, config: AdaptConfig, excluded: Collection[str], *, distance: float | None
+    ) -> ChosenExperts:
         """Return the experts for a query; see `training.experts.ExpertSource`."""
         opened = self._opened()
-        alive, forbidden = self._ids(), set(excluded)
         report = ExpertsReport(distance=distance)
-        for entry in opened.manifest.experts:
-            members = opened.members[entry.row]
-            reason = None
-            if any(member.id not in alive for member in members):
-                reason = "deleted"
-            elif any(member.digest in forbidden for member in members):
-                reason = "excluded"
-            elif limit is not None and (distance is None or distance > limit):
+        limit = config.expert_distance
+        reason = self._reason(opened, 0, excluded)
+        if reason is None and limit is not None and (distance is None or distance > limit):
+            reason = "far"
+        if reason is not None:
+            report.left_out[reason] = 1
+            return ChosenExperts(report, None)
+        root = opened.entry_of[0]
+        report.used.append(UsedExpert(root.name, 1.0, root.documents, root.members))
+        missed = []
+        for cluster, away, weight in self._near(opened, query, config):
+            reason = self._reason(opened, cluster + 1, excluded)
+            if reason is None and config.leaf_distance is not None and away > config.leaf_distance:
                 reason = "far"
-            if reason is None:
-                report.used.append(UsedExpert(entry.name, 1.0, entry.documents, entry.members))
-            else:
+            if reason is not None:
                 report.left_out[reason] = report.left_out.get(reason, 0) + 1
+                missed += [cluster] if reason == "untrained" else []
+                continue
+            entry = opened.entry_of[cluster + 1]
+            report.used.append(UsedExpert(entry.name, weight, entry.documents, entry.members, away))
+        if missed:
+            ask(self._folder / opened.manifest.asked_file, missed)
         return ChosenExperts(report, self._update(opened, report.used))
+
+    def near(self, query: str, config: AdaptConfig) -> dict[str, list[Member]]:
+        """Return what the experts that a query may use have seen; see `training.experts.ExpertSource`."""
+        opened = self._opened()
+        rows = [0, *(cluster + 1 for cluster, _, _ in self._near(opened, query, config))]
+        return {opened.entry_of[row].name: opened.members[row] for row in rows if row in opened.entry_of}
+
+    def _near(self, opened: _Opened, query: str, config: AdaptConfig) -> list[tuple[int, float, float]]:
+        """Return the clusters nearest to a query, nearest first: number, squared distance, weight.
+
+        Weights are shares of one among these, whether their experts can be used or not: what one of them leaves stays
+        with the root, from which all were trained.
+        """
+        if config.leaves == 0 or len(opened.centers) == 0:
+            return []
+        distances = distances_to(self._datastore.embedder.embed([query])[0], opened.centers)
+        clusters = np.argsort(distances, kind="stable")[: config.leaves]
+        logits = -distances[clusters] / 2 / config.leaf_temperature
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        return [(int(c), float(distances[c]), float(share)) for c, share in zip(clusters, shares, strict=True)]
+
+    def _reason(self, opened: _Opened, row: int, excluded: Collection[str]) -> str | None:
+        """Return why an expert cannot be used; None where it can."""
+        if row not in opened.entry_of:
+            return "untrained"
+        alive, members = self._ids(), opened.members[row]
+        if any(member.id not in alive for member in members):
+            return "deleted"
+        if any(member.digest in excluded for member in members):
+            return "excluded"
+        return None
 
     def named(self, used: Sequence[UsedExpert]) -> LowRankUpdate | None:
         """Return the update of experts that a report names, which must be the same ones.
@@ -80,13 +130,13 @@ class Experts:
         """
         if not used:
             return None
-        opened, alive = self._opened(), self._ids()
+        opened = self._opened()
         of = {entry.name: entry for entry in opened.manifest.experts}
         for expert in used:
             entry = of.get(expert.name)
             if entry is None or entry.members != expert.members:
                 raise AdaptError(f"expert {expert.name} of the report must be the one of the datastore; it is another")
-            if any(member.id not in alive for member in opened.members[entry.row]):
+            if self._reason(opened, entry.row, ()) is not None:
                 raise AdaptError(f"expert {expert.name} of the report saw a document that was deleted since")
         return self._update(opened, used)
 
@@ -116,21 +166,30 @@ class Experts:
                     f"{self._folder}: was trained with the tokenizer {manifest.tokenizer}, got {found}. Load the "
                     "model with its own tokenizer."
                 )
-            a = shared_a(
-                {layer.name: (layer.outputs, layer.inputs) for layer in manifest.layers},
-                rank=manifest.rank,
-                seed=manifest.seed,
-            )
-            if digest_of_matrices(a) != manifest.a_digest:
-                raise DatastoreMismatchError(
-                    f"{self._folder}: the fixed matrices drawn here are not those of training (torch "
-                    f"{manifest.versions.get('torch')}, here {torch.__version__}). {remedy()}"
-                )
-            self._made = None
-            self._open = _Opened(
-                stamp, manifest, read_members(self._folder, manifest), ExpertRows(self._folder, manifest), a
-            )
+            self._open = self._read(stamp, manifest)
         return self._open
+
+    def _read(self, stamp: tuple[int, ...], manifest: ExpertsManifest) -> _Opened:
+        """Open the files that a manifest names; what an expert more leaves as it was is taken over."""
+        before, entry_of = self._open, {entry.row: entry for entry in manifest.experts}
+        if before is not None and before.manifest.number == manifest.number:
+            check_members(self._folder, manifest, before.members)
+            return replace(before, stamp=stamp, manifest=manifest, entry_of=entry_of)
+        a = shared_a(
+            {layer.name: (layer.outputs, layer.inputs) for layer in manifest.layers},
+            rank=manifest.rank,
+            seed=manifest.seed,
+        )
+        if digest_of_matrices(a) != manifest.a_digest:
+            raise DatastoreMismatchError(
+                f"{self._folder}: the fixed matrices drawn here are not those of training (torch "
+                f"{manifest.versions.get('torch')}, here {torch.__version__}). {remedy()}"
+            )
+        self._made = None
+        members = read_members(self._folder, manifest)
+        check_members(self._folder, manifest, members)
+        centers = read_centers(self._folder, manifest, self._datastore.manifest.dim)
+        return _Opened(stamp, manifest, entry_of, members, centers, ExpertRows(self._folder, manifest), a)
 
     def _update(self, opened: _Opened, used: Sequence[UsedExpert]) -> LowRankUpdate | None:
         """Return W + scale (sum of w B) A of experts, added in the order of their rows."""

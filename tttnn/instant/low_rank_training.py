@@ -37,7 +37,7 @@ class ExpertTraining:
 
     def __init__(self, model: nn.Module, config: ExpertConfig) -> None:
         self._model = model
-        self._rate = config.learning_rate
+        self._config = config
         self._layers = LowRankLayers(
             model, rank=config.rank, alpha=config.scale * config.rank, targets=config.targets, seed=config.seed
         )
@@ -64,12 +64,20 @@ class ExpertTraining:
             parameter.requires_grad_(flag)
         self._eval.__exit__(kind, error, trace)
 
-    def begin(self) -> None:
-        """Start anew: B is zero, and there are no moments."""
+    def begin(self, numbers: NDArray[np.float32] | None = None, rate: float | None = None) -> None:
+        """Start anew, without moments.
+
+        Args:
+            numbers: B of all layers to start from, as `numbers` gives them; None: zero.
+            rate: learning rate; None: the root's.
+        """
         with torch.no_grad():
             for parameter in self._b:
                 parameter.zero_()
-        self._optimizer = torch.optim.AdamW(self._b, lr=self._rate, betas=_BETAS, weight_decay=0.0)
+        if numbers is not None:
+            self.put(numbers)
+        rate = self._config.learning_rate if rate is None else rate
+        self._optimizer = torch.optim.AdamW(self._b, lr=rate, betas=_BETAS, weight_decay=0.0)
         self.losses: list[float] = []
 
     def run(

@@ -15,11 +15,12 @@ from ..datastore.records import read_record
 from ..errors import ConfigError, DatastoreMismatchError, IndexCorruptError
 from ..files import read_manifest, write_manifest
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "experts"
 MANIFEST = "manifest.json"
 STATE = "training.state"
 ROOT = "root"
+_LEAF = "leaf-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,11 @@ class ExpertsManifest:
     next_id: int
     """The datastore's when they were trained: documents of this id and above came later."""
     number: int
-    """N of the two files that are valid."""
+    """N of the files that are valid."""
+    clusters: int = 0
+    """Of the datastore, each with an expert that is or will be there; its row is one more than its number."""
+    listed: int = 0
+    """Documents in the file of members, those of experts still to be trained too; 0: of the experts alone."""
     format: int = FORMAT
 
     @property
@@ -80,6 +85,21 @@ class ExpertsManifest:
     def rows_file(self) -> str:
         """The name of the file of matrices."""
         return f"experts.{self.number}.bin"
+
+    @property
+    def centers_file(self) -> str:
+        """The name of the file of the clusters' centers."""
+        return f"centers.{self.number}.bin"
+
+    @property
+    def asked_file(self) -> str:
+        """The name of the file that says which experts were missed."""
+        return f"asked.{self.number}.bin"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the file of matrices: the root's, and one for each cluster."""
+        return 1 + self.clusters
 
     @property
     def config(self) -> ExpertConfig:
@@ -100,23 +120,30 @@ def remedy() -> str:
     return "Remove the folder and train its experts again: tttnn precompute"
 
 
+def leaf_name(cluster: int) -> str:
+    """Return the name of the expert of a cluster."""
+    return f"{_LEAF}{cluster}"
+
+
 def folder_of(datastore: Path, model: str) -> Path:
     """Return the folder of a model's experts."""
     return datastore / FOLDER / model
 
 
 def bytes_of(folder: Path) -> int:
-    """Return the bytes of a folder's files."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    """Return the bytes that a folder's files take, without what is kept free for experts still to be trained."""
+    found = [file.stat() for file in folder.iterdir() if file.is_file()]
+    return sum(min(status.st_size, status.st_blocks * 512) for status in found)
 
 
 def write_experts(folder: Path, manifest: ExpertsManifest) -> None:
     """Make a state of the experts the valid one, at once, and remove the files of the one before."""
     write_manifest(folder / MANIFEST, asdict(manifest))
-    valid = {manifest.members_file, manifest.rows_file}
-    for file in [*folder.glob("members.*"), *folder.glob("experts.*")]:
-        if file.name not in valid:
-            file.unlink()
+    valid = {manifest.members_file, manifest.rows_file, manifest.centers_file, manifest.asked_file}
+    for kind in ("members", "experts", "centers", "asked"):
+        for file in folder.glob(f"{kind}.*"):
+            if file.name not in valid:
+                file.unlink()
 
 
 def read_experts(folder: Path, *, model: str) -> ExpertsManifest:
@@ -137,6 +164,9 @@ def read_experts(folder: Path, *, model: str) -> ExpertsManifest:
         raise DatastoreMismatchError(
             f"{path}: is of the model {manifest.model[:16]} ({manifest.model_name}), expected {model[:16]}. {remedy()}"
         )
-    if [entry.row for entry in manifest.experts] != list(range(len(manifest.experts))):
-        raise IndexCorruptError(f"{path}: rows of experts must be 0, 1, 2, ... {remedy()}")
+    rows = [entry.row for entry in manifest.experts]
+    if rows[:1] != [0] or rows != sorted(set(rows)) or rows[-1] >= manifest.rows:
+        raise IndexCorruptError(
+            f"{path}: rows of experts must rise from 0 and be below {manifest.rows}, got {rows[:9]}. {remedy()}"
+        )
     return manifest

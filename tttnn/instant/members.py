@@ -8,25 +8,17 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import IndexCorruptError
 from ..files import write_file
+from ..training.experts import Member
 from .manifest import ExpertsManifest, remedy
 
 _HEADER = struct.Struct("<8sII32sQQ")
 _ROW = struct.Struct("<IIQ16s")
 _MAGIC = b"tttnmemb"
 _DIGEST = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A document that an expert saw: its id, and the digest of its text."""
-
-    id: int
-    digest: str
 
 
 def members_digest(members: Sequence[Member]) -> str:
@@ -47,7 +39,7 @@ def write_members(path: Path, model: str, experts: Sequence[Sequence[Member]]) -
 
 
 def read_members(folder: Path, manifest: ExpertsManifest) -> list[list[Member]]:
-    """Read the documents of each expert, by row.
+    """Read the documents of each expert, by row: also those that an expert still to be trained will see.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -56,21 +48,30 @@ def read_members(folder: Path, manifest: ExpertsManifest) -> list[list[Member]]:
     path = folder / manifest.members_file
     content = path.read_bytes()
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
-    count = sum(entry.documents for entry in manifest.experts)
+    count = manifest.listed or sum(entry.documents for entry in manifest.experts)
     wanted = _HEADER.pack(_MAGIC, 1, 0, bytes.fromhex(manifest.model), count, 0)
     if hashlib.blake2b(body, digest_size=_DIGEST).digest() != digest:
         raise IndexCorruptError(f"{path}: fails its checksum. {remedy()}")
     if body[: _HEADER.size] != wanted or len(body) != _HEADER.size + count * _ROW.size:
         raise IndexCorruptError(f"{path}: must hold {count} documents of its manifest's model. {remedy()}")
-    experts: list[list[Member]] = [[] for _ in manifest.experts]
+    experts: list[list[Member]] = [[] for _ in range(manifest.rows)]
     for expert, zero, number, text in _ROW.iter_unpack(body[_HEADER.size :]):
         if zero or expert >= len(experts):
             raise IndexCorruptError(f"{path}: expert must be below {len(experts)}, got {expert}. {remedy()}")
         experts[expert].append(Member(number, text.hex()))
-    for entry, members in zip(manifest.experts, experts, strict=True):
-        found = members_digest(members)
-        if found != entry.members:
-            raise IndexCorruptError(
-                f"{path}: documents of {entry.name} have the digest {found}, expected {entry.members}. {remedy()}"
-            )
     return experts
+
+
+def check_members(folder: Path, manifest: ExpertsManifest, members: Sequence[Sequence[Member]]) -> None:
+    """Compare what the experts that are trained saw with what the manifest says.
+
+    Raises:
+        IndexCorruptError: they differ.
+    """
+    for entry in manifest.experts:
+        found = members_digest(members[entry.row])
+        if found != entry.members or len(members[entry.row]) != entry.documents:
+            raise IndexCorruptError(
+                f"{folder / manifest.members_file}: documents of {entry.name} have the digest {found}, expected "
+                f"{entry.members}. {remedy()}"
+            )

@@ -1,38 +1,44 @@
-"""Training the experts of a datastore for a model: planned, estimated, trained, written.
+"""Training the experts of a datastore for a model: planned, estimated, trained, written one by one.
 
 Knows a datastore, a model and the order of things. Does not know queries or how experts are used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import models
-from ..config import ExpertConfig, Progress
+from ..config import AdaptConfig, ExpertConfig, Progress
 from ..datastore.datastore import Datastore
 from ..datastore.lock import locked
 from ..errors import AdaptError, ConfigError
 from ..files import digest_of
 from ..lm.limits import model_max_length
-from ..lm.neighbor_tokens import portion_of
 from ..lm.tokens import TextTokens
-from ..retrieval.neighbors import Neighbor
+from ..training.experts import Member
 from ..version import __version__
-from ..weights.arena import WeightArena
 from ..weights.lora import chosen_layers, shape_of
 from ..weights.low_rank_update import digest_of_matrices, shared_a
+from .asked import asked_by, begin_asked, largest_first, watched
+from .centers import read_centers, write_centers
+from .fingerprint import fingerprint_of
 from .int4 import pack, unpack
+from .leaf_training import LeafJob, TrainedLeaf, train_leaves
+from .leaf_workers import LeafRecipe, LeafWorkers
 from .low_rank_training import ExpertTraining
 from .manifest import (
+    FORMAT,
     MANIFEST,
     ROOT,
     STATE,
@@ -41,72 +47,50 @@ from .manifest import (
     LayerEntry,
     bytes_of,
     folder_of,
+    leaf_name,
     read_experts,
     write_experts,
 )
-from .members import Member, members_digest, write_members
-from .rows import row_bytes, write_rows
+from .members import members_digest, read_members, write_members
+from .plan import DocumentTokens, LeafPlan, plan_leaves, plan_root
+from .precompute_report import PrecomputeEstimate, PrecomputeReport
+from .rows import ExpertRows, begin_rows, put_row, row_bytes, row_of
 from .tokenizer_digest import digest_of_tokenizer
 
-_log = logging.getLogger("tttnn")
-
-_PROBES = 16  # documents whose loss is measured before and after
-
-
-@dataclass(frozen=True, slots=True)
-class PrecomputeEstimate:
-    """What training will take: steps, seconds (measured on two steps), bytes on disk and in all weights of B."""
-
-    documents: int
-    steps: int
-    seconds: float
-    bytes_on_disk: int
-    numbers: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class PrecomputeReport:
-    """What was done. `trained` is False where the experts were there already; losses are in nats per token."""
-
-    model: str
-    folder: str
-    trained: bool
-    documents: int
-    steps: int
-    loss_before: float
-    loss_after: float
-    bytes_on_disk: int
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
+_OF_LEAVES = ("leaf_documents", "leaf_learning_rate")
+_OF_CLUSTERS = ("cluster_size",)
 
 
 class Precompute:
-    """The root expert of a datastore for one model: which documents it is trained on, and its training."""
+    """The experts of a datastore for one model: which documents they are trained on, and their training."""
 
-    def __init__(self, datastore: Datastore, model: Any, tokenizer: Any, config: ExpertConfig | None = None) -> None:
-        """Plan a root.
+    def __init__(
+        self,
+        datastore: Datastore,
+        model: Any,
+        tokenizer: Any,
+        config: ExpertConfig | None = None,
+        *,
+        leaves: bool = True,
+    ) -> None:
+        """Plan the root.
 
         Args:
             datastore: whose documents are learned.
             model: a transformers causal language model in float32; afterwards it is what it was.
             tokenizer: its tokenizer.
             config: how to train.
+            leaves: whether clusters have experts, too.
 
         Raises:
-            ConfigError: `max_length` is more than the model reads at once.
+            ConfigError: `max_length` is more than the model reads at once, or clusters are asked for of passages.
             AdaptError: the weights are not float32, or the datastore has no document of two tokens.
         """
         self.config = config or ExpertConfig()
         self._datastore = datastore
         self._model = model
-        self._texts = TextTokens(tokenizer)
+        self._with_leaves = leaves
+        texts = TextTokens(tokenizer)
         window = model_max_length(model, tokenizer)
         if self.config.max_length > window:
             raise ConfigError(
@@ -116,151 +100,292 @@ class Precompute:
             raise AdaptError("model must be float32 to train experts. Load it with --dtype float32.")
         self.fingerprint = fingerprint_of(model)
         self.folder = folder_of(datastore.path, self.fingerprint)
+        self._tokenizer = digest_of_tokenizer(tokenizer)
         self._layers = tuple(
             LayerEntry(name, *shape_of(model.get_submodule(name))) for name in chosen_layers(model, self.config.targets)
         )
         self._numbers = sum(layer.outputs for layer in self._layers) * self.config.rank
-        chosen = self._documents()
-        self._members: list[Member] = []
-        self._windows: list[list[int]] = []
-        probes: list[list[int]] = []
-        for member, tokens in chosen:
-            if len(self._members) < self.config.documents:
-                self._members.append(member)
-                self._windows.append(tokens)
-            else:
-                probes.append(tokens)
-            if len(probes) == _PROBES:
-                break
-        if not self._members:
-            raise AdaptError(f"{datastore.path}: must hold a document of two tokens to be learned from, and has none")
-        self._probes = probes or self._windows[-_PROBES:]
-
-    def _documents(self) -> Iterator[tuple[Member, list[int]]]:
-        """Give documents in the order that the seed and their ids alone decide, with the tokens that are trained."""
-        ids = sorted(map(int, self._datastore.ids), key=lambda number: _rank(self.config.seed, number))
-        for number in ids:
-            text = self._datastore.documents[number].text
-            document = Neighbor(number, 0.0, text)
-            tokens = list(portion_of(self._texts, document, self.config.max_length).tokens)
-            if len(tokens) >= 2:
-                yield Member(number, document.digest), tokens
+        self._tokens = DocumentTokens(datastore, texts, self.config.max_length)
+        self._root = plan_root(datastore, self._tokens, self.config)
+        self._steps = 0
+        self._root_trained = False
 
     def estimate(self) -> PrecomputeEstimate:
         """Measure two steps, and say what all of them will take."""
+        plan = plan_leaves(self._datastore, self.config) if self._with_leaves else None
+        windows = self._root.windows
         with ExpertTraining(self._model, self.config) as training:
-            longest = max(self._windows, key=len)
+            longest = max(windows, key=len)
             training.run([longest])
             training.begin()
             started = time.perf_counter()
             training.run([longest])
-            step = time.perf_counter() - started
-        share = sum(map(len, self._windows)) / len(longest)
-        probing = 2 * sum(map(len, self._probes)) / len(longest) / 3  # forward alone
-        steps = len(self._members)
-        disk = row_bytes(self._numbers) + 64 + 80 + 32 * steps
-        return PrecomputeEstimate(steps, steps, step * (share + probing), disk, self._numbers)
+            second_a_token = (time.perf_counter() - started) / len(longest)
+        mean = sum(map(len, windows)) / len(windows)
+        leaf_steps = 0 if plan is None else sum(map(len, plan.members))
+        probed = 2 * (len(self._root.probes) + (0 if plan is None else sum(map(len, plan.probes))))
+        tokens = mean * (len(windows) + leaf_steps + probed / 3)  # a probe is a forward alone
+        leaves = 0 if plan is None else len(plan.members)
+        disk = row_bytes(self._numbers) * (1 + leaves) + 64 + 80 + 32 * (len(windows) + leaf_steps)
+        if plan is not None:
+            disk += plan.centers.nbytes + 80
+        return PrecomputeEstimate(
+            len(windows), leaves, len(windows) + leaf_steps, second_a_token * tokens, disk, self._numbers
+        )
 
-    def run(self, *, update: bool = False, progress: Progress | None = None) -> PrecomputeReport:
-        """Train and write the root, or find that it is there. Interrupted, the same call goes on.
+    def run(
+        self,
+        *,
+        update: bool = False,
+        limit_seconds: float | None = None,
+        workers: int = 1,
+        recipe: LeafRecipe | None = None,
+        queries: Sequence[NDArray[np.float32]] = (),
+        watch: bool = False,
+        progress: Progress | None = None,
+    ) -> PrecomputeReport:
+        """Train and write what is missing; each expert that is done is used at once. Interrupted, the same goes on.
 
         Args:
-            update: replace a root of other settings, or one that would be trained on other documents now.
-            progress: called with the stage "train", steps done and all of them.
+            update: train anew what was trained with other settings, or would be trained on other documents now.
+            limit_seconds: no expert of a cluster is begun that would probably end later than so long after the call.
+            workers: processes that train the experts of clusters.
+            recipe: what each of these loads; needed where there are several.
+            queries: vectors of queries, (dim,) each: the clusters nearest to them come first, then the largest.
+            watch: train only those that queries miss, as they miss them, until all are there.
+            progress: called with the stages "root" (steps) and "leaves" (experts): done, and all of them.
 
         Raises:
-            FileExistsError: there is such a root, and no `update`.
+            FileExistsError: there are other experts than would be trained now, and no `update`.
             DatastoreLockedError: another process trains experts for this model.
             IndexCorruptError: a file of the experts is damaged.
             NonFiniteLossError: the learning rate is too high.
+            TttnnError: a worker died.
         """
         started = time.perf_counter()
+        self._steps = 0
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
             there = read_experts(self.folder, model=self.fingerprint) if (self.folder / MANIFEST).exists() else None
-            wanted = members_digest(self._members)
-            if there is not None:
-                (root,) = there.experts
-                if root.members == wanted and there.config == self.config:
-                    return self._report(there, trained=False, started=started)
-                if not update:
-                    raise FileExistsError(
-                        f"{self.folder}: its experts were trained with other settings or on other documents. Train "
-                        "them anew with: tttnn precompute --update"
-                    )
-            manifest = self._train(1 if there is None else there.number + 1, wanted, progress)
-        return self._report(manifest, trained=True, started=started)
+            manifest = self._with_root(there, update=update, progress=progress)
+            before = len(manifest.experts)
+            if self._with_leaves:
+                manifest, plan = self._with_plan(manifest, update=update)
+                before = len(manifest.experts)
+                missing = set(range(len(plan.members))) - {entry.row - 1 for entry in manifest.experts}
+                order: Iterable[int]
+                if watch:
+                    begin_asked(self.folder / manifest.asked_file)
+                    order = watched(self.folder / manifest.asked_file, set(missing))
+                else:
+                    asked = asked_by(queries, plan.centers, AdaptConfig().leaves)
+                    order = [cluster for cluster in largest_first(plan.sizes, asked) if cluster in missing]
+                end = math.inf if limit_seconds is None else started + limit_seconds
+                manifest = self._with_leaves_of(manifest, _jobs(plan, order, end), workers, recipe, progress)
+        return self._report(manifest, trained=self._root_trained, before=before, began=started)
 
-    def _train(self, number: int, wanted: str, progress: Progress | None) -> ExpertsManifest:
-        steps = len(self._windows)
-
-        def on_step(done: int) -> None:
-            if progress is not None:
-                progress("train", done, steps)
-
-        plan = digest_of(
-            {"model": self.fingerprint, "settings": self.config.to_dict(), "members": wanted, "versions": _versions()}
-        )
-        with ExpertTraining(self._model, self.config) as training:
-            before = training.mean_loss(self._probes)
-            training.run(self._windows, state=self.folder / STATE, plan=plan, on_step=on_step)
-            numbers = training.numbers()
-            training.put(unpack(*pack(numbers), len(numbers)))
-            after = training.mean_loss(self._probes)
-        a = shared_a(
-            {layer.name: (layer.outputs, layer.inputs) for layer in self._layers},
-            rank=self.config.rank,
-            seed=self.config.seed,
-        )
+    def _with_root(self, there: ExpertsManifest | None, *, update: bool, progress: Progress | None) -> ExpertsManifest:
+        """Return the manifest with a root in it, trained where there was none that fits."""
+        self._root_trained = False
+        wanted = members_digest(self._root.members)
+        if there is not None:
+            same = _chosen(there.config, _OF_LEAVES + _OF_CLUSTERS) == _chosen(self.config, _OF_LEAVES + _OF_CLUSTERS)
+            if same and (there.experts[0].members == wanted or self._is_worth_keeping(there)):
+                return there
+            if not update:
+                raise _others(self.folder)
+        number = 1 if there is None else there.number + 1
+        row, entry = self._train_root(wanted, progress)
         manifest = ExpertsManifest(
             model=self.fingerprint,
             model_name=models.name_of(getattr(self._model.config, "_name_or_path", "")),
-            tokenizer=digest_of_tokenizer(self._texts.tokenizer),
+            tokenizer=self._tokenizer,
             layers=self._layers,
             rank=self.config.rank,
             scale=self.config.scale,
             seed=self.config.seed,
-            a_digest=digest_of_matrices(a),
+            a_digest=digest_of_matrices(self._shared_a()),
             settings=json.loads(json.dumps(self.config.to_dict())),
             threads=torch.get_num_threads(),
             versions=_versions(),
-            experts=(ExpertEntry(ROOT, 0, len(self._members), wanted, steps, before, after),),
+            experts=(entry,),
             next_id=self._datastore.manifest.next_id,
             number=number,
         )
-        write_members(self.folder / manifest.members_file, self.fingerprint, [self._members])
-        write_rows(self.folder / manifest.rows_file, self.fingerprint, [numbers])
+        write_members(self.folder / manifest.members_file, self.fingerprint, [self._root.members])
+        begin_rows(self.folder / manifest.rows_file, self.fingerprint, 1, self._numbers, {0: row})
         write_experts(self.folder, manifest)
         (self.folder / STATE).unlink(missing_ok=True)
+        self._root_trained = True
         return manifest
 
-    def _report(self, manifest: ExpertsManifest, *, trained: bool, started: float) -> PrecomputeReport:
-        (root,) = manifest.experts
+    def _is_worth_keeping(self, there: ExpertsManifest) -> bool:
+        """Return whether experts of clusters were trained from a root that saw no document that is gone."""
+        if len(there.experts) == 1:
+            return False
+        alive = set(map(int, self._datastore.ids))
+        return all(member.id in alive for member in read_members(self.folder, there)[0])
+
+    def _train_root(self, wanted: str, progress: Progress | None) -> tuple[bytes, ExpertEntry]:
+        windows, probes = self._root.windows, self._root.probes
+
+        def on_step(done: int) -> None:
+            self._steps += 1
+            if progress is not None:
+                progress("root", done, len(windows))
+
+        plan = digest_of(
+            {
+                "model": self.fingerprint,
+                "settings": _chosen(self.config, _OF_LEAVES + _OF_CLUSTERS),
+                "members": wanted,
+                "versions": _versions(),
+            }
+        )
+        with ExpertTraining(self._model, self.config) as training:
+            before = training.mean_loss(probes)
+            training.run(windows, state=self.folder / STATE, plan=plan, on_step=on_step)
+            numbers = training.numbers()
+            training.put(unpack(*pack(numbers), len(numbers)))
+            after = training.mean_loss(probes)
+        return row_of(numbers), ExpertEntry(ROOT, 0, len(windows), wanted, len(windows), before, after)
+
+    def _shared_a(self) -> dict[str, torch.Tensor]:
+        shapes = {layer.name: (layer.outputs, layer.inputs) for layer in self._layers}
+        return shared_a(shapes, rank=self.config.rank, seed=self.config.seed)
+
+    def _with_plan(self, manifest: ExpertsManifest, *, update: bool) -> tuple[ExpertsManifest, LeafPlan]:
+        """Return the manifest with rows for the experts of all clusters, and the plan of what they are trained on.
+
+        Those that are there and would be trained alike are kept.
+        """
+        held, config = manifest.config, self.config
+        same_clusters = manifest.clusters > 0 and _of(held, _OF_CLUSTERS) == _of(config, _OF_CLUSTERS)
+        same_leaves = same_clusters and _of(held, _OF_LEAVES) == _of(config, _OF_LEAVES)
+        centers = None
+        if same_clusters:
+            centers = read_centers(self.folder, manifest, self._datastore.manifest.dim)
+        plan = plan_leaves(self._datastore, config, centers)
+        members = read_members(self.folder, manifest)
+        if same_leaves and members[1:] == plan.members:
+            return manifest, plan
+        if manifest.clusters and not update:
+            raise _others(self.folder)
+        rows = ExpertRows(self.folder, manifest)
+        kept = [
+            entry
+            for entry in manifest.experts
+            if entry.row == 0 or (same_leaves and members[entry.row] == plan.members[entry.row - 1])
+        ]
+        planned = replace(
+            manifest,
+            settings=json.loads(json.dumps(config.to_dict())),
+            experts=tuple(kept),
+            next_id=self._datastore.manifest.next_id,
+            number=manifest.number + 1,
+            clusters=len(plan.members),
+            listed=len(members[0]) + sum(map(len, plan.members)),
+            format=FORMAT,
+        )
+        write_members(self.folder / planned.members_file, self.fingerprint, [members[0], *plan.members])
+        write_centers(self.folder / planned.centers_file, self.fingerprint, plan.centers)
+        copied = {entry.row: rows.row(entry.row) for entry in kept}
+        begin_rows(self.folder / planned.rows_file, self.fingerprint, planned.rows, self._numbers, copied)
+        write_experts(self.folder, planned)
+        return planned, plan
+
+    def _with_leaves_of(
+        self,
+        manifest: ExpertsManifest,
+        jobs: Iterator[LeafJob],
+        workers: int,
+        recipe: LeafRecipe | None,
+        progress: Progress | None,
+    ) -> ExpertsManifest:
+        """Train the experts of jobs, each of which is written when it is done."""
+        root = ExpertRows(self.folder, manifest).read(0)
+        members = read_members(self.folder, manifest)
+        with ExitStack() as stack:
+            if workers == 1:
+                here = train_leaves(self._model, self._tokens, self.config, root, jobs)
+                trained: Iterator[TrainedLeaf] = stack.enter_context(closing(here))
+            else:
+                if recipe is None:
+                    raise ConfigError(f"recipe must be given where there are several workers, got None and {workers}")
+                place = str(self._datastore.path)
+                pool = LeafWorkers(workers, recipe, place, self.fingerprint, self.config, root)
+                stack.callback(pool.close)
+                trained = pool.train(jobs)
+            if progress is not None:
+                progress("leaves", len(manifest.experts) - 1, manifest.clusters)
+            for leaf in trained:
+                manifest = self._with_leaf(manifest, leaf, members[leaf.cluster + 1])
+                self._steps += leaf.steps
+                if progress is not None:
+                    progress("leaves", len(manifest.experts) - 1, manifest.clusters)
+        return manifest
+
+    def _with_leaf(self, manifest: ExpertsManifest, leaf: TrainedLeaf, members: list[Member]) -> ExpertsManifest:
+        row = leaf.cluster + 1
+        put_row(self.folder / manifest.rows_file, row, leaf.row)
+        entry = ExpertEntry(
+            leaf_name(leaf.cluster),
+            row,
+            len(members),
+            members_digest(members),
+            leaf.steps,
+            leaf.loss_before,
+            leaf.loss_after,
+        )
+        there = sorted([*manifest.experts, entry], key=lambda entry: entry.row)
+        manifest = replace(manifest, experts=tuple(there))
+        write_experts(self.folder, manifest)
+        return manifest
+
+    def _report(self, manifest: ExpertsManifest, *, trained: bool, before: int, began: float) -> PrecomputeReport:
+        root, *leaves = manifest.experts
         return PrecomputeReport(
             model=self.fingerprint,
             folder=str(self.folder),
             trained=trained,
             documents=root.documents,
-            steps=root.steps if trained else 0,
             loss_before=root.loss_before,
             loss_after=root.loss_after,
+            leaves=manifest.clusters,
+            leaves_there=len(leaves),
+            leaves_trained=len(manifest.experts) - before,
+            leaf_loss_before=sum(entry.loss_before for entry in leaves) / len(leaves) if leaves else None,
+            leaf_loss_after=sum(entry.loss_after for entry in leaves) / len(leaves) if leaves else None,
+            steps=self._steps,
             bytes_on_disk=bytes_of(self.folder),
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - began,
         )
 
 
-def fingerprint_of(model: Any) -> str:
-    """Return the fingerprint of a model's weights, as a trainer of it has; the model is what it was afterwards."""
-    smallest = min(model.named_parameters(), key=lambda entry: int(entry[1].numel()))[0]
-    arena = WeightArena(model, trainable=[smallest])
-    try:
-        return arena.digest()
-    finally:
-        arena.release()
+def _jobs(plan: LeafPlan, order: Iterable[int], end: float) -> Iterator[LeafJob]:
+    """Give jobs in an order, while the next one will probably be done in time."""
+    longest = 0.0
+    for cluster in order:
+        began = time.perf_counter()
+        if began + longest > end:
+            return
+        yield LeafJob(cluster, tuple(member.id for member in plan.members[cluster]), tuple(plan.probes[cluster]))
+        longest = max(longest, time.perf_counter() - began)
 
 
-def _rank(seed: int, number: int) -> bytes:
-    return hashlib.blake2b(f"{seed} {number}".encode(), digest_size=16).digest()
+def _of(config: ExpertConfig, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}
+
+
+def _chosen(config: ExpertConfig, without: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in config.to_dict().items() if name not in without}
+
+
+def _others(folder: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{folder}: its experts were trained with other settings or on other documents. Train them anew with: tttnn "
+        "precompute --update"
+    )
 
 
 def _versions() -> dict[str, str]:

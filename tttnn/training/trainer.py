@@ -210,10 +210,10 @@ class TestTimeTrainer:
             cancelled=cancelled,
             salt=salt,
             most_trained=most,
-            experts=self._merging(config, excluded),
+            experts=self._merging(query, config, excluded),
         )
 
-    def _merging(self, config: AdaptConfig, excluded: frozenset[str]) -> Merging | None:
+    def _merging(self, query: str, config: AdaptConfig, excluded: frozenset[str]) -> Merging | None:
         """Return what chooses the experts of a query; None in the mode that uses none."""
         if config.mode == "exact":
             return None
@@ -225,7 +225,7 @@ class TestTimeTrainer:
                 f"mode must be exact for a trainer without experts, got {config.mode!r}. Train them with: tttnn "
                 "precompute"
             )
-        return lambda distance: experts.choose(excluded, distance=distance, limit=config.expert_distance)
+        return lambda distance: experts.choose(query, config, excluded, distance=distance)
 
     def _report(
         self, query: str, config: AdaptConfig, *, requested: int, retriever: Retriever | None = None
