@@ -266,10 +266,10 @@ class Attention:
         v: tuple[int, int, int],
         out: tuple[int, int, int],
         lse: int,
-        of_out: tuple[int, int, int],
-        of_q: tuple[int, int, int],
-        of_k: tuple[int, int, int],
-        of_v: tuple[int, int, int],
+        dout: tuple[int, int, int],
+        dq: tuple[int, int, int],
+        dk: tuple[int, int, int],
+        dv: tuple[int, int, int],
         max_threads: int = 0,
     ) -> None: ...
     def forward_packed(

@@ -60,16 +60,16 @@ void bind_attention(py::module_& module) {
       .def(
           "backward",
           [](Attention& attention, const Sizes& sizes, float scale, const View& q, const View& k, const View& v,
-             const View& out, std::uintptr_t lse, const View& of_out, const View& of_q, const View& of_k,
-             const View& of_v, int max_threads) {
+             const View& out, std::uintptr_t lse, const View& dout, const View& dq, const View& dk, const View& dv,
+             int max_threads) {
             // Safe without the GIL: only memory that the caller keeps alive is touched, no Python object.
             py::gil_scoped_release release;
             attention.backward(shape_of(sizes, scale), input(q), input(k), input(v), input(out),
-                               reinterpret_cast<const float*>(lse), input(of_out), output(of_q), output(of_k),
-                               output(of_v), tttnn::shared_pool(), max_threads);
+                               reinterpret_cast<const float*>(lse), input(dout), output(dq), output(dk), output(dv),
+                               tttnn::shared_pool(), max_threads);
           },
           py::arg("sizes"), py::arg("scale"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("out"), py::arg("lse"),
-          py::arg("of_out"), py::arg("of_q"), py::arg("of_k"), py::arg("of_v"), py::arg("max_threads") = 0,
+          py::arg("dout"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("max_threads") = 0,
           "Write the gradients of q, k and v for the gradient of out.")
       .def(
           "forward_packed",

@@ -79,9 +79,9 @@ struct BackwardPacks {
     up_tokens = pieces.take<std::uint32_t>(shape.heads * size / 2);
     lse2 = pieces.take<float>(shape.heads * cut.padded);
     delta = pieces.take<float>(shape.heads * cut.padded);
-    of_k = pieces.take<float>(shape.heads * size);
-    of_v = pieces.take<float>(shape.heads * size);
-    of_q = pieces.take<float>(shape.heads * cut.splits * size);
+    dk = pieces.take<float>(shape.heads * size);
+    dv = pieces.take<float>(shape.heads * size);
+    dq = pieces.take<float>(shape.heads * cut.splits * size);
     bytes = pieces.used();
   }
   std::uint16_t* k_rows;     // (kv_heads, padded, dim)
@@ -93,9 +93,9 @@ struct BackwardPacks {
   std::uint32_t* up_tokens;  // as q_tokens
   float* lse2;               // (heads, padded): log-sum-exp in base 2
   float* delta;              // (heads, padded): inner products of the output with its gradient
-  float* of_k;               // (heads, padded, dim): of a query head, before scale
-  float* of_v;               // (heads, padded, dim)
-  float* of_q;               // (heads, splits, blocks, dim, 64): of a split, before scale
+  float* dk;                 // (heads, padded, dim): of a query head, before scale
+  float* dv;                 // (heads, padded, dim)
+  float* dq;                 // (heads, splits, blocks, dim, 64): of a split, before scale
   std::size_t bytes;
 };
 
@@ -147,9 +147,9 @@ struct BackwardTile {
     const std::size_t q_at = (head * cut.padded + query_block * kBlock) * dim / 2;
     const std::size_t token = head * cut.padded + query_block * kBlock;
     const float factor = shape.scale * kLog2e;
-    float* of_k = packs.of_k + (head * cut.padded + key_block * kBlock) * dim;
-    float* of_v = packs.of_v + (head * cut.padded + key_block * kBlock) * dim;
-    float* of_q = packs.of_q + ((head * cut.splits + split) * cut.blocks + query_block) * kBlock * dim;
+    float* dk = packs.dk + (head * cut.padded + key_block * kBlock) * dim;
+    float* dv = packs.dv + (head * cut.padded + key_block * kBlock) * dim;
+    float* dq = packs.dq + ((head * cut.splits + split) * cut.blocks + query_block) * kBlock * dim;
 
     for (std::size_t key = 0; key < keys; key += kRows) {
       const std::size_t begin = diagonal ? key : 0;  // queries before these keys see none of them
@@ -164,12 +164,12 @@ struct BackwardTile {
       for (std::size_t pair = key / 2; begin > 0 && pair < (key + kRows) / 2; ++pair)
         std::memset(paired + pair * kBlock, 0, begin * sizeof(std::uint32_t));
       // Queries are visited from the diagonal on: that visit writes, the others add.
-      loops.multiply(p + at, kBlock, packs.up_tokens + q_at + begin / 2 * dim, dim, of_v + key * dim, dim, kRows, dim,
+      loops.multiply(p + at, kBlock, packs.up_tokens + q_at + begin / 2 * dim, dim, dv + key * dim, dim, kRows, dim,
                      columns / 2, !diagonal);
-      loops.multiply(slopes + at, kBlock, packs.q_tokens + q_at + begin / 2 * dim, dim, of_k + key * dim, dim, kRows,
-                     dim, columns / 2, !diagonal);
+      loops.multiply(slopes + at, kBlock, packs.q_tokens + q_at + begin / 2 * dim, dim, dk + key * dim, dim, kRows, dim,
+                     columns / 2, !diagonal);
     }
-    loops.multiply(packs.k_columns + kv_at, kBlock, paired, kBlock, of_q, kBlock, dim, queries, keys / 2,
+    loops.multiply(packs.k_columns + kv_at, kBlock, paired, kBlock, dq, kBlock, dim, queries, keys / 2,
                    key_block != split);  // a split's first block of keys has its number
   }
 };
@@ -261,8 +261,8 @@ void Attention::forward(const AttentionShape& shape, AttentionInput q, Attention
 }
 
 void Attention::backward(const AttentionShape& shape, AttentionInput q, AttentionInput k, AttentionInput v,
-                         AttentionInput out, const float* lse, AttentionInput of_out, AttentionOutput of_q,
-                         AttentionOutput of_k, AttentionOutput of_v, ThreadPool& pool, int max_threads) {
+                         AttentionInput out, const float* lse, AttentionInput dout, AttentionOutput dq,
+                         AttentionOutput dk, AttentionOutput dv, ThreadPool& pool, int max_threads) {
   require(shape);
   const AttentionLoops& loops = loops_of(kernels_);
   const Cut cut(shape);
@@ -291,7 +291,7 @@ void Attention::backward(const AttentionShape& shape, AttentionInput q, Attentio
         copy_block(q, head, block, shape.tokens, dim, rows);
         pair_along_dim(loops, rows, dim, packs.q_dim + at);
         pair_along_tokens(loops, rows, dim, packs.q_tokens + at);
-        copy_block(of_out, head, block, shape.tokens, dim, rows);
+        copy_block(dout, head, block, shape.tokens, dim, rows);
         pair_along_dim(loops, rows, dim, packs.up_dim + at);
         pair_along_tokens(loops, rows, dim, packs.up_tokens + at);
         for (std::size_t t = 0; t < kBlock; ++t) {
@@ -327,7 +327,7 @@ void Attention::backward(const AttentionShape& shape, AttentionInput q, Attentio
         const std::size_t size = kBlock * dim;
         alignas(kAlign) float sum[kBlock * kMaxDim];
         if (task < q_tasks) {
-          float* partial = packs.of_q + (owner * cut.splits * cut.blocks + block) * size;
+          float* partial = packs.dq + (owner * cut.splits * cut.blocks + block) * size;
           const std::size_t columns = cut.size(block);
           // Splits that begin behind this block hold nothing for it.
           for (std::size_t split = 1; split < cut.splits && split <= block; ++split)
@@ -337,7 +337,7 @@ void Attention::backward(const AttentionShape& shape, AttentionInput q, Attentio
             for (std::size_t c = 0; c < dim; c += 16)
               loops.transpose(partial + c * kBlock + t, kBlock, sum + t * dim + c, dim);
           for (std::size_t t = 0; t < count; ++t)
-            loops.narrow(sum + t * dim, shape.scale, of_q.data + owner * of_q.head + (begin + t) * of_q.token, dim);
+            loops.narrow(sum + t * dim, shape.scale, dq.data + owner * dq.head + (begin + t) * dq.token, dim);
           return;
         }
         const auto reduce = [&](const float* partials, float factor, AttentionOutput to) {
@@ -347,8 +347,8 @@ void Attention::backward(const AttentionShape& shape, AttentionInput q, Attentio
           for (std::size_t t = 0; t < count; ++t)
             loops.narrow(sum + t * dim, factor, to.data + owner * to.head + (begin + t) * to.token, dim);
         };
-        reduce(packs.of_k, shape.scale, of_k);
-        reduce(packs.of_v, 1.0f, of_v);
+        reduce(packs.dk, shape.scale, dk);
+        reduce(packs.dv, 1.0f, dv);
       },
       max_threads);
   give(std::move(scratch));

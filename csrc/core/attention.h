@@ -64,8 +64,8 @@ class Attention {
 
   // Gradients of q, k and v for the gradient of out. `out` and `lse` are what forward wrote.
   void backward(const AttentionShape& shape, AttentionInput q, AttentionInput k, AttentionInput v, AttentionInput out,
-                const float* lse, AttentionInput of_out, AttentionOutput of_q, AttentionOutput of_k,
-                AttentionOutput of_v, ThreadPool& pool, int max_threads);
+                const float* lse, AttentionInput dout, AttentionOutput dq, AttentionOutput dk, AttentionOutput dv,
+                ThreadPool& pool, int max_threads);
 
   // out = softmax(scale * q k^T) v, every token of a sequence seeing all of it and nothing else. Sequence i is the
   // tokens [offsets[i], offsets[i + 1]) of the same q, k, v and out, which have shape.tokens tokens; out stays as it is

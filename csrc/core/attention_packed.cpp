@@ -39,7 +39,7 @@ struct Tile {
   alignas(kAlign) float scores[kBlock * kBlock];          // (keys, queries)
   alignas(kAlign) std::uint32_t p[kBlock / 2 * kBlock];   // paired along keys
   alignas(kAlign) float sums[kMaxDim * kBlock];           // (dim, queries) of values
-  alignas(kAlign) float turned[kBlock * kMaxDim];         // (queries, dim)
+  alignas(kAlign) float transposed[kBlock * kMaxDim];     // (queries, dim)
   alignas(kAlign) float largest[kBlock];
   alignas(kAlign) float total[kBlock];
 
@@ -61,9 +61,9 @@ struct Tile {
     }
     for (std::size_t t = 0; t < columns; t += kLanes)
       for (std::size_t c = 0; c < dim; c += kLanes)
-        loops.transpose(sums + c * kBlock + t, kBlock, turned + t * dim + c, dim);
+        loops.transpose(sums + c * kBlock + t, kBlock, transposed + t * dim + c, dim);
     for (std::size_t t = 0; t < queries; ++t)
-      loops.narrow(turned + t * dim, 1.0f / total[t], out.data + head * out.head + (first + t) * out.token, dim);
+      loops.narrow(transposed + t * dim, 1.0f / total[t], out.data + head * out.head + (first + t) * out.token, dim);
   }
 };
 

@@ -50,16 +50,16 @@ struct Tensor {
 struct Answer {
   Answer(const AttentionShape& s)
       : out(s.heads, s.tokens, s.dim, 0),
-        of_q(s.heads, s.tokens, s.dim, 8),
-        of_k(s.kv_heads, s.tokens, s.dim, 0),
-        of_v(s.kv_heads, s.tokens, s.dim, 0),
+        dq(s.heads, s.tokens, s.dim, 8),
+        dk(s.kv_heads, s.tokens, s.dim, 0),
+        dv(s.kv_heads, s.tokens, s.dim, 0),
         lse(s.heads * s.tokens) {}
   bool operator==(const Answer& other) const {
-    return out.values == other.out.values && of_q.values == other.of_q.values && of_k.values == other.of_k.values &&
-           of_v.values == other.of_v.values &&
+    return out.values == other.out.values && dq.values == other.dq.values && dk.values == other.dk.values &&
+           dv.values == other.dv.values &&
            std::memcmp(lse.data(), other.lse.data(), lse.size() * sizeof(float)) == 0;
   }
-  Tensor out, of_q, of_k, of_v;
+  Tensor out, dq, dk, dv;
   std::vector<float> lse;
 };
 
@@ -82,7 +82,7 @@ Answer attend(Attention& attention, const AttentionShape& shape, const Given& gi
   attention.forward(shape, given.q.input(), given.k.input(), given.v.input(), answer.out.output(), answer.lse.data(),
                     pool, 0);
   attention.backward(shape, given.q.input(), given.k.input(), given.v.input(), answer.out.input(), answer.lse.data(),
-                     given.upstream.input(), answer.of_q.output(), answer.of_k.output(), answer.of_v.output(), pool, 0);
+                     given.upstream.input(), answer.dq.output(), answer.dk.output(), answer.dv.output(), pool, 0);
   return answer;
 }
 
@@ -91,9 +91,9 @@ struct Exact {
   Exact(const AttentionShape& s, const Given& given)
       : shape(s),
         out(s.heads * s.tokens * s.dim),
-        of_q(out.size()),
-        of_k(s.kv_heads * s.tokens * s.dim),
-        of_v(of_k.size()),
+        dq(out.size()),
+        dk(s.kv_heads * s.tokens * s.dim),
+        dv(dk.size()),
         lse(s.heads * s.tokens) {
     const std::size_t n = s.tokens, d = s.dim;
     std::vector<double> p(n), up(n);
@@ -121,14 +121,14 @@ struct Exact {
             const double slope = p[j] * (up[j] - delta) * static_cast<double>(s.scale);
             const std::size_t query = (h * n + i) * d + c, key = (kv * n + j) * d + c;
             out[query] += p[j] * given.v.at(kv, j, c);
-            of_q[query] += slope * given.k.at(kv, j, c);
-            of_k[key] += slope * given.q.at(h, i, c);
-            of_v[key] += p[j] * given.upstream.at(h, i, c);
+            dq[query] += slope * given.k.at(kv, j, c);
+            dk[key] += slope * given.q.at(h, i, c);
+            dv[key] += p[j] * given.upstream.at(h, i, c);
           }
       }
   }
   AttentionShape shape;
-  std::vector<double> out, of_q, of_k, of_v, lse;
+  std::vector<double> out, dq, dk, dv, lse;
 };
 
 void near(const Tensor& found, const std::vector<double>& expected, std::size_t heads, double tolerance) {
@@ -159,9 +159,9 @@ void against_doubles(const AttentionShape& shape) {
     const Answer first = attend(attention, shape, given, one);
     // bfloat16 rounds to 2^-9: outputs, probabilities and their slopes.
     near(first.out, exact.out, shape.heads, 3e-3);
-    near(first.of_q, exact.of_q, shape.heads, 1e-2);
-    near(first.of_k, exact.of_k, shape.kv_heads, 1e-2);
-    near(first.of_v, exact.of_v, shape.kv_heads, 5e-3);
+    near(first.dq, exact.dq, shape.heads, 1e-2);
+    near(first.dk, exact.dk, shape.kv_heads, 1e-2);
+    near(first.dv, exact.dv, shape.kv_heads, 5e-3);
     for (std::size_t i = 0; i < exact.lse.size(); ++i)
       CHECK(std::fabs(static_cast<double>(first.lse[i]) - exact.lse[i]) <= 1e-4);
     for (int threads : {2, 3}) {

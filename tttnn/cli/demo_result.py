@@ -19,7 +19,7 @@ class HeldOut:
     base: float
     in_context: float
     curve: dict[int, float]
-    """After training on each number of neighbors; 0: base."""
+    """Bits per byte by the number of neighbors that were trained on; 0: the base model."""
     neighbors: list[tuple[str, float]]
     """Name and distance, nearest first."""
 

@@ -41,7 +41,7 @@ class BuildReport:
     """What a build, an append or an import has cost. Filled while it runs, so progress can show it."""
 
     stages: dict[str, StageReport] = field(default_factory=dict)
-    """By name, in the order in which they began; a stage that an earlier run had finished may be missing."""
+    """The stages by name, in the order in which they began; a stage that an earlier run had finished may be missing."""
     peak_memory_bytes: int = 0
     """The most memory that the process has held so far, at any time of its life."""
     _started: dict[str, float] = field(default_factory=dict, repr=False)

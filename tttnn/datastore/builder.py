@@ -381,7 +381,7 @@ class Builder:
         units = [self._units(number, segment) for number, segment in enumerate(state.segments)]
         finished = [(self._segment(number) / INDEX_MANIFEST).exists() for number in range(len(units))]
         done = [units[number] if finished[number] else 0 for number in range(len(units))]
-        guard = threading.Lock()
+        lock = threading.Lock()
         self._begin("index", sum(done), sum(units))
         stage = self.report.stages["index"]
 
@@ -389,7 +389,7 @@ class Builder:
             folder = self._segment(number)
 
             def advance(_: str, now: int, __: int | None) -> None:
-                with guard:
+                with lock:
                     stage.bytes += 4 * self.source.dim * (now - done[number])
                     done[number] = now
                     self._advance("index", sum(done), sum(units))

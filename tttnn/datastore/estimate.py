@@ -41,16 +41,16 @@ class BuildEstimate:
     """What a build would cost on this machine."""
 
     documents: int
-    """Counted."""
+    """Number of documents; all are counted."""
     text_bytes: int
-    """Counted, of UTF-8."""
+    """Bytes of the texts in UTF-8; all are counted."""
     vectors: int
     """Documents, or an estimate of their passages."""
     tokens: int
     """An estimate of those that are embedded."""
     seconds: dict[str, float]
-    """Of each stage. That of the index is rough: its cost for one vector is taken to grow with the square of the
-    logarithm of their number."""
+    """Seconds of each stage. Those of the index are rough: the cost for one vector is taken to grow with the square of
+    the logarithm of their number."""
     disk_bytes: dict[str, int]
     """texts, index, passages; and vectors, which are there until the index is built."""
     sample_documents: int
@@ -129,12 +129,12 @@ class _Built:
     units: int
     """Documents or passages of the sample."""
     vectors: int
-    """Of units that were embedded and indexed."""
+    """Number of units that were embedded and indexed."""
     tokens: int
     text_bytes: int
-    """On disk, without the dictionary."""
+    """Bytes of the compressed texts on disk, without the dictionary."""
     index_bytes: int
-    """On disk."""
+    """Bytes of the index on disk."""
     seconds: dict[str, float]
 
 

@@ -34,7 +34,7 @@ class SearchWork:
     """What searching has cost so far; filled by `NeighborIndex.search`."""
 
     ef: int = 0
-    """The widest walk."""
+    """The largest `ef` that a search used."""
     walked: int = 0
     """Queries answered by a walk through the graph."""
     scanned: int = 0

@@ -10,7 +10,7 @@ from .passages import PassageTable
 from .vector_source import Units
 
 DOCUMENT_CHARACTERS = 1_000_000
-"""Of a longer document only so many characters are looked at when its beginning is embedded."""
+"""Characters of a document that are looked at when its beginning is embedded."""
 
 _READ_DOCUMENTS = 64  # long documents are cut before the next ones are read
 

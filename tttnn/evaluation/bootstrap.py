@@ -19,8 +19,8 @@ FEW = 20
 """Documents below which an interval is said to be too narrow."""
 
 COVERAGE: Mapping[int, float] = {2: 0.51, 4: 0.80, 10: 0.89, 20: 0.91}
-"""In which share of samples of so many documents the 95 % interval of the ratio holds the true one: measured with
-documents of 500 to 4,000 bytes and normal ratios (2,000 samples)."""
+"""The share of samples, by their number of documents, in which the 95 % interval of the ratio holds the true one:
+measured with documents of 500 to 4,000 bytes and normal ratios (2,000 samples)."""
 
 # Gao et al., The Pile (2020), table 1, column "Weight": per cent of the Pile's bytes after up-sampling. With these the
 # published bits per byte of the 22 components give the published totals to five digits.

@@ -60,7 +60,7 @@ class Beginning(Stream):
                 raise
             self._damage = error
         self.head = b"".join(pieces)
-        """As many bytes as `HEAD_BYTES`, or all that there are."""
+        """The first `HEAD_BYTES` bytes, or all that there are."""
         self._ready = memoryview(self.head)
 
     def piece(self) -> bytes:

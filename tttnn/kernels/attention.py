@@ -150,14 +150,14 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return gradients of query, key and value, each in the memory order of (1, tokens, heads, dim)."""
         query, key, value, out, lse = ctx.saved_tensors
         heads, kv_heads, tokens, dim = ctx.sizes
-        of_out = _rows(of_out)
-        of_query = query.new_empty(1, tokens, heads, dim).transpose(1, 2)
-        of_key = query.new_empty(1, tokens, kv_heads, dim).transpose(1, 2)
-        of_value = query.new_empty(1, tokens, kv_heads, dim).transpose(1, 2)
+        dout = _rows(dout)
+        dq = query.new_empty(1, tokens, heads, dim).transpose(1, 2)
+        dk = query.new_empty(1, tokens, kv_heads, dim).transpose(1, 2)
+        dv = query.new_empty(1, tokens, kv_heads, dim).transpose(1, 2)
         _native().backward(
             ctx.sizes,
             ctx.scale,
@@ -166,10 +166,10 @@ class _CausalAttention(torch.autograd.Function):
             _view(value),
             _view(out.transpose(1, 2)),
             lse.data_ptr(),
-            _view(of_out.transpose(1, 2)),
-            _view(of_query),
-            _view(of_key),
-            _view(of_value),
+            _view(dout.transpose(1, 2)),
+            _view(dq),
+            _view(dk),
+            _view(dv),
             torch.get_num_threads(),
         )
-        return of_query, of_key, of_value, None
+        return dq, dk, dv, None

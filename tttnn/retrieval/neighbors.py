@@ -99,7 +99,7 @@ class SearchResult(Sequence[Neighbor]):
 
     neighbors: tuple[Neighbor, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of the stages embed, search and read; of several queries each has its share."""
+    """Seconds of the stages embed, search and read; of several queries each has its share."""
     requested: int = 0
     """Documents that were asked for."""
     query_tokens: int = 0

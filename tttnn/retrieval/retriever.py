@@ -20,7 +20,7 @@ class RetrieverInfo:
     """What answers depend on, for reports and the heads of result files."""
 
     id: str | None = None
-    """Of the documents; changes whenever they do. None where there are no documents, or none is known."""
+    """The id of the documents; changes whenever they do. None where there are no documents, or none is known."""
     embedder: str | None = None
     """The name of what makes the vectors of queries."""
     selection: SelectionConfig | None = None

@@ -35,9 +35,9 @@ class Rejects:
 
     def __init__(self, path: Path | None = None, on_reject: Callable[[int | str, str], None] | None = None) -> None:
         self.first: list[Rejected] = []
-        """Of the first hundred thousand."""
+        """The rows left out, the first hundred thousand of them."""
         self.count = 0
-        """Of all."""
+        """How many rows were left out, all of them counted."""
         self._on_reject = on_reject
         if path is not None:
             check_target(path, force=True)

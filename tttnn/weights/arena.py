@@ -159,7 +159,7 @@ class WeightArena:
 
         of_steps = [block for block in (self._working, self._other) if block is not None]
         self.places = Places([[block.view(item) for block in of_steps] for item in self._trainable])
-        """Where the weights of this query are; the optimizer writes at its addresses and says so by `point_at`."""
+        """Where the query's weights are now; the optimizer writes at its addresses and says so by `point_at`."""
         self._homes = self._move_in(fill=shared is None)
         self._rounded = RoundedWeights(self._items, self._homes, self._pristine, device) if rounded else None
         self._training = False

@@ -51,7 +51,7 @@ class Slots:
             for name, tensor in slots.items()
             if tensor is not None
         ]
-        """Of each tensor: the dictionary that holds it, its key in there, its whole name, and itself."""
+        """For each tensor the dictionary that holds it, its key in there, its whole name, and itself."""
         self._model_name = type(model).__name__
         # Columns of the entries, so that one C-level pass can read or write them all.
         self._dicts = [slots for slots, _, _, _ in self.entries]
