@@ -58,7 +58,9 @@ OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_key_value_heads": 2},
     "deepseek_v3": {"head_dim": 16, "num_key_value_heads": 2},
     "deepseek_v32": {"num_key_value_heads": 2, "head_dim": 16},
+    "dbrx": {"attn_config": {"kv_n_heads": 1, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "diffllama": {"num_key_value_heads": 2},
+    "dots3_note_text": {"num_key_value_heads": 2},
     "gemma3n_text": {
         "num_hidden_layers": 4,
         "num_kv_shared_layers": 0,
@@ -111,7 +113,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "zamba2": {
         "num_hidden_layers": 4,
-        "layer_types": ["linear_attention", "hybrid"] * 2,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "attention_hidden_size": 128,
         "attention_head_dim": 64,
         "num_key_value_heads": 2,
@@ -143,7 +145,9 @@ def _small(kind: Any, own: dict[str, Any]) -> Any:
             settings[name] = _small(type(inner), {}).to_dict()
     settings |= own
     types, layers = getattr(base, "layer_types", None), settings.get("num_hidden_layers")
-    if "layer_types" not in own and types and layers and len(types) != layers:
+    # Some find the kinds of their layers by other settings.
+    found = isinstance(getattr(kind, getattr(kind, "attribute_map", {}).get("layer_types", ""), None), property)
+    if "layer_types" not in own and not found and types and layers and len(types) != layers:
         kinds = list(dict.fromkeys(types))
         settings["layer_types"] = (kinds * layers)[:layers]
     for _ in range(12):

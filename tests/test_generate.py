@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from tests.conftest import tiny_gpt2, tiny_llama
+from tttnn.errors import UnknownModelError
 from tttnn.lm.generate import continued, drawing, fitted
 
 PROMPT = list(b"hello world hello world")
@@ -51,6 +53,60 @@ def spoken_by(model: Any, tokens: list[int]) -> None:
         return CausalLMOutputWithPast(logits=logits)
 
     model.forward = forward
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models whose cache does not work
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def refusing(model: Any, refuses: Callable[[dict[str, Any]], bool]) -> Any:
+    """Let a model's forward fail where it is called with certain arguments."""
+    forward = model.forward
+
+    def watched(*inputs: Any, **options: Any) -> Any:
+        if refuses(options):
+            raise ValueError("the cache has no such layers\nand more of this")
+        return forward(*inputs, **options)
+
+    model.forward = watched
+    return model
+
+
+def with_something_kept(options: dict[str, Any]) -> bool:
+    kept = options.get("past_key_values") or options.get("cache")
+    return kept is not None and kept.get_seq_length() > 0
+
+
+@pytest.mark.parametrize("refuses", [lambda options: bool(options.get("use_cache")), with_something_kept])
+def test_a_model_whose_cache_fails_goes_on_without(
+    refuses: Callable[[dict[str, Any]], bool], tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = refusing(sharp(), refuses)
+    pieces: list[str] = []
+    for _ in range(2):
+        made = continued(
+            model, tokenizer, PROMPT, window=99, max_new_tokens=9, on_token=lambda piece, _: pieces.append(piece)
+        )
+    assert list(made.tokens) == greedy(sharp(), PROMPT, 9)
+    assert "".join(pieces) == 2 * made.text
+    assert [record.message for record in caplog.records] == [
+        "LlamaForCausalLM generates without a cache, and slowly, because with one: the cache has no such layers"
+    ]
+
+
+def test_a_model_that_does_not_generate_is_refused(tokenizer: Any) -> None:
+    model = refusing(sharp(), lambda options: True)
+    with pytest.raises(UnknownModelError, match=r"must generate text, but failed on 2 tokens: the cache has no such l"):
+        continued(model, tokenizer, PROMPT, window=99, max_new_tokens=9)
+
+
+def test_an_error_of_a_callback_is_its_own(tokenizer: Any) -> None:
+    def failing(piece: str, token: int) -> None:
+        raise OSError("the reader is gone")
+
+    with pytest.raises(OSError, match="the reader is gone"):
+        continued(sharp(), tokenizer, PROMPT, window=99, max_new_tokens=9, on_token=failing)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def test_neighbors_in_the_context_are_counted_and_change_the_score(rooted: tttnn
         assert behind != trainer.scorer.score("x = 1").nats
         made = adapted.generate(max_new_tokens=4)
         assert isinstance(made, str)
-        assert adapted.report.generations[-1].prompt_tokens == len(texts.prompt(QUERY)[0]) + 52
+        assert adapted.report.generations[-1].prompt_tokens == len(texts.prompt(QUERY, 99)[0]) + 52
         long = "y" * 90  # room for one and a part
         adapted.score(long)
         assert 0 < sum(row.tokens for row in adapted.report.context) < 48

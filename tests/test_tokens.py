@@ -116,19 +116,19 @@ def test_a_tokenizer_that_knows_no_such_option_is_taken(tokenizer: Any) -> None:
 
 def test_prompts_begin_as_the_tokenizer_begins_them() -> None:
     tokenizer = bpe()
-    assert TextTokens(tokenizer).prompt("ab") == (tokenizer("ab")["input_ids"], 0)
+    assert TextTokens(tokenizer).prompt("ab", 99) == (tokenizer("ab")["input_ids"], 0)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
-    ids, begins = TextTokens(tokenizer).prompt("ab")
+    ids, begins = TextTokens(tokenizer).prompt("ab", 99)
     assert begins == 1
     assert [*ids, 2] == tokenizer("ab")["input_ids"]
     # Written out, it is letters after the tokenizer's own; and the token itself, once, where texts hold tokens.
-    ids, _ = TextTokens(tokenizer).prompt("<s>ab")
+    ids, _ = TextTokens(tokenizer).prompt("<s>ab", 99)
     assert ids.count(1) == 1
     assert len(ids) > 4
-    assert TextTokens(tokenizer, "tokens").prompt("<s>ab")[0] == TextTokens(tokenizer, "tokens").ids("<s>ab")
-    assert TextTokens(tokenizer, "tokens").prompt("ab")[0][0] == 1
+    assert TextTokens(tokenizer, "tokens").prompt("<s>ab", 99)[0] == TextTokens(tokenizer, "tokens").ids("<s>ab")
+    assert TextTokens(tokenizer, "tokens").prompt("ab", 99)[0][0] == 1
 
 
 def test_the_token_before_a_text() -> None:
@@ -174,3 +174,28 @@ def test_a_prompt_keeps_the_tokenizers_own_beginning_when_it_is_cut() -> None:
     assert len(read[0]) == made.prompt_tokens == 100
     assert read[0][1:] == tokenizer("ab" * 100)["input_ids"][-99:]
     trainer.release()
+
+
+def test_of_a_prompt_of_millions_of_letters_the_end_alone_is_read(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[int] = []
+    original = TextTokens.ids
+
+    def watched(self: TextTokens, text: str) -> list[int]:
+        read.append(len(text))
+        return original(self, text)
+
+    monkeypatch.setattr(TextTokens, "ids", watched)
+    model = tiny_gpt2(n_positions=64)
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, None, tttnn.AdaptConfig(precision="float32", guard="query"))
+    text = "".join(chr(97 + i * i % 26) for i in range(4_000_000))
+    read.clear()
+    made = trainer.continued(text, max_new_tokens=8)
+    with trainer.adapt(text, neighbors=[tttnn.Neighbor(0, 0.1, text)]) as adapted:
+        assert adapted.report.guard.scores
+        assert adapted.generate(max_new_tokens=4) == adapted.generate(text[-1000:], max_new_tokens=4)
+    assert max(read) <= 64 * 64
+    assert made.text == trainer.generate(text[-1000:], max_new_tokens=8)
+    assert (made.prompt_tokens, made.prompt_cut) == (56, 64 * 64 - 1 - 56)
+    assert "a text of 4000000 characters is read from its last 4096 on" in caplog.text

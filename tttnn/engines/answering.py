@@ -100,7 +100,7 @@ def _understood(session: Session, index: int, prompt: dict[str, Any], frame: dic
     if "messages" in prompt:
         ids = _chat_ids(tokenizer, prompt["messages"])
         return _Prompt(index, ids, 0, "", _query(frame, prompt["messages"][-1]["content"]))
-    ids, begins = session.trainer.texts.prompt(prompt["text"])
+    ids, begins = session.trainer.texts.prompt(prompt["text"], session.window)
     return _Prompt(index, ids, begins, prompt["text"], _query(frame, prompt["text"]))
 
 

@@ -79,7 +79,7 @@ class Session:
 
     def query_loss(self, query: str, tokens: int) -> float:
         """Return the mean nats per token of a query's last tokens, under the weights as they are."""
-        sequence = [self.trainer.texts.prefix(), *self.trainer.texts.ids(query)[-tokens:]]
+        sequence = [self.trainer.texts.prefix(), *self.trainer.texts.last_ids(query, tokens)[-tokens:]]
         return float(self.trainer.scorer.token_nats(sequence).mean())
 
     @property

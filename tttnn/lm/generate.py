@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import tttnn._core as _core
 
 from ..kernels.thread_modes import Gradients
+from .caching import fails_with_cache, lacks_cache
 from .modes import eval_mode
 
 _log = logging.getLogger("tttnn")
@@ -43,7 +44,8 @@ class Generation:
         seconds: From the first pass over the prompt to the last token.
         ended_by: The model's end token, a stop string, the limit, or the callback.
         prompt_tokens: Tokens of the prompt that were read.
-        prompt_cut: Tokens of the prompt that were left out, because the window had no room for them.
+        prompt_cut: Tokens of the prompt that were left out, because the window had no room for them; of a prompt of
+            more than 64 characters for each token of the window, those of its end.
     """
 
     text: str
@@ -139,6 +141,7 @@ def continued(
 
     Raises:
         ValueError: the prompt is empty, or `max_new_tokens` leaves no room for it.
+        UnknownModelError: the model cannot generate.
     """
     if not prompt:
         raise ValueError("prompt must hold at least one token, got none")
@@ -153,10 +156,17 @@ def continued(
         # Not transformers' own stop strings: those also match what begins in the prompt.
         options["stopping_criteria"] = [lambda out, *_, **__: reader.read(out, ends, max_new_tokens)]
     started = time.perf_counter()
-    with Gradients(False), eval_mode(model), settings, _Seeded(seed):
-        out = model.generate(  # type: ignore[operator]
-            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=max_new_tokens, **options
-        )
+    options |= {"attention_mask": torch.ones_like(inputs), "max_new_tokens": max_new_tokens}
+    with Gradients(False), eval_mode(model), settings, _Seeded(seed) as seeded:
+        try:
+            out = model.generate(inputs, **options, **({"use_cache": False} if lacks_cache(model) else {}))  # type: ignore[operator]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            if lacks_cache(model) or not fails_with_cache(model, ids[:2]):
+                raise
+            seeded.begin_again()
+            out = model.generate(inputs, **options, use_cache=False)  # type: ignore[operator]
     seconds = time.perf_counter() - started
     tokens = tuple(out[0, len(ids) :].tolist())
     return Generation(
@@ -298,20 +308,27 @@ class _Seeded:
 
     def __init__(self, seed: int | None) -> None:
         self._seed = seed
-        if seed is not None:
-            self._cpu = torch.random.get_rng_state()
-            self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._cpu = torch.random.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def _enter(self) -> Self:
         if self._seed is not None:
             torch.manual_seed(self._seed)
         return self
 
+    def begin_again(self) -> None:
+        """Let the numbers be those that they were at the block's begin."""
+        self._put_back()
+        self._enter()
+
     def _undo(self) -> None:
         if self._seed is not None:
-            torch.random.set_rng_state(self._cpu)
-            if self._cuda:
-                torch.cuda.set_rng_state_all(self._cuda)
+            self._put_back()
+
+    def _put_back(self) -> None:
+        torch.random.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

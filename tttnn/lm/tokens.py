@@ -10,11 +10,15 @@ tokens. What a tokenizer puts around a text of its own accord (`bos`) is no matt
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from ..config import ControlTokens
+
+_log = logging.getLogger("tttnn")
+_CHARACTERS_PER_TOKEN = 64  # most text has 3 to 5
 
 
 class Tokenizer(Protocol):
@@ -90,11 +94,28 @@ class TextTokens:
             ids, offsets = self._spelled(ids, offsets)
         return TokenizedText(ids, offsets)
 
-    def prompt(self, text: str) -> tuple[list[int], int]:
-        """Return the tokens of a text to continue, and how many at their beginning are the tokenizer's own (`bos`)."""
+    def last_ids(self, text: str, room: int) -> list[int]:
+        """Return the tokens of a text, or of its end, where the last `room` of them are wanted.
+
+        A text is cut that has 64 characters and more for each of these tokens. What is left has more tokens than
+        `room`, unless its words are that long.
+        """
+        most = _CHARACTERS_PER_TOKEN * room
+        if len(text) <= most:
+            return self.ids(text)
+        _log.warning("a text of %d characters is read from its last %d on: %d tokens are wanted", len(text), most, room)
+        return self.ids(text[-most:])[1:]  # the first is a fragment
+
+    def prompt(self, text: str, room: int) -> tuple[list[int], int]:
+        """Return the tokens of a text to continue, and how many at their beginning are the tokenizer's own (`bos`).
+
+        Args:
+            text: of any length; see `last_ids`.
+            room: tokens that the model reads at once.
+        """
         if self._begins is None:
             self._begins = _begins(self.tokenizer)
-        ids = self.ids(text)
+        ids = self.last_ids(text, room)
         # Where control tokens may be written in the text, its own bos is not repeated.
         ids = ids if self._begins and ids[: len(self._begins)] == self._begins else [*self._begins, *ids]
         return ids, len(self._begins)

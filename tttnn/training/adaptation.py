@@ -189,13 +189,14 @@ class Adaptation:
             report.guard = self._replayed_guard
         if config.guard == "none" or self._replayed_guard is not None:
             return None
-        tokens = engine.texts.ids(report.query)
+        room = min(config.max_length, engine.max_window)
+        tokens = engine.texts.last_ids(report.query, max(room, config.guard_min_tokens))
         if len(tokens) < config.guard_min_tokens:
             report.guard = GuardReport(
                 reason=f"the query has {len(tokens)} tokens, fewer than guard_min_tokens ({config.guard_min_tokens})"
             )
             return None
-        tokens = tokens[-min(config.max_length, engine.max_window) :]
+        tokens = tokens[-room:]
         guard = Guard(
             engine.arena,
             lambda: engine.loss(tokens),

@@ -241,7 +241,7 @@ class Engine:
         """
         if not prompt:
             raise ValueError("prompt must not be empty, got ''")
-        ids, begins = self.texts.prompt(prompt)
+        ids, begins = self.texts.prompt(prompt, self.max_window)
         if before is not None:
             ids = [*ids[:begins], *before(self.max_window - max_new_tokens - len(ids)), *ids[begins:]]
         with self.turns.reading():
