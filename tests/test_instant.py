@@ -244,16 +244,6 @@ def test_without_experts_or_with_a_guard_the_mode_is_refused(store: tttnn.Datast
     guarded.release()
 
 
-def test_an_evaluation_refuses_experts_that_may_have_seen_what_it_scores(
-    rooted: tttnn.Datastore, tokenizer: Any
-) -> None:
-    for settings in ({}, {"mode": "exact", "context_neighbors": 1}):
-        trainer = trainer_of(rooted, tokenizer, **settings)
-        with pytest.raises(ConfigError, match="mode must be exact, and context_neighbors 0"):
-            tttnn.evaluate(trainer, TEXTS)
-        trainer.release()
-
-
 def test_every_byte_of_every_file_is_watched(rooted: tttnn.Datastore, tokenizer: Any) -> None:
     trainer = trainer_of(rooted, tokenizer)
     folder = experts_folder(rooted)

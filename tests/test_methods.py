@@ -67,7 +67,8 @@ def test_the_catalogue_is_the_only_list_of_methods() -> None:
 
 
 def test_all_methods_score_the_same_tokens_and_search_once(wide: Any) -> None:
-    names = [name for name in METHODS if name != "ttt-nn-sift"]
+    without = {"ttt-nn-sift", "instant", "instant+context", "auto"}  # vectors and experts, which a fake has not
+    names = [name for name in METHODS if name not in without]
     measured = lines(wide, *names)
     assert list(measured) == names
     assert len({(line.tokens, line.num_bytes, line.query_tokens, line.digest) for line in measured.values()}) == 1

@@ -14,7 +14,7 @@ import click
 from .. import models
 from ..config import PRESETS, AdaptConfig, CorpusConfig, EvalConfig, ScoreConfig, SelectionConfig
 from ..errors import TttnnError
-from ..evaluation.catalogue import BASE, CATALOGUE, TTT_NN
+from ..evaluation.catalogue import AUTO, BASE, CATALOGUE, INSTANT, INSTANT_CONTEXT, TTT_NN
 from .bars import Bars
 from .command import Command
 from .exit_codes import FAILED
@@ -52,9 +52,8 @@ _METHODS = "\b\nMethods:\n" + "\n".join(f"{entry.name:<17}  {entry.about}" for e
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="File of result lines; continued if there.")
 @click.option(
     "--methods",
-    default=f"{BASE.name},{TTT_NN.name}",
-    show_default=True,
-    help="Names with commas between, of those below.",
+    help="Names with commas between, of those below; unless given, base and what the --mode names: exact: ttt-nn; "
+    "instant: instant, or instant+context with --context-neighbors; auto: auto.",
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes, a model in each.")
 @click.option("--keep-text", is_flag=True, help="Keep queries, neighbors and continuations beside the results.")
@@ -82,7 +81,7 @@ def eval_(
     eval_flags: dict[str, Any],
     score_flags: dict[str, Any],
     out: str,
-    methods: str,
+    methods: str | None,
     workers: int,
     keep_text: bool,
     weighting: str,
@@ -101,6 +100,7 @@ def eval_(
     Examples:
       tttnn eval pile-00 test.jsonl --num-neighbors 20 --out results.jsonl
       tttnn eval pile-00 val.jsonl --methods ttt-nn,in-context --limit 4 --out v
+      tttnn eval pile-00 val.jsonl --methods instant,instant+context,auto --out i
     """
     from ..evaluation.interpolation import interpolation_curve
     from ..evaluation.results import Budget
@@ -109,14 +109,19 @@ def eval_(
     from ..recipe import TrainerRecipe
     from ..store.corpus import Corpus
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    config = PRESETS[preset].with_(**adapt_flags)
+    names = methods_of(config) if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    if config.mode != "exact":
+        # The methods say the mode; the neighbors that instant reads are the curve's.
+        kept = config.context_neighbors if AUTO.name in names else None
+        config = config.with_(mode="exact", context_neighbors=kept)
     threads = loading.threads
     if threads is None and workers > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
     recipe = TrainerRecipe(
         model,
         datastore,
-        PRESETS[preset].with_(**adapt_flags),
+        config,
         SelectionConfig(**select_flags),
         ScoreConfig(**score_flags),
         embedder,
@@ -154,6 +159,15 @@ def eval_(
         print_json(summary.to_dict() | described)
         return
     print_results(summary, pairs, weights)
+
+
+def methods_of(config: AdaptConfig) -> list[str]:
+    """Return the methods that are measured where a mode is named and no method."""
+    if config.mode == "exact":
+        return [BASE.name, TTT_NN.name]
+    if config.mode == "auto":
+        return [BASE.name, AUTO.name]
+    return [BASE.name, INSTANT_CONTEXT.name if config.in_context else INSTANT.name]
 
 
 def _nothing_measured(docs: str, documents: Corpus, result: EvalResult) -> TttnnError:
@@ -208,6 +222,7 @@ def audit(
     from ..datastore.datastore import Datastore
     from ..evaluation.audit import audit_results
     from ..evaluation.result_file import read_results
+    from ..instant.descriptions import seen_by_experts
     from ..lm.loading import load_tokenizer
     from ..store.corpus import iter_corpus
 
@@ -225,6 +240,7 @@ def audit(
                 tokenizer,
                 ngram=ngram,
                 max_share=max_share,
+                experts=seen_by_experts(opened, held.settings["model"]["fingerprint"]),
                 progress=bars,
             )
     if as_json:

@@ -5,7 +5,7 @@ Compares texts by their word n-grams. Knows results, a datastore's texts and a t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,12 +15,16 @@ from ..lm.neighbor_tokens import portion_of
 from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
 from ..store.document import Document, text_digest
+from ..training.experts import Member
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
 from .protocols import split_task
-from .records import Line, UsedNeighbor
+from .records import Line, UsedExperts, UsedNeighbor
 from .results import EvalResult
 
-FindingKind = Literal["document", "neighbor", "own text", "overlap", "unused copy"]
+FindingKind = Literal["document", "neighbor", "expert", "own text", "overlap", "unused copy"]
+
+Seen = Mapping[str, tuple[str, Sequence[Member]]]
+"""What each expert saw, by its name: the digest of these documents, and each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,9 @@ class Finding:
     """One thing that is not as it should be.
 
     `kind`: "document": it is not the one that was measured; "neighbor": the datastore holds no such text under this
-    id; "own text": the document itself was used as a neighbor; "overlap": a neighbor holds scored text, or is held by
-    it; "unused copy", which is a note and no leak: the neighbor's text holds scored text where it was not used.
+    id; "expert": there is no such expert, or it saw other documents; "own text": the document itself was used as a
+    neighbor, or seen by an expert; "overlap": a neighbor, or a document that an expert saw, holds scored text, or is
+    held by it; "unused copy", which is a note and no leak: the neighbor's text holds scored text where it was not used.
     `share_of_scored` is the share of the scored text's n-grams that the neighbor's used passage holds,
     `share_of_neighbor` the other way round; both are None where nothing was compared.
     """
@@ -78,6 +83,7 @@ def audit_results(
     *,
     ngram: int = NGRAM,
     max_share: float = MAX_SHARE,
+    experts: Seen | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Check every line of a result against the documents it measured and the texts it used.
@@ -85,6 +91,7 @@ def audit_results(
     For each line: the document has the digest on record; each neighbor's id and digest are the datastore's; no neighbor
     is the document itself; and of the passage of a neighbor that was used (the tokens that training takes, as many as
     are on record) no larger share than `max_share` of its n-grams stands in the scored text, nor the other way round.
+    Every document that an expert of the line saw is compared like a neighbor.
 
     Args:
         result: from `read_results`.
@@ -93,6 +100,7 @@ def audit_results(
         tokenizer: of the model that was measured.
         ngram: words of an n-gram.
         max_share: largest share, from 0 to 1.
+        experts: of the datastore, for the model that was measured; needed where a method used some.
         progress: called after each line.
 
     Raises:
@@ -102,7 +110,7 @@ def audit_results(
         raise ConfigError(f"ngram must be at least 1, got {ngram}")
     if not 0 <= max_share <= 1:
         raise ConfigError(f"max_share must be between 0 and 1, got {max_share}")
-    audit = _Audit(result, documents, store, tokenizer, AuditReport(ngram=ngram, max_share=max_share))
+    audit = _Audit(result, documents, store, tokenizer, AuditReport(ngram=ngram, max_share=max_share), experts)
     for done, line in enumerate(result.lines):
         if progress is not None:
             progress("audit", done, len(result.lines))
@@ -123,8 +131,11 @@ class _Audit:
         store: Sequence[Document],
         tokenizer: Any,
         report: AuditReport,
+        experts: Seen | None,
     ) -> None:
         self.report = report
+        self._experts = experts or {}
+        self._passages: dict[tuple[int, int], set[tuple[str, ...]]] = {}  # of (document, tokens) that experts saw
         self._documents = [document if isinstance(document, Document) else Document(document) for document in documents]
         self._store = store
         self._methods = result.settings["methods"]
@@ -152,7 +163,33 @@ class _Audit:
             if problem is not None:
                 self._find("neighbor", line, neighbor, problem)
             elif scored is not None:
-                self._compare(line, neighbor, scored)
+                limit = self._methods[line.method].get("max_neighbor_tokens")
+                passage = used_passage(self._texts, self._store[neighbor.id], neighbor, limit)
+                self._compare(line, neighbor, scored, ngrams_of(passage, self.report.ngram))
+        for expert in line.experts:
+            self._check_expert(line, expert, scored)
+
+    def _check_expert(self, line: Line, expert: UsedExperts, scored: set[tuple[str, ...]] | None) -> None:
+        """Compare every document that an expert saw with what was scored."""
+        digest, members = self._experts.get(expert.name, (None, ()))
+        if digest != expert.members:
+            what = f"its documents have the digest {digest}, expected {expert.members}"
+            self._find("expert", line, None, f"{expert.name}: {'there is no such expert' if digest is None else what}")
+            return
+        tokens = int(self._methods[line.method]["expert_tokens"])
+        for member in members:
+            self.report.passages += 1
+            seen = UsedNeighbor(member.id, member.digest, 0.0, tokens, None)
+            if member.digest == line.digest:
+                self._find("own text", line, seen, f"{expert.name} saw the document itself")
+            problem = _neighbor_problem(seen, self._store)
+            if problem is not None:
+                self._find("neighbor", line, seen, f"seen by {expert.name}: {problem}")
+            elif scored is not None:
+                if (member.id, tokens) not in self._passages:
+                    passage = used_passage(self._texts, self._store[member.id], seen, tokens)
+                    self._passages[member.id, tokens] = ngrams_of(passage, self.report.ngram)
+                self._compare(line, seen, scored, self._passages[member.id, tokens])
 
     def _find(self, kind: FindingKind, line: Line, neighbor: UsedNeighbor | None, what: str, *shares: float) -> None:
         finding = Finding(kind, line.document, line.method, None if neighbor is None else neighbor.id, what, *shares)
@@ -173,12 +210,13 @@ class _Audit:
             self._scored[line.document] = None if task is None else ngrams_of(task.scored, self.report.ngram)
         return self._scored[line.document]
 
-    def _compare(self, line: Line, neighbor: UsedNeighbor, scored: set[tuple[str, ...]]) -> None:
+    def _compare(
+        self, line: Line, neighbor: UsedNeighbor, scored: set[tuple[str, ...]], passage: set[tuple[str, ...]]
+    ) -> None:
         """Compare what was used of a neighbor, and then all of it, with what was scored."""
         report = self.report
         document = self._store[neighbor.id]
-        passage = used_passage(self._texts, document, neighbor, self._methods[line.method].get("max_neighbor_tokens"))
-        shares = shared(scored, ngrams_of(passage, report.ngram))
+        shares = shared(scored, passage)
         report.largest_share = max(report.largest_share, *shares)
         if max(shares) > report.max_share:
             what = f"shares {max(shares):.0%} of its {report.ngram}-grams with the scored text"

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from ..config import AdaptConfig
 from ..errors import ConfigError
 from ..lm.neighbor_context import SEPARATOR, neighbors_before
 from ..lm.neighbor_tokens import portion_of
@@ -26,7 +27,7 @@ from .catalogue import SIFT, TOGETHER, TTT_NN
 from .lab import Lab
 from .overlap import ngrams_of, shared
 from .protocols import Task
-from .records import UsedNeighbor
+from .records import UsedExperts, UsedNeighbor
 
 GENERATED = 48
 """Tokens of the continuations that are kept with the texts."""
@@ -197,6 +198,22 @@ class Case:
         if limit is None:
             return False
         return max(shared(self._ngrams_scored(), ngrams_of(self.lab.trainer.tokenizer.decode(passage)))) > limit
+
+    def seen_and_scored(self, config: AdaptConfig) -> set[str]:
+        """Return the digests of texts for which experts are left out: those that hold scored text, and the document."""
+        own = {text_digest(self.document.text)} if self.lab.exclude_own_text else set()
+        limit = self.lab.config.max_overlap
+        return own | self.lab.seen().holding(self.task.query, config, [self.task.scored], limit)
+
+    def for_distance(self, config: AdaptConfig) -> list[Neighbor]:
+        """Return the nearest neighbor, where experts are used by its distance."""
+        return self.found().neighbors[:1] if config.expert_distance is not None else []
+
+    @staticmethod
+    def receipts(report: AdaptReport) -> list[UsedExperts]:
+        """Return which experts a query used."""
+        used = [] if report.experts is None else report.experts.used
+        return [UsedExperts(expert.name, expert.weight, expert.members) for expert in used]
 
     def _ngrams_scored(self) -> set[tuple[str, ...]]:
         if self._scored_ngrams is None:

@@ -35,8 +35,26 @@ DYNAMIC = MethodEntry("dynamic", "trains on each window of the document after sc
 INTERPOLATION = MethodEntry("interpolation", "mixes in how often each token occurs in the neighbors", 6)
 REFERENCE = MethodEntry("tttlm-2024", "the published procedure: whole neighbors, moments carried", 8)
 
+INSTANT = MethodEntry("instant", "merges experts of the datastore, trains nothing", 9, neighbors=False)
+INSTANT_CONTEXT = MethodEntry("instant+context", "merges experts and reads the neighbors before the query", 10)
+AUTO = MethodEntry("auto", "merges experts, reads 4 neighbors, trains on from there", 11)
+
 CATALOGUE: Mapping[str, MethodEntry] = {
     entry.name: entry
-    for entry in (BASE, TTT_NN, SIFT, GUARD, LORA, IN_CONTEXT, TOGETHER, DYNAMIC, INTERPOLATION, REFERENCE)
+    for entry in (
+        BASE,
+        TTT_NN,
+        SIFT,
+        GUARD,
+        LORA,
+        IN_CONTEXT,
+        TOGETHER,
+        INSTANT,
+        INSTANT_CONTEXT,
+        AUTO,
+        DYNAMIC,
+        INTERPOLATION,
+        REFERENCE,
+    )
 }
 """Name -> row, in the order in which methods are listed."""

@@ -24,7 +24,7 @@ class InContext:
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the room for neighbors and how they stand in it."""
-        return _context_settings(lab)
+        return context_settings(lab)
 
     def measure(self, case: Case) -> Measurement:
         """Score behind each number of neighbors."""
@@ -51,7 +51,8 @@ class InContext:
         return Measurement(points, seconds, stages, used, len(found.neighbors), after=after, left_out=found.left_out)
 
 
-def _context_settings(lab: Lab) -> dict[str, Any]:
+def context_settings(lab: Lab) -> dict[str, Any]:
+    """Return the room for neighbors and how they stand in it."""
     return {
         "context_tokens": lab.config.context_tokens,
         "max_neighbor_tokens": lab.trainer.config.max_neighbor_tokens,
@@ -67,7 +68,7 @@ class Together:
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the settings of both."""
-        return lab.trainer.config.to_dict() | _context_settings(lab)
+        return lab.trainer.config.to_dict() | context_settings(lab)
 
     def measure(self, case: Case) -> Measurement:
         """Take the states of ttt-nn, each scored behind its neighbors."""

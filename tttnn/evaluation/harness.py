@@ -10,7 +10,9 @@ What is searched with (the query) is never what is scored, but for one case that
   the query. With ``rolling=split`` the first half of its tokens is the query and is scored under the base model, the
   second half under the adapted one.
 
-A neighbor whose text is what is scored, alone or after its context, is left out.
+A neighbor whose text is what is scored, alone or after its context, is left out. With ``mode=instant`` and
+``mode=auto`` so is every expert that saw a text which holds too much of it; see `overlap`. No neighbors stand in the
+context: tasks bring their own.
 
 No request ends a run: one whose context has no words, or whose adaptation fails, is answered by the base model, and the
 results count it. Letters that are no characters (lone surrogates) are read as U+FFFD.
@@ -41,6 +43,7 @@ from ..training.trainer import TestTimeTrainer
 from .faults import of_one_text, reason_of
 from .harness_arguments import trainer_of
 from .harness_prompts import DEFAULT_NEW_TOKENS, Prompts, readable, sampling_of
+from .seen_texts import SeenByExperts
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -138,6 +141,11 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 threads=threads,
                 cache_dir=cache_dir,
             )
+        if self.trainer.config.in_context:
+            raise ConfigError(
+                "context_neighbors must be 0 where tasks bring their own context, got "
+                f"{self.trainer.config.in_context} (mode {self.trainer.config.mode}). Give context_neighbors=0."
+            )
         self.tokenizer = self.trainer.tokenizer
         self._prompts = Prompts(
             self.tokenizer,
@@ -150,6 +158,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         self._counts = {"queries": 0, "without_query": 0, "found": 0, "excluded": 0, "steps": 0, "tokens": 0}
         self._counts["failed"] = 0
         self._failures: list[str] = []
+        self._seen: SeenByExperts | None = None
 
     # -----------------------------------------------------------------------------------------------------------------
     # What the harness asks about a model
@@ -335,7 +344,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         answers: list[Any] = [None] * len(queries)
         with tqdm(total=len(queries), desc=f"tttnn {kind}", disable=disable_tqdm) as bar:
             for query, members in groups.items():
-                digests = {text_digest(text) for i in members for text in exclude[i]}
+                digests = self._excluded(query, [text for i in members for text in exclude[i]])
                 left = deque(members)
 
                 def answer_all(left: deque[int] = left) -> None:
@@ -365,6 +374,20 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         if reason not in self._failures and len(self._failures) < _REASONS:
             self._failures.append(reason)
 
+    def _excluded(self, query: str, texts: Sequence[str]) -> set[str]:
+        """Return the digests of texts that must not be learned from: themselves, and what experts saw that holds them.
+
+        A neighbor is left out where its text is equal; an expert also where it saw a near copy, because it cannot be
+        searched again without it.
+        """
+        digests = {text_digest(text) for text in texts}
+        trainer = self.trainer
+        if trainer.config.mode == "exact" or trainer.experts is None or trainer.datastore is None or not query.strip():
+            return digests
+        if self._seen is None:
+            self._seen = SeenByExperts(trainer.experts, trainer.datastore.documents, trainer.texts)
+        return digests | self._seen.holding(query, trainer.config, texts, None)
+
     def _adaptation(
         self, query: str, exclude: Iterable[str], members: Sequence[int], before: Callable[[int], None]
     ) -> AbstractContextManager[AdaptedModel | None]:
@@ -372,6 +395,11 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         if not query.strip() or not self.trainer.config.num_neighbors:
             self._counts["without_query"] += 0 if query.strip() else len(members)
             return nullcontext()
+
+        if self.trainer.config.mode != "exact":
+            for i in members:
+                before(i)  # by the first observation experts are merged
+            return self.trainer.adapt(query, exclude_digests=list(exclude))
 
         def observe(_: Any, neighbors: int) -> None:
             if neighbors == 0:

@@ -13,7 +13,8 @@ from ..errors import ConfigError
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
-from .catalogue import CATALOGUE, GUARD
+from .catalogue import AUTO, CATALOGUE, GUARD, INSTANT, INSTANT_CONTEXT
+from .seen_texts import SeenByExperts
 
 
 class Lab:
@@ -49,11 +50,15 @@ class Lab:
                 f"guard must be none where states are measured one by one, got {trainer.config.guard!r}: the method "
                 f"{GUARD.name} measures it"
             )
-        if trainer.config.mode != "exact" or trainer.config.in_context:
+        if trainer.config.mode != "exact":
             raise ConfigError(
-                f"mode must be exact, and context_neighbors 0, where methods are measured, got "
-                f"{trainer.config.mode!r} and {trainer.config.in_context}: no method leaves out experts that saw "
-                "scored text yet"
+                f"mode must be exact where methods are measured, got {trainer.config.mode!r}: the methods "
+                f"{INSTANT.name}, {INSTANT_CONTEXT.name} and {AUTO.name} measure the others"
+            )
+        if trainer.config.in_context and AUTO.name not in names:
+            raise ConfigError(
+                f"context_neighbors must be 0 where the method {AUTO.name} is not measured, got "
+                f"{trainer.config.in_context}: the curve says how many neighbors other methods read"
             )
         limit = trainer.config.num_neighbors
         searching = [name for name in names if name in CATALOGUE and CATALOGUE[name].neighbors]
@@ -70,6 +75,7 @@ class Lab:
         """What `observe` raised: no fault of the document."""
         self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})
         self._variants: dict[str, TestTimeTrainer] = {}
+        self._seen: SeenByExperts | None = None
 
     def variant(self, name: str, config: AdaptConfig) -> TestTimeTrainer:
         """Return a trainer of other settings over a copy of the model; the same one for every document."""
@@ -79,6 +85,22 @@ class Lab:
                 copy.deepcopy(trainer.model), trainer.tokenizer, None, config, score=trainer.scorer.config
             )
         return self._variants[name]
+
+    def seen(self) -> SeenByExperts:
+        """Return what the experts of the trainer saw.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self._seen is None:
+            experts, datastore = self.trainer.experts, self.trainer.datastore
+            if experts is None or datastore is None:
+                raise ConfigError(
+                    f"trainer must have experts for the methods {INSTANT.name}, {INSTANT_CONTEXT.name} and "
+                    f"{AUTO.name}, got none. Train them with: tttnn precompute"
+                )
+            self._seen = SeenByExperts(experts, datastore.documents, self.trainer.texts)
+        return self._seen
 
     def close(self) -> None:
         """Give the copies of the model up."""

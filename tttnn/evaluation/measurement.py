@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from .case import Case
 from .lab import Lab
-from .records import Point, UsedNeighbor
+from .records import Point, UsedExperts, UsedNeighbor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Measurement:
     stopped_by: str = "neighbors"
     after: str | None = None
     left_out: int = 0
+    experts: list[UsedExperts] = field(default_factory=list)
 
 
 class Method(Protocol):

@@ -13,6 +13,7 @@ from .case import Case
 from .catalogue import BASE
 from .context_methods import InContext, Together
 from .dynamic_evaluation import DynamicEvaluation
+from .expert_methods import Auto, Instant, InstantContext
 from .interpolation import Interpolation
 from .lab import Lab
 from .measurement import Measurement, Method
@@ -45,6 +46,9 @@ METHODS: Mapping[str, Method] = {
         Lora(),
         InContext(),
         Together(),
+        Instant(),
+        InstantContext(),
+        Auto(),
         DynamicEvaluation(),
         Interpolation(),
         Reference(),

@@ -40,12 +40,21 @@ class UsedNeighbor:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedExperts:
+    """A receipt: an expert that a method merged, its weight, and the digest of the documents that it saw."""
+
+    name: str
+    weight: float
+    members: str
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One document under one method.
 
     `tokens`, `num_bytes` and `words` are those of the scored text, the same for every method. Where fewer neighbors
     were `found` than a point's `k`, the point is the measurement after those. `left_out` counts near neighbors that
-    were not used because they hold scored text (`EvalConfig.max_overlap`).
+    were not used because they hold scored text (`EvalConfig.max_overlap`). `experts` are those that were merged.
     """
 
     document: int
@@ -63,6 +72,7 @@ class Line:
     points: list[Point]
     neighbors: list[UsedNeighbor]
     left_out: int = 0
+    experts: list[UsedExperts] = field(default_factory=list)
 
     def at(self, k: int | None = None) -> Point:
         """Return the point of the largest number of neighbors up to `k`; None: the last."""
@@ -74,8 +84,10 @@ class Line:
         return self.at(k).nats / math.log(2) / self.num_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON; a point's `extra` only where there is some."""
+        """Return plain values, ready for JSON; a point's `extra`, and experts, only where there are some."""
         row = asdict(self)
+        if not row["experts"]:
+            del row["experts"]
         for point in row["points"]:
             if not point["extra"]:
                 del point["extra"]
@@ -91,7 +103,8 @@ class Line:
         ]
         if not points:
             raise ValueError("points must not be empty, got []")
-        return cls(**row | {"points": points, "neighbors": neighbors})
+        experts = [UsedExperts(**expert) for expert in row.get("experts", [])]
+        return cls(**row | {"points": points, "neighbors": neighbors, "experts": experts})
 
 
 TOO_LITTLE = "too little text"

@@ -194,6 +194,7 @@ def _take(measured: Measured, case: Case, method: Method, position: int, digest:
             points=answer.points,
             neighbors=answer.neighbors,
             left_out=answer.left_out,
+            experts=answer.experts,
         )
     )
     measured.seconds.append(Seconds(position, method.name, answer.stages, answer.seconds))

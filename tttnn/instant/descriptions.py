@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..datastore.datastore import Datastore
+from ..training.experts import Member
 from .centers import read_centers
-from .manifest import FOLDER, MANIFEST, bytes_of, read_experts
+from .manifest import FOLDER, MANIFEST, bytes_of, folder_of, read_experts
 from .members import check_members, read_members
 from .rows import ExpertRows
 
@@ -66,3 +67,18 @@ def described_experts(datastore: Datastore, *, full: bool = False) -> list[dict[
             }
         )
     return found
+
+
+def seen_by_experts(datastore: Datastore, model: str) -> dict[str, tuple[str, list[Member]]]:
+    """Return what each expert of a model saw, by its name: the digest of the documents, and these; none: nothing.
+
+    Raises:
+        IndexCorruptError: a file is damaged.
+    """
+    folder = folder_of(datastore.path, model)
+    if not (folder / MANIFEST).exists():
+        return {}
+    manifest = read_experts(folder, model=model)
+    members = read_members(folder, manifest)
+    check_members(folder, manifest, members)
+    return {entry.name: (entry.members, members[entry.row]) for entry in manifest.experts}

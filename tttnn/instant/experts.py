@@ -5,8 +5,9 @@ Knows files, members and which documents are there. Does not know how a change o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ..config import AdaptConfig
 from ..datastore.datastore import Datastore
 from ..errors import AdaptError, DatastoreMismatchError
+from ..files import digest_of
 from ..training.experts import ChosenExperts, ExpertsReport, Member, UsedExpert
 from ..weights.low_rank_update import LowRankUpdate, digest_of_matrices, shared_a
 from .asked import ask
@@ -139,6 +141,14 @@ class Experts:
             if self._reason(opened, entry.row, ()) is not None:
                 raise AdaptError(f"expert {expert.name} of the report saw a document that was deleted since")
         return self._update(opened, used)
+
+    def max_length(self) -> int:
+        """Return how many tokens of a document experts are trained on."""
+        return self._opened().manifest.config.max_length
+
+    def digest(self) -> str:
+        """Return what tells these experts from others: models, settings, documents and losses."""
+        return digest_of(json.loads(json.dumps(asdict(self._opened().manifest))))
 
     def members(self) -> dict[str, list[Member]]:
         """Return the documents that each expert saw, by the expert's name."""

@@ -92,5 +92,11 @@ class ExpertSource(Protocol):
     def near(self, query: str, config: AdaptConfig) -> Mapping[str, Sequence[Member]]:
         """Return what the experts that a query may use have seen, by their names; see `choose`."""
 
+    def max_length(self) -> int:
+        """Return how many tokens of a document experts are trained on."""
+
+    def digest(self) -> str:
+        """Return what tells these experts from others: models, settings, documents and losses."""
+
     def members(self) -> Mapping[str, Sequence[Member]]:
         """Return what each expert that is trained has seen, by its name."""
