@@ -72,6 +72,7 @@ bench-smoke: $(VENV)/.dev $(VENV)/.core
 	  --benchmark-warmup=off -q
 	$(BIN)/python benchmarks/bench_rounds.py --rounds 30 --real-rounds 0
 	$(BIN)/python benchmarks/bench_arena.py --model small-tensors --repeats 2
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_instant.py --model small --repeats 2
 
 # A wheel built from the source distribution, without CUDA, in an empty environment. What describes the build, and the
 # core itself, work without torch, transformers, zstandard and hnswlib.

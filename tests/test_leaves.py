@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import tttnn
 from tests.conftest import TEXTS, assert_same_state, save_model, state_of, tiny_llama
 from tests.test_datastore import cached_embedder
 from tests.test_instant import files_of
+from tttnn.cli.loading import Loading
+from tttnn.cli.program import app
 from tttnn.config import DatastoreConfig, ExpertConfig
 from tttnn.errors import ConfigError, IndexCorruptError
 from tttnn.instant.asked import asked_by, asked_for, largest_first
@@ -282,6 +286,40 @@ def test_every_byte_of_every_file_is_watched(grown: tttnn.Datastore) -> None:
                 described_experts(grown, full=True)
         path.write_bytes(whole)
     described_experts(grown, full=True)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's use of transformers
+@pytest.mark.parametrize("query", [None, QUERY])
+def test_peft_loads_what_export_expert_writes(
+    grown: tttnn.Datastore,
+    trainer: tttnn.TestTimeTrainer,
+    tokenizer: Any,
+    tmp_path: Path,
+    query: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peft = pytest.importorskip("peft")
+    monkeypatch.setattr(Loading, "attach", lambda _self, opened, _bars: opened.attach(cached_embedder(3)))
+    name = save_model(tmp_path / "model", tiny_llama(), tokenizer)
+    command = ["export-expert", str(grown.path), str(tmp_path / "adapter"), "--model", name]
+    command += [] if query is None else ["--query", query]
+    ran = CliRunner().invoke(app, [*command, "--json"])
+    assert ran.exit_code == 0, ran.output
+    assert len(json.loads(ran.stdout)["experts"]) == (1 if query is None else 3)
+    again = CliRunner().invoke(app, command)
+    assert isinstance(again.exception, FileExistsError)
+    ids = torch.tensor([list(range(40, 90))])
+    config = trainer.config.with_(leaves=0 if query is None else 2)
+    with trainer.adapt(QUERY, config=config) as adapted, torch.no_grad():
+        ours = adapted.model(input_ids=ids).logits.clone()
+        adapted.save_adapter(tmp_path / "other")
+    for folder in ("adapter", "other"):
+        theirs = peft.PeftModel.from_pretrained(tiny_llama().eval(), str(tmp_path / folder))
+        with torch.no_grad():
+            found = theirs(input_ids=ids).logits
+            base = tiny_llama().eval()(input_ids=ids).logits
+        assert torch.allclose(ours, found, atol=1e-4)
+        assert not torch.allclose(ours, base, atol=1e-2)
 
 
 def test_passages_have_no_leaves(tmp_path: Path, tokenizer: Any) -> None:

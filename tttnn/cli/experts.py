@@ -1,18 +1,20 @@
-"""The command that trains experts before a query comes: precompute.
+"""The commands of experts: precompute trains them before a query comes, export-expert writes them for others.
 
 Knows flags and one call for each. Does not know how an expert is trained.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import ExpertConfig
+from ..config import AdaptConfig, ExpertConfig
+from ..errors import AdaptError
 from .bars import Bars
 from .command import Command
-from .flags import as_json_flag, config_file_flag, loading_flags, model_flag, settings_flags
+from .flags import Query, as_json_flag, config_file_flag, loading_flags, model_flag, settings_flags
 from .loading import Loading
 from .printing import counted, in_bytes, in_time, print_json
 
@@ -100,6 +102,64 @@ def precompute(
         _print_estimate(datastore, estimate, as_json)
     else:
         _print_report(datastore, report, as_json)
+
+
+@click.command("export-expert", cls=Command)
+@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.argument("folder", type=click.Path(file_okay=False))
+@model_flag
+@click.option("--query", type=Query(), help="Merge the experts that this text would use; without, the root alone.")
+@click.option(
+    "--leaves",
+    default=AdaptConfig().leaves,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Experts of the nearest clusters that are merged with the root for --query.",
+)
+@loading_flags(dtype=False)
+@as_json_flag
+def export_expert(
+    datastore: str, folder: str, model: str, query: str | None, leaves: int, loading: Loading, as_json: bool
+) -> None:
+    """Write what DATASTORE's experts taught the model as a peft adapter into FOLDER, which must be new or empty.
+
+    What loads adapters of peft then computes what --mode instant does.
+
+    \b
+    Examples:
+      tttnn export-expert pile-00 my-adapter --model smollm2-135m
+      tttnn export-expert pile-00 my-adapter --query "def quicksort("
+    """
+    from ..datastore.datastore import Datastore
+    from ..instant.experts import Experts
+    from ..instant.fingerprint import fingerprint_of
+
+    place = Path(folder)
+    if place.exists() and any(place.iterdir()):
+        raise FileExistsError(f"{folder}: must be new or empty, and holds files. Choose another folder.")
+    with Bars() as bars:
+        opened = Datastore.open(datastore)
+        loaded, tokenizer = loading.language_model(model, bars)
+        if query is not None:
+            loading.attach(opened, bars)
+        config = AdaptConfig(mode="instant", leaves=0 if query is None else leaves)
+        experts = Experts(opened, model=fingerprint_of(loaded), tokenizer=tokenizer)
+        chosen = experts.choose(query or "", config, (), distance=None)
+        if chosen.update is None:
+            raise AdaptError(
+                f"{datastore}: its root must have seen no document that was deleted, and it has. Train it anew with: "
+                "tttnn precompute --update"
+            )
+        chosen.update.save(place, loaded)
+    report = chosen.report
+    if as_json:
+        used = [{"name": expert.name, "weight": expert.weight} for expert in report.used]
+        print_json({"folder": folder, "experts": used, "left_out": report.left_out})
+        return
+    told = ", ".join(f"{expert.name} x {expert.weight:.3g}" for expert in report.used)
+    click.echo(f"{folder}: an adapter of {told}")
+    for reason, count in report.left_out.items():
+        bars.tell(f"left out as {reason}: {counted(count, 'expert')}")
 
 
 def _recipe(model: str, loading: Loading) -> LeafRecipe:

@@ -240,7 +240,7 @@ def audit(
                 tokenizer,
                 ngram=ngram,
                 max_share=max_share,
-                experts=seen_by_experts(opened, held.settings["model"]["fingerprint"]),
+                experts=seen_by_experts(opened, results_read.settings["model"]["fingerprint"]),
                 progress=bars,
             )
     if as_json:

@@ -49,6 +49,7 @@ for command in (
     datastore.delete,
     datastore.compact,
     experts.precompute,
+    experts.export_expert,
     texts.import_,
     texts.export,
     texts.repair,
