@@ -198,7 +198,12 @@ class AdaptConfig(Config):
     )
     max_tokens: int | None = setting(None, "tokens trained for one query; none: no limit", minimum=2, per_call=True)
     deadline_ms: float | None = setting(
-        None, "milliseconds from the call until training stops", minimum=0, per_call=True, trains=False, group="common"
+        None,
+        "milliseconds from the call to the end of the answer: training and writing stop in time",
+        minimum=0,
+        per_call=True,
+        trains=False,
+        group="common",
     )
     learning_rate: float = setting(
         5e-5, "learning rate of the first step", minimum=0.0, maximum=10.0, per_call=True, group="common"

@@ -92,9 +92,12 @@ def generate(
             if queries is None:
                 bars("adapt", k, config.num_neighbors)
 
+        if config.deadline_ms is not None:
+            trainer.warm_up()  # the clock of a query does not pay for a process's slow first step
+
         def answer(text: str) -> dict[str, Any]:
             before = trainer.generate(text, **options) if base else None
-            with trainer.adapt(text, observe=observe) as adapted:
+            with trainer.adapt(text, observe=observe, answer_tokens=max_new_tokens) as adapted:
                 after = adapted.generate(**options)
             return {"query": text, "base": before, "adapted": after, "report": adapted.report.to_dict()}
 

@@ -166,6 +166,11 @@ class EvalResult:
     texts: dict[tuple[int, str], Texts] | None = None
     unmeasured: dict[int, Skipped] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        documents = len({line.document for line in self.lines})
+        methods = ", ".join(self.methods()) or "none"
+        return f"EvalResult({documents} documents measured, {self.skipped} skipped, methods: {methods})"
+
     @property
     def skipped(self) -> int:
         """How many documents were not measured."""

@@ -14,9 +14,8 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.document import text_digest
+from ..store.document import excerpt, text_digest
 
-_EXCERPT = 60  # characters of a text in a repr
 _SHOWN = 10  # neighbors in the repr of an answer
 
 
@@ -43,14 +42,8 @@ class Neighbor:
         return asdict(self)
 
     def __repr__(self) -> str:
-        source = "" if self.source is None else f", source={self.source!r}"
-        return f"Neighbor(id={self.id}, distance={self.distance:.4f}{source}, text={_excerpt(self.text)})"
-
-
-def _excerpt(text: str) -> str:
-    if len(text) <= _EXCERPT:
-        return repr(text)
-    return f"{text[:_EXCERPT]!r}... ({len(text):,} characters)"
+        source = "" if self.source is None else f", source={excerpt(self.source)}"
+        return f"Neighbor(id={self.id}, distance={self.distance:.4f}{source}, text={excerpt(self.text)})"
 
 
 @dataclass
@@ -166,7 +159,7 @@ class SearchResult(Sequence[Neighbor]):
         head = "".join(f"<th>{name}</th>" for name in ("", "distance", "id", "source", "text"))
         rows = []
         for rank, neighbor in enumerate(self.neighbors, 1):
-            cells = (rank, f"{neighbor.distance:.4f}", neighbor.id, neighbor.source or "", _excerpt(neighbor.text))
+            cells = (rank, f"{neighbor.distance:.4f}", neighbor.id, neighbor.source or "", excerpt(neighbor.text))
             rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
         milliseconds = 1000 * sum(self.seconds.values())
         caption = f"{len(self)} of {self.requested} neighbors, {milliseconds:.1f} ms"

@@ -23,10 +23,11 @@ _MOST_TEXT_BYTES = 1 << 30
 _MOST_META_BYTES = 16 << 20
 _MOST_SOURCE_BYTES = 256 << 10
 
+_EXCERPT = 60  # characters of a text in a repr
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Document:
     """One text with its metadata.
 
@@ -43,6 +44,18 @@ class Document:
         """The part of the corpus that the document came from; None where its metadata do not say."""
         source = self.meta.get(SOURCE_FIELD)
         return source if isinstance(source, str) and source else None
+
+    def __repr__(self) -> str:
+        meta = repr(self.meta)
+        held = meta if len(meta) <= 2 * _EXCERPT else f"{meta[:_EXCERPT]}... ({len(self.meta):,} fields)"
+        return f"Document(text={excerpt(self.text)}, meta={held})"
+
+
+def excerpt(text: str) -> str:
+    """Return the repr of a text, or of its beginning and its length."""
+    if len(text) <= _EXCERPT:
+        return repr(text)
+    return f"{text[:_EXCERPT]!r}... ({len(text):,} characters)"
 
 
 def text_digest(text: str) -> str:

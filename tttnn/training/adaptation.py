@@ -58,6 +58,7 @@ class Adaptation:
         most_trained: int | None = None,
         context: Sequence[Neighbor] | None = None,
         experts: Merging | None = None,
+        answer_tokens: int = 0,
     ) -> None:
         """Begin the clock of a query; nothing else happens before `__enter__`.
 
@@ -74,6 +75,7 @@ class Adaptation:
             most_trained: of the neighbors found, train on so many; None: on all of them.
             context: neighbors that are read before texts; None: the nearest ones, as many as the settings say.
             experts: called with the distance of the nearest neighbor, gives what is merged; None: nothing is.
+            answer_tokens: a deadline leaves training no time that a continuation of so many tokens is expected to take.
         """
         self._most_trained = most_trained
         self._context = context
@@ -86,15 +88,18 @@ class Adaptation:
         self._max_steps = max_steps
         self._replayed_guard = replayed_guard
         self._salt = salt
+        self._answer_tokens = answer_tokens
         self._started = time.perf_counter()
-        self._deadline = math.inf
+        self._deadline = math.inf  # of training
         self._transaction = Transaction(engine)
         self.report = report
 
     def _begin(self) -> AdaptedModel:
         self._transaction.open()
+        answered_by = math.inf
         if self._config.deadline_ms is not None:
-            self._deadline = self._started + self._config.deadline_ms / 1000
+            answered_by = self._started + self._config.deadline_ms / 1000
+            self._deadline = answered_by - self._engine.writing_pace.predict(self._answer_tokens)
         neighbors = self._find(self.report)
         self.report.found = len(neighbors)
         self._transaction.begin(self._config.seed)
@@ -108,6 +113,7 @@ class Adaptation:
             context=context,
             max_neighbor_tokens=self._config.max_neighbor_tokens,
             update=self._merge(neighbors, steps_follow=bool(trained)),
+            deadline=answered_by,
         )
         self._train(adapted, trained)
         return adapted
@@ -166,6 +172,7 @@ class Adaptation:
         if report.stopped_by == "deadline" and report.steps == 0:
             engine.training_pace.doubt()
             engine.guard_pace.doubt()
+            engine.writing_pace.doubt()
         if guard is not None:
             guard.finish(len(report.neighbors), steps=report.steps)
         elif report.guard is not None and report.guard.kept is not None:
@@ -179,6 +186,9 @@ class Adaptation:
             return f"none of {neighbors} neighbors has the two tokens of a training window"
         if self.report.stopped_by == "max_tokens":
             return f"max_tokens ({self._config.max_tokens}) has no room for the first training window"
+        if self.report.stopped_by == "deadline":
+            spent = sum(seconds for stage, seconds in self.report.seconds.items() if stage != "train")
+            return f"deadline_ms ({self._config.deadline_ms:g}) had no room for a step, {spent:.2f} s after the call"
         return None
 
     def _new_guard(self) -> Guard | None:

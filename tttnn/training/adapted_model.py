@@ -5,12 +5,15 @@ Knows an engine and a report. Does not know how the model came to be adapted.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..errors import AdaptError
+from ..lm.generate import OnToken
 from ..lm.neighbor_context import SEPARATOR, neighbors_before
 from ..lm.neighbor_tokens import portion_of
 from ..lm.score import Score
@@ -33,6 +36,7 @@ class AdaptedModel:
         context: Sequence[Neighbor] = (),
         max_neighbor_tokens: int | None = None,
         update: LowRankUpdate | None = None,
+        deadline: float = math.inf,
     ) -> None:
         """Hand out a model.
 
@@ -43,6 +47,7 @@ class AdaptedModel:
             context: neighbors that are read before every text, nearest first.
             max_neighbor_tokens: at most this many tokens of each.
             update: what was merged into the weights; None: nothing.
+            deadline: when a continuation ends, as `time.perf_counter` counts.
         """
         self._context = list(context)
         self._max_neighbor_tokens = max_neighbor_tokens
@@ -51,6 +56,11 @@ class AdaptedModel:
         self.report = report
         self._engine = engine
         self._transaction = transaction
+        self._deadline = deadline
+
+    def __repr__(self) -> str:
+        state = "open" if self._transaction.is_open else "ended"
+        return f"AdaptedModel({len(self.report.neighbors)} neighbors, {self.report.steps} steps, {state})"
 
     @property
     def model(self) -> Any:
@@ -89,8 +99,25 @@ class AdaptedModel:
         return self.score(text, context=context).bits_per_byte
 
     def generate(self, prompt: str | None = None, *, max_new_tokens: int = 64, **options: Any) -> str:
-        """Continue a prompt under the adapted weights; see `TestTimeTrainer.continued`. None: the query."""
+        """Continue a prompt under the adapted weights; see `TestTimeTrainer.continued`. None: the query.
+
+        Where the query has a deadline the text ends with the token at which it passes, and has one token at least; the
+        report's `generations` then say that it was ended by "deadline".
+        """
         self._transaction.require()
+        late = False
+        told: OnToken | None = options.pop("on_token", None)
+
+        def on_token(piece: str, token: int) -> bool:
+            nonlocal late
+            ended = told is not None and bool(told(piece, token))
+            late = not ended and time.perf_counter() >= self._deadline
+            return ended or late
+
+        if self._deadline < math.inf:
+            options["on_token"] = on_token
+        elif told is not None:
+            options["on_token"] = told
         if options.get("seed") is None:
             options["seed"] = self.report.seed
         if self._context:
@@ -98,7 +125,10 @@ class AdaptedModel:
         generation = self._engine.continued(
             self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
         )
-        self.report.generations.append(GenerationReport.of(generation))
+        made = GenerationReport.of(generation)
+        if late and made.ended_by == "callback":
+            made = replace(made, ended_by="deadline")
+        self.report.generations.append(made)
         return generation.text
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

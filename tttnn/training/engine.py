@@ -84,6 +84,7 @@ class Engine:
         training_pace: of steps, by tokens.
         guard_pace: of the guard's scores, by tokens.
         copying_pace: of copies of trained weights, by bytes.
+        writing_pace: of continuations, by tokens.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Engine:
         if config.keep_memory and self.device.type == "cpu":
             _core.keep_freed_memory()
         self.states = ReuseCache(config.reuse)
-        self.training_pace, self.guard_pace, self.copying_pace = Pace(), Pace(), Pace()
+        self.training_pace, self.guard_pace, self.copying_pace, self.writing_pace = Pace(), Pace(), Pace(), Pace()
 
     def _take(self, shared_weights: SharedWeights | None) -> None:
         config = self.config
@@ -245,7 +246,7 @@ class Engine:
         if before is not None:
             ids = [*ids[:begins], *before(self.max_window - max_new_tokens - len(ids)), *ids[begins:]]
         with self.turns.reading():
-            return continued(
+            made = continued(
                 self.model,
                 self.tokenizer,
                 ids,
@@ -257,6 +258,9 @@ class Engine:
                 on_token=on_token,
                 **drawing(temperature, top_p),
             )
+        if made.tokens:
+            self.writing_pace.saw(made.seconds, len(made.tokens))
+        return made
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as they are now, low-rank matrices merged, and the tokenizer.

@@ -90,7 +90,7 @@ class GenerationReport:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class AdaptReport:
     """What adapting to one query did and cost.
 
@@ -101,7 +101,7 @@ class AdaptReport:
     selection left out, by reason. `page_faults` counts the process's minor faults while training. `reused`: the weights
     came from an earlier query with the same neighbors, whose losses, steps and tokens these are. `experts` are those
     that were merged, None in the mode ``exact``; `context` the neighbors that stand before a text. `untrained` says why
-    no step was made though there were neighbors and time; None otherwise.
+    no step was made though there were neighbors; None otherwise.
     """
 
     query_digest: str
@@ -134,6 +134,13 @@ class AdaptReport:
     embedder: str | None = None
     threads: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        reused = ", reused" if self.reused else ""
+        return (
+            f"AdaptReport({len(self.neighbors)} of {self.requested} neighbors, {self.steps} steps{reused}, "
+            f"{self.tokens} tokens, stopped by {self.stopped_by}, {sum(self.seconds.values()):.2f} s)"
+        )
 
     @property
     def losses(self) -> list[float]:

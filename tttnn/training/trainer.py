@@ -32,6 +32,9 @@ from .engine import Engine
 from .experts import ChosenExperts, ExpertSource, ExpertsReport
 from .report import AdaptReport, ContextNeighbor, TrainedNeighbor
 
+_WARM_UP = "The first step of a process is the slowest, and nobody should have to wait for it. " * 8
+_WARM_UP_TOKENS = 4
+
 
 class TestTimeTrainer:
     """Trains a causal language model on the neighbors of a query, for the length of a `with` block.
@@ -154,6 +157,7 @@ class TestTimeTrainer:
         observe: Observer | None = None,
         cancelled: Callable[[], bool] | None = None,
         salt: str = "",
+        answer_tokens: int = 0,
     ) -> Adaptation:
         """Return a context manager that yields the model adapted to `query`.
 
@@ -166,13 +170,17 @@ class TestTimeTrainer:
                 each query may differ from the trainer's.
             neighbors: trains on these, in this order, and does not search.
             num_neighbors: instead of the settings' own.
-            deadline_ms: milliseconds from this call; training stops before the step that would overrun.
+            deadline_ms: milliseconds from this call to the end of the answer. Finding neighbors counts, though it is
+                not cut; training stops before the step that would overrun (`stopped_by`); a continuation inside the
+                block ends at it (`ended_by` of the report's `generations`).
             exclude_digests: neighbors with such a text are left out; see `store.text_digest`.
             observe: called between neighbors with the model in its present state, also where a guard then hands out
                 an earlier one; `reuse` is not used beside it.
             cancelled: asked before each step; True stops training, as at a deadline. May be set by another thread.
             salt: of the states kept for `reuse`, those made under another salt are not used: nobody learns from the
                 seconds that somebody else had the same neighbors.
+            answer_tokens: tokens to be made inside the block. A deadline leaves training as much less time as they
+                are expected to take, by continuations before this one (see `warm_up`).
 
         Raises:
             ValueError: the query is empty.
@@ -211,6 +219,7 @@ class TestTimeTrainer:
             salt=salt,
             most_trained=most,
             experts=self._merging(query, config, excluded),
+            answer_tokens=answer_tokens,
         )
 
     def _merging(self, query: str, config: AdaptConfig, excluded: frozenset[str]) -> Merging | None:
@@ -333,6 +342,34 @@ class TestTimeTrainer:
             neighbors.append(neighbor)
         return neighbors
 
+    def warm_up(self) -> AdaptReport:
+        """Do each kind of work twice, since the first time is the slowest: search, train on one text, put back, write.
+
+        Deadlines know from then on what work costs. Nothing is left of it: no weight, no state for `reuse`; AdamW's
+        moments, where they are carried from query to query, begin anew.
+
+        Returns:
+            The report of the second time.
+
+        Raises:
+            As `adapt`.
+        """
+        plain = self.config.with_(mode="exact", context_neighbors=0, max_tokens=None, deadline_ms=None)
+        found: dict[str, float] = {}
+        for _ in range(2):
+            if self.datastore is not None:
+                started = time.perf_counter()
+                found = dict(self.datastore.search(_WARM_UP, 1).seconds)
+                found = found or {"retrieve": time.perf_counter() - started}
+            # Watched, so that no state is kept. A character is a token at most.
+            alone = [Neighbor(0, 0.0, _WARM_UP)]
+            with self.adapt(_WARM_UP, config=plain, neighbors=alone, observe=lambda *_: None) as adapted:
+                adapted.generate(_WARM_UP[: self.engine.max_window // 2], max_new_tokens=_WARM_UP_TOKENS)
+        if self.config.optimizer_state == "carried":
+            self.engine.optimizer.reset()
+        adapted.report.seconds.add(found)
+        return adapted.report
+
     def generate(self, prompt: str, *, max_new_tokens: int = 64, **options: Any) -> str:
         """Return the text of `continued`, with the same arguments."""
         return self.continued(prompt, max_new_tokens=max_new_tokens, **options).text
@@ -398,6 +435,14 @@ class TestTimeTrainer:
     def release(self) -> None:
         """Give the model back as an ordinary one and free states kept for reuse; the trainer cannot be used again."""
         self.engine.release()
+
+    def __repr__(self) -> str:
+        name = getattr(self.model, "name_or_path", "") or type(self.model).__name__
+        weights, config = self.engine.weights, self.config
+        return (
+            f"TestTimeTrainer({str(name)!r}, {weights.trained / 1e6:.4g} of {weights.parameters / 1e6:.4g} million "
+            f"weights trained, {config.num_neighbors} neighbors, {self.engine.precision}, {self.engine.device})"
+        )
 
     def _require_fit(self, config: AdaptConfig) -> None:
         """Refuse settings for which another trainer must be made."""

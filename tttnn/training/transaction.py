@@ -55,6 +55,11 @@ class Transaction:
         torch.manual_seed(seed)
         self._before.modes.__enter__()  # dropout off
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._engine.turns.has(self._claim)
+
     def require(self) -> None:
         """Refuse use after the end, and in another thread."""
         self._engine.turns.require(self._claim)

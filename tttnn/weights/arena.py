@@ -20,7 +20,7 @@ import tttnn._core as _core
 from ..errors import AdaptError, RestoreError
 from .blocks import RoundedWeights, WeightBlock, run_at_once
 from .inspection import Inspection, Slots, require_same_bytes
-from .layout import aligned, lay_out, refuse_unfit
+from .layout import Captured, aligned, lay_out, refuse_unfit
 from .places import Places
 from .shared_weights import SharedTensor, SharedWeights
 
@@ -133,7 +133,7 @@ class WeightArena:
         self._active = False
         self._generation = 0
         self._saved: tuple[list[bool], list[Tensor | None]] | None = None
-        self._closing: tuple[list[int], str | None] | None = None
+        self._closing: tuple[list[int], str | None, list[Captured]] | None = None
         self._damaged: str | None = None  # a tensor whose pristine bytes were written
 
         self._slots = Slots(model)
@@ -387,15 +387,15 @@ class WeightArena:
         if self._closing is None:
             versions = self._inspection.versions()
             # Kept until the next query: after an interrupt tensors may be home already, which says nothing then.
-            self._closing = versions, self._written_pristine(versions)
-        versions, written = self._closing
+            self._closing = versions, self._written_pristine(versions), self._to_copy(versions)
+        versions, written, back = self._closing
         self._damaged = self._damaged or written
         self._inspection.expect(versions)  # restoring writes none: re-pointing and the core's copies do not count
         run_at_once(map(setattr, self._parameters, repeat("grad"), repeat(None)))
         self._slots.put_back()
         run_at_once(map(setattr, self._tensors, repeat("data"), self._homes))
-        if self._copied:
-            self._working.copy_from(self._pristine, self._copied)
+        if back:
+            self._working.copy_from(self._pristine, back)
         if self._saved is not None:
             flags, gradients = self._saved
             if list(map(attrgetter("requires_grad"), self._parameters)) != flags:
@@ -408,6 +408,15 @@ class WeightArena:
             raise _written_inside(written)
 
     _close = _core.retried(_put_back)
+
+    def _to_copy(self, versions: list[int]) -> list[Captured]:
+        """Return what has to be copied back.
+
+        Where no step ran and torch counts no write, only what was written otherwise: reading proves it for less.
+        """
+        if any(self.places.written) or self._working.host is None or versions != self._inspection.expected_versions:
+            return self._copied
+        return self._inspection.changed(self._working, self._copied)
 
     def _written_pristine(self, versions: list[int]) -> str | None:
         """Name a tensor whose pristine bytes were written through torch during the query."""

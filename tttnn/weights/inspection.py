@@ -98,6 +98,11 @@ class Inspection:
         """Return torch's count of writes to each tensor; zeros where it has none."""
         return list(map(attrgetter(_VERSION), self._tensors)) if self._counts_writes else [0] * len(self._tensors)
 
+    @property
+    def expected_versions(self) -> list[int]:
+        """The counts of writes that are right."""
+        return self._versions
+
     def expect(self, versions: list[int]) -> None:
         """Take these counts of writes for right from here on."""
         self._versions = versions
@@ -143,8 +148,17 @@ class Inspection:
         """Read these tensors' bytes in another block; RestoreError where they are not the pristine ones."""
         self._require_same("restored", block, items)
 
+    def changed(self, block: WeightBlock, items: Sequence[Captured]) -> list[Captured]:
+        """Return the tensors whose bytes in another block are not the pristine ones."""
+        expected = self._expected
+        return [i for i, now in zip(items, block.fingerprints(items), strict=True) if now != expected[id(i)]]
+
+    @property
+    def _expected(self) -> dict[int, int]:
+        return {id(item): fingerprint for item, fingerprint in zip(self._items, self._fingerprints, strict=True)}
+
     def _require_same(self, what: str, block: WeightBlock, items: Sequence[Captured]) -> None:
-        expected = {id(item): fingerprint for item, fingerprint in zip(self._items, self._fingerprints, strict=True)}
+        expected = self._expected
         for item, now in zip(items, block.fingerprints(items), strict=True):
             if now != expected[id(item)]:
                 raise RestoreError(
