@@ -304,6 +304,7 @@ class Engine:
 
     def verify(self) -> None:
         """Prove that the weights are those taken over at creation; a RestoreError otherwise."""
+        self.turns.require_held()
         self.arena.check()
         self.arena.verify()
 
@@ -312,12 +313,14 @@ class Engine:
 
         Low-rank matrices are left out.
         """
+        self.turns.require_held()
         return self.arena.digest(LowRankLayers.base_name if self.low_rank is not None else None)
 
     def release(self) -> None:
         """Give the model back as an ordinary one and free trained states; the engine cannot be used again."""
         self.states.clear()
         self._give_back()
+        self.turns.close()
 
 
 class TrainingArithmetic:

@@ -32,16 +32,20 @@ class Transaction:
         self._claim = Claim()
         self._before: _Before | None = None
         self._engine = engine
+        self._opened = False
 
     def open(self) -> None:
         """Take the turn; see `Turns.take` for who is refused.
 
         Raises:
-            AdaptError: that, or torch's inference mode is on.
+            AdaptError: that, or torch's inference mode is on, or it was open before.
         """
+        if self._opened:
+            raise AdaptError("an adaptation must be entered once. Call adapt() again for another block.")
         if torch.is_inference_mode_enabled():
             raise AdaptError("nothing can be trained under torch.inference_mode(). Call adapt outside of it.")
         self._engine.turns.take(self._claim)
+        self._opened = True
 
     def begin(self, seed: int) -> None:
         """Take note of everything that training changes, and let the weights be trained.

@@ -26,13 +26,28 @@ class Turns:
     def __init__(self) -> None:
         self._taken: dict[str, Claim] = {}  # "by": the claim of the open transaction
         self._readers: dict[Reading, int] = {}  # and their threads
+        self._closed = False
+
+    def close(self) -> None:
+        """Refuse all that comes: the model is no longer held."""
+        self._closed = True
+
+    def require_held(self) -> None:
+        """Refuse a use of a model that is no longer held.
+
+        Raises:
+            AdaptError: it was released.
+        """
+        if self._closed:
+            raise AdaptError("trainer must not be used after its release(). Make a new one.")
 
     def take(self, claim: Claim) -> None:
         """Give a transaction its turn.
 
         Raises:
-            AdaptError: another one has it, or another thread is reading.
+            AdaptError: another one has it, or another thread is reading, or the model was released.
         """
+        self.require_held()
         claim.thread = threading.get_ident()
         # One C call, so that a Ctrl-C finds the turn either taken, and gives it back, or not taken.
         if self._taken.setdefault("by", claim) is not claim:
@@ -74,8 +89,9 @@ class Turns:
         """Let a block read.
 
         Raises:
-            AdaptError: a transaction of another thread has the turn.
+            AdaptError: a transaction of another thread has the turn, or the model was released.
         """
+        self.require_held()
         here = threading.get_ident()
         self._readers[reading] = here
         claim = self._taken.get("by")
