@@ -39,7 +39,18 @@ MAY_IMPORT = {
 }
 
 # Single files: each may import those before it, and every package any of them.
-SINGLE = ("errors", "version", "stages", "processes", "settings", "config", "files", "model_folder", "models")
+SINGLE = (
+    "errors",
+    "version",
+    "stages",
+    "processes",
+    "worker_pool",
+    "settings",
+    "config",
+    "files",
+    "model_folder",
+    "models",
+)
 
 # Files that need one package more than theirs, for one thing.
 ALSO = {

@@ -1,25 +1,20 @@
-"""Several processes that measure documents, and the one that deals them out and writes their results in order.
+"""Several processes that measure documents, and the one that writes their results in order.
 
-Knows processes and pipes. Does not know what is measured.
+Knows what a process loads, and a pool of them. Does not know what is measured.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-import signal
-from collections.abc import Iterable, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..config import EvalConfig, Progress
 from ..errors import ConfigError, TttnnError
-from ..processes import end_with_parent
 from ..recipe import TrainerRecipe
 from ..store.document import Document
 from ..weights.shared_weights import SharedWeights
+from ..worker_pool import WorkerPool
 from .lab import Lab
 from .methods import methods_named
 from .records import Measured
@@ -68,7 +63,7 @@ def evaluate_with_workers(
     names = tuple(method.name for method in methods_named(methods))  # refused before anything is loaded
     config = config if config is not None else EvalConfig()
     chosen = sampled(documents, config)
-    pool = _Pool(workers, (recipe, config, names, exclude_own_text, keep_text))
+    pool = _Measurers(workers, (recipe, config, names, exclude_own_text, keep_text))
     try:
         if carries_state(pool.settings) and workers > 1:
             raise ConfigError(
@@ -92,22 +87,22 @@ def evaluate_with_workers(
         pool.close()
 
 
-class _Pool:
-    """Processes, each at the other end of a pipe."""
+class _Measurers:
+    """Processes that measure documents, all with the weights of the first."""
 
     def __init__(self, workers: int, arguments: tuple[Any, ...]) -> None:
-        # Inherited, and read when torch is imported: threads that spin while they wait slow the other workers down.
-        os.putenv("OMP_WAIT_POLICY", "PASSIVE")
-        self._arguments = arguments
-        self._workers: dict[Connection, BaseProcess] = {}
-        self._jobs: dict[Connection, int] = {}
+        self._pool = WorkerPool(
+            "tttnn-worker",
+            label=lambda job: f"document {job[0]}",
+            remedy="What was measured is kept: the same command continues.",
+        )
         try:
             # The first one's weights are the others' too, so it has to be ready before they begin.
-            first = self._start(None, shares=workers > 1)
-            settings, weights = self._receive(first)
-            others = [self._start(weights, shares=False) for _ in range(workers - 1)]
-            for connection in others:
-                if self._receive(connection) != (settings, None):
+            first = self._pool.start(_measure, None, workers > 1, *arguments)
+            settings, weights = self._pool.receive(first)
+            others = [self._pool.start(_measure, weights, False, *arguments) for _ in range(workers - 1)]
+            for worker in others:
+                if self._pool.receive(worker) != (settings, None):
                     raise TttnnError("workers must have loaded the same model and datastore, but their settings differ")
         except BaseException:
             self.close()
@@ -115,70 +110,23 @@ class _Pool:
         self.settings: dict[str, Any] = settings
         """What the results of each depend on; the same for all."""
 
-    def _start(self, weights: SharedWeights | None, *, shares: bool) -> Connection:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        name = f"tttnn-worker-{len(self._workers)}"
-        process = context.Process(
-            target=_work, args=(theirs, weights, shares, *self._arguments), name=name, daemon=True
-        )
-        process.start()
-        theirs.close()
-        self._workers[ours] = process
-        return ours
-
-    def measure(self, jobs: list[tuple[int, Document]]) -> Iterable[Measured]:
-        """Deal documents out, and yield what comes back in the order of `jobs`."""
-        waiting = iter(jobs)
-        for connection in self._workers:
-            self._deal(connection, waiting)
+    def measure(self, jobs: list[tuple[int, Document]]) -> Iterator[Measured]:
+        """Yield what was measured of documents, in their order."""
+        answers = self._pool.answers(jobs)
         finished: dict[int, Measured] = {}
         for position, _ in jobs:
             while position not in finished:
-                for ready in wait(list(self._jobs)):
-                    assert isinstance(ready, Connection)
-                    measured: Measured = self._receive(ready)
-                    finished[measured.position] = measured
-                    self._deal(ready, waiting)
+                measured: Measured = next(answers)
+                finished[measured.position] = measured
             yield finished.pop(position)
-
-    def _deal(self, connection: Connection, waiting: Any) -> None:
-        self._jobs.pop(connection, None)
-        job = next(waiting, None)
-        if job is not None:
-            self._jobs[connection] = job[0]
-            # A worker that is dead says so where its answer is read.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.send(job)
-
-    def _receive(self, connection: Connection) -> Any:
-        try:
-            kind, value = connection.recv()
-        except (EOFError, ConnectionResetError):
-            process = self._workers[connection]
-            process.join()
-            at = f"document {self._jobs[connection]}" if connection in self._jobs else "its start"
-            raise TttnnError(
-                f"{process.name} (process {process.pid}) died with exit code {process.exitcode} at {at}. What was "
-                "measured is kept: the same command continues."
-            ) from None
-        if kind == "failed":
-            raise value
-        return value
 
     def close(self) -> None:
         """End all processes, whatever they are at."""
-        for process in self._workers.values():
-            process.kill()
-        for connection, process in self._workers.items():
-            process.join()
-            process.close()
-            connection.close()
-        self._workers.clear()
+        self._pool.close()
 
 
-def _work(
-    connection: Connection,
+def _measure(
+    jobs: Iterator[tuple[int, Document]],
     weights: SharedWeights | None,
     shares: bool,
     recipe: TrainerRecipe,
@@ -186,26 +134,13 @@ def _work(
     names: tuple[str, ...],
     exclude_own_text: bool,
     keep_text: bool,
-) -> None:
-    """Load a trainer, and measure one document after another, until nobody asks any more."""
-    # A Ctrl-C reaches every process of a terminal; the one that writes decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    try:
-        from transformers.utils import logging
+) -> Iterator[Any]:
+    """Load a trainer, say what results depend on, and measure one document after another."""
+    from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        trainer = recipe.load(weights)
-        lab = Lab(trainer, config, names, exclude_own_text=exclude_own_text, keep_text=keep_text)
-        shared = trainer.share_weights() if shares else None
-        connection.send(("ready", (results_settings(lab), shared)))
-        while True:
-            position, document = connection.recv()
-            connection.send(("measured", measured_document(lab, position, document)))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except Exception as error:
-        raised = (
-            error if isinstance(error, TttnnError | ValueError | OSError) else TttnnError(f"in a worker: {error!r}")
-        )
-        connection.send(("failed", raised))
+    logging.disable_progress_bar()
+    trainer = recipe.load(weights)
+    lab = Lab(trainer, config, names, exclude_own_text=exclude_own_text, keep_text=keep_text)
+    yield results_settings(lab), trainer.share_weights() if shares else None
+    for position, document in jobs:
+        yield measured_document(lab, position, document)

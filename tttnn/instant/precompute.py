@@ -35,7 +35,7 @@ from .centers import read_centers, write_centers
 from .fingerprint import fingerprint_of
 from .int4 import pack, unpack
 from .leaf_training import LeafJob, TrainedLeaf, train_leaves
-from .leaf_workers import LeafRecipe, LeafWorkers
+from .leaf_workers import LeafRecipe, start_leaf_workers
 from .low_rank_training import ExpertTraining
 from .manifest import (
     FORMAT,
@@ -313,9 +313,9 @@ class Precompute:
                 if recipe is None:
                     raise ConfigError(f"recipe must be given where there are several workers, got None and {workers}")
                 place = str(self._datastore.path)
-                pool = LeafWorkers(workers, recipe, place, self.fingerprint, self.config, root)
+                pool = start_leaf_workers(workers, recipe, place, self.fingerprint, self.config, root)
                 stack.callback(pool.close)
-                trained = pool.train(jobs)
+                trained = pool.answers(jobs)
             if progress is not None:
                 progress("leaves", len(manifest.experts) - 1, manifest.clusters)
             for leaf in trained:
