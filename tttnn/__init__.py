@@ -32,6 +32,7 @@ from .errors import (
     IndexCorruptError,
     MissingExtraError,
     NonFiniteLossError,
+    RefusedError,
     RestoreError,
     StoreCorruptError,
     StoreError,
@@ -44,6 +45,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .datastore.datastore import Datastore
     from .datastore.index import NeighborIndex
+    from .dispatch.async_trainer import AsyncTrainer
     from .embedding.embedder import Embedder
     from .evaluation.result_file import read_results
     from .evaluation.runner import evaluate
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "AdaptReport": "training.report",
     "AdaptedModel": "training.adapted_model",
+    "AsyncTrainer": "dispatch.async_trainer",
     "Datastore": "datastore.datastore",
     "Document": "store.document",
     "Embedder": "embedding.embedder",
@@ -89,6 +92,7 @@ __all__ = [
     "AdaptError",
     "AdaptReport",
     "AdaptedModel",
+    "AsyncTrainer",
     "ClusterError",
     "ConfigError",
     "Datastore",
@@ -107,6 +111,7 @@ __all__ = [
     "Neighbor",
     "NeighborIndex",
     "NonFiniteLossError",
+    "RefusedError",
     "RestoreError",
     "Retriever",
     "ScoreConfig",

@@ -61,6 +61,20 @@ class RestoreError(AdaptError):
     """A parameter moved, changed shape or was written since it was captured."""
 
 
+class RefusedError(TttnnError, RuntimeError):
+    """A trainer behind a queue does not answer: too many wait, a deadline would be missed, its engine ended.
+
+    Attributes:
+        code: why, in a word: queue_full, queue_too_long, would_miss_deadline, draining, engine_died, internal_error.
+        retry_after: seconds after which it may be asked again; None: it is of no use.
+    """
+
+    def __init__(self, message: str, code: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after
+
+
 class ClusterError(TttnnError, RuntimeError):
     """Shards are missing and the caller did not accept a partial answer."""
 

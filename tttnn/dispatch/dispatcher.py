@@ -168,6 +168,12 @@ class Dispatcher:
                 self._observer.cancelled("running")
                 engine.link.send({"cancel": job.number})
 
+    def tell(self, job: Job, frame: Frame) -> None:
+        """Tell the engine that runs a job something about it; lost where none does any more."""
+        for engine in self._engines:
+            if engine.job is job:
+                engine.link.send({"to": job.number, **frame})
+
     # --- life ---
 
     def start(self) -> None:
@@ -232,7 +238,12 @@ class Dispatcher:
                     self._feed()
                     self._observer.restarted(await self._listen(engine))
             finally:
-                await self._end(engine)
+                ending = asyncio.ensure_future(self._end(engine))
+                try:
+                    await asyncio.shield(ending)
+                except asyncio.CancelledError:
+                    await ending  # whole, so that nothing of the engine stays open
+                    raise
             if engine.link.facts is None and self.failure is None:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -116,7 +116,7 @@ class EngineLink:
                 self._process.kill()
         code = await self._process.wait()
         if self._pipe is not None:
-            self._pipe.close()
+            await self._pipe.close()
         self._desk.close()
         return code
 

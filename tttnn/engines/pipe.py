@@ -6,6 +6,7 @@ Knows bytes and how a file descriptor travels. Does not know what a frame says.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import struct
@@ -78,6 +79,8 @@ class AsyncPipe:
             return None
         return frame
 
-    def close(self) -> None:
-        """Close this end."""
+    async def close(self) -> None:
+        """Close this end, and wait until it is."""
         self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()

@@ -1,6 +1,7 @@
 """An engine process: loads a session, says that it is ready, and does one job after the other until the pipe ends.
 
-Knows processes, signals and the pipe. Does not know what a job is. One thread works; another hears what is cancelled.
+Knows processes, signals and the pipe. Does not know what a job is. One thread works; another hears what is cancelled,
+and what the job at work is told.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class _Inbox:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._jobs: queue.SimpleQueue[Frame | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self._interrupted: set[tuple[int, int]] = set()
         threading.Thread(target=self._hear, name="inbox", daemon=True).start()
 
     def _hear(self) -> None:
@@ -43,6 +46,11 @@ class _Inbox:
                 os._exit(1)
             if "cancel" in frame:
                 self._cancelled.add(frame["cancel"])
+                self._commands.put({"to": frame["cancel"], "end": True})  # wakes a job that waits for a command
+            elif "interrupt" in frame:
+                self._interrupted.add((frame["to"], frame["interrupt"]))
+            elif "to" in frame:
+                self._commands.put(frame)
             else:
                 self._jobs.put(None if "stop" in frame else frame)
 
@@ -54,9 +62,25 @@ class _Inbox:
         """Say whether a job was given up."""
         return number in self._cancelled
 
+    def is_interrupted(self, number: int, command: int) -> bool:
+        """Say whether nobody waits for the answer to a job's command any more."""
+        return (number, command) in self._interrupted
+
+    def command(self, number: int, timeout: float) -> Frame | None:
+        """Return what a job is told next; None where nothing comes within `timeout` seconds."""
+        try:
+            while (frame := self._commands.get(timeout=timeout))["to"] != number:
+                pass
+        except queue.Empty:
+            return None
+        return frame
+
     def forget(self, number: int) -> None:
-        """Forget a job that is done."""
+        """Forget a job that is done, and what it was told: to no later one anything has been said yet."""
         self._cancelled.discard(number)
+        self._interrupted.clear()
+        while not self._commands.empty():
+            self._commands.get_nowait()
 
 
 def main(pipe: Pipe, desk: socket.socket) -> int:
@@ -114,7 +138,7 @@ def _do(session: Any, frame: Frame, pipe: Pipe, inbox: _Inbox) -> bool:
     """Do one job; False where the weights may not be what they were."""
     from .tasks import TASKS
 
-    turn = Turn(frame, pipe.send, inbox.is_cancelled)
+    turn = Turn(frame, pipe.send, inbox)
     sound = True
     try:
         result = TASKS[frame["task"]](session, turn)
@@ -130,7 +154,7 @@ def _do(session: Any, frame: Frame, pipe: Pipe, inbox: _Inbox) -> bool:
             _log.error("job %d: %s", frame["job"], where(error))
         end = {"event": "error", "error": plain}
     if end["event"] == "done" and "cancelled" not in end["result"]:
-        parts = sum(turn.seconds.values())
+        parts = sum(turn.seconds.values()) + turn.waited
         turn.cost("request", max(0.0, turn.total() - parts), 1)
     session.costs.saw(turn.spent)
     inbox.forget(frame["job"])

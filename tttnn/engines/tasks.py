@@ -13,11 +13,12 @@ from typing import Any
 
 from ..embedding.embed_report import EmbedReport
 from ..errors import AdaptError, ConfigError
-from ..lm.windows import scoring_windows
 from .adapting_turn import adapted, base_model
 from .answering import answer
 from .cost import Work
 from .failures import Wrong
+from .held_model import block
+from .scoring import nats_of
 from .session import Session
 from .turn import Turn
 
@@ -56,7 +57,7 @@ def score(session: Session, turn: Turn) -> dict[str, Any]:
 
     def scored(neighbors: list[int]) -> dict[str, Any]:
         read = [*neighbors, *before]
-        nats = _nats(session, turn, [texts.prefix(), *read, *tokens], 1 + len(read))
+        nats = nats_of(session, turn, [texts.prefix(), *read, *tokens], 1 + len(read))
         return {"nats": nats, "bits_per_byte": nats / math.log(2) / size}
 
     reserve = session.costs.predict(Work(adaptations=1, read_tokens=1 + len(before) + len(tokens)))
@@ -73,20 +74,6 @@ def score(session: Session, turn: Turn) -> dict[str, Any]:
         "report": None if model is None else session.report(model.report),
         **({"base": scored([])} if frame["compare"] else {}),
     }
-
-
-def _nats(session: Session, turn: Turn, sequence: list[int], first: int) -> float:
-    """Score window by window, as `Scorer.token_nats` does, so that nobody waits for more than one that has left."""
-    nats = 0.0
-    for window in scoring_windows(len(sequence), session.trainer.scorer.max_length, first=first):
-        turn.check()
-        started = time.perf_counter()
-        part = sequence[window.begin : window.end]
-        nats += float(session.trainer.scorer.token_nats(part, first=window.first - window.begin).sum())
-        taken = time.perf_counter() - started
-        turn.stage("score", taken)
-        turn.cost("read", taken, len(part))
-    return nats
 
 
 def replay(session: Session, turn: Turn) -> dict[str, Any]:
@@ -127,6 +114,7 @@ def embed(session: Session, turn: Turn) -> dict[str, Any]:
 
 TASKS: dict[str, Task] = {
     "answer": answer,
+    "block": block,
     "search": search,
     "adapt": adapt,
     "score": score,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from .failures import Cancelled
 from .pipe import Frame
@@ -17,16 +17,29 @@ _BEAT_SECONDS = 0.5
 """Between two signs of life that say nothing else."""
 
 
+class Inbox(Protocol):
+    """What a turn asks of what has come in."""
+
+    def is_cancelled(self, number: int) -> bool:
+        """Say whether a job was given up."""
+
+    def is_interrupted(self, number: int, command: int) -> bool:
+        """Say whether nobody waits for the answer to a job's command any more."""
+
+    def command(self, number: int, timeout: float) -> Frame | None:
+        """Return what a job is told next; None where nothing comes within `timeout` seconds."""
+
+
 class Turn:
     """A job's turn at the engine."""
 
-    def __init__(self, frame: Frame, send: Callable[[Frame], None], cancelled: Callable[[int], bool]) -> None:
+    def __init__(self, frame: Frame, send: Callable[[Frame], None], inbox: Inbox) -> None:
         """Begin a job.
 
         Args:
             frame: what is to be done; `deadline_ms` are left from now.
             send: hands a frame to the serving process.
-            cancelled: says whether a job was given up.
+            inbox: says whether the job was given up, and what it is told while it runs.
         """
         self.frame = frame
         self.seconds: dict[str, float] = {}
@@ -36,7 +49,9 @@ class Turn:
         self.counts = {"prompt": 0, "written": 0, "trained": 0, "scored": 0, "reused": 0}
         self._number: int = frame["job"]
         self._send = send
-        self._cancelled = cancelled
+        self._inbox = inbox
+        self.waited = 0.0
+        """Seconds in which there was nothing to do but wait for a command."""
         self._started = self._said = time.perf_counter()
         left = frame.get("deadline_ms")
         self.deadline = math.inf if left is None else self._started + left / 1000
@@ -50,12 +65,32 @@ class Turn:
         """Say whether nobody waits any more; and, now and then, that this engine is alive."""
         if time.perf_counter() - self._said > _BEAT_SECONDS:
             self.say("beat")
-        return self._cancelled(self._number)
+        return self._inbox.is_cancelled(self._number)
 
     def check(self) -> None:
         """Raise Cancelled where nobody waits any more."""
         if self.gone():
             raise Cancelled
+
+    def command(self) -> Frame | None:
+        """Wait for what the job is told next; None: nothing any more.
+
+        Raises:
+            Cancelled: nobody waits any more.
+        """
+        started = time.perf_counter()
+        try:
+            while True:
+                frame = self._inbox.command(self._number, _BEAT_SECONDS)
+                self.check()
+                if frame is not None:
+                    return None if "end" in frame else frame
+        finally:
+            self.waited += time.perf_counter() - started
+
+    def interrupted(self, command: int) -> bool:
+        """Say whether nobody waits for the answer to a command any more."""
+        return self._inbox.is_interrupted(self._number, command)
 
     def cost(self, kind: str, measured: float, amount: float) -> None:
         """Note what work cost."""
