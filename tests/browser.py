@@ -138,6 +138,8 @@ class Page:
         self._context = context
         self.console: list[str] = []
         """Errors and warnings, in order."""
+        self.dialogs = 0
+        """That asked for a name and a password; see `count_dialogs`."""
 
     def told(self, method: str, fields: dict[str, Any]) -> None:
         """Take an event."""
@@ -151,6 +153,7 @@ class Page:
         elif method == "Fetch.requestPaused":
             self._browser.send("Fetch.continueRequest", self._session, requestId=fields["requestId"])
         elif method == "Fetch.authRequired":
+            self.dialogs += 1
             answer = {"response": "CancelAuth"}
             self._browser.send(
                 "Fetch.continueWithAuth", self._session, requestId=fields["requestId"], authChallengeResponse=answer
@@ -169,8 +172,8 @@ class Page:
         """Grant what a user would be asked for."""
         self._browser.call("Browser.grantPermissions", permissions=list(permissions), browserContextId=self._context)
 
-    def sign_nowhere(self) -> None:
-        """Close each dialog that asks for a name and a password, as a user does who has none."""
+    def count_dialogs(self) -> None:
+        """Close each dialog that asks for a name and a password, as a user does who has none, and count them."""
         self.call("Fetch.enable", handleAuthRequests=True)
 
     def before(self, script: str) -> None:
@@ -181,6 +184,19 @@ class Page:
         """Open an address, and wait until it is loaded."""
         assert "errorText" not in self.call("Page.navigate", url=url)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def fill(self, **fields: Any) -> None:
+        """Write into fields, by their ids."""
+        for name, value in fields.items():
+            self.value(f"document.getElementById({json.dumps(name)}).value = {json.dumps(str(value))}")
+
+    def click(self, name: str) -> None:
+        """Click what has an id."""
+        self.value(f"document.getElementById({json.dumps(name)}).click()")
+
+    def text(self, name: str) -> str:
+        """Return the text of what has an id."""
+        return str(self.value(f"document.getElementById({json.dumps(name)}).textContent"))
 
     def value(self, expression: str) -> Any:
         """Return an expression's value, or what its promise gives; as a user's action, where that matters."""

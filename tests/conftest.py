@@ -98,6 +98,36 @@ def model() -> Any:
     return tiny_gpt2()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A folder with all that a server needs; see `served.save_everything`."""
+    from tests.served import save_everything
+
+    made = tmp_path_factory.mktemp("served")
+    save_everything(made, tokenizer)
+    return made
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """What `folder` is, with a model that writes words."""
+    from tests.served import NAME, save_everything, teach
+
+    made = tmp_path_factory.mktemp("taught")
+    save_everything(made, tokenizer)
+    teach(made / NAME, tokenizer)
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium; the test is skipped where none is installed."""
+    from tests.browser import Browser
+
+    with Browser(tmp_path_factory.mktemp("profile")) as made:
+        yield made
+
+
 class FakeRetriever:
     """Returns the first k of a fixed list of neighbors; `queries` are those it was asked, with their k."""
 

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 NAME = "tiny"
 TAUGHT = "THE CAT AND A DOG SAT ON IT IN SUN WHEN THEY HAD SORTED ITEMS OF LIST BY MOON"
+QUERY = "The cat sat on the mat, and def quicksort(items): came after it"
+"""Near some documents of the datastore, and in none of them."""
 WAIT = 120.0
 """Seconds after which a test gives up waiting: generous, because other work may share the machine."""
 

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 import tttnn
-from tests.served import NAME, WAIT, save_everything, teach
+from tests.served import NAME, QUERY, WAIT, save_everything, teach
 
 DOCUMENTS = 150
-QUERY = "The cat sat on the mat, and def quicksort(items): came after it"
 CONFIG = tttnn.AdaptConfig(num_neighbors=3, max_length=64, learning_rate=1e-3, precision="float32")
 LIMITS = tttnn.ServeConfig(verify_every=1, max_queue=2, max_queue_seconds=100_000.0)
 

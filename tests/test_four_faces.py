@@ -12,7 +12,7 @@ import pytest
 
 import tttnn
 from tests.conftest import TEXTS
-from tests.served import NAME, Server, save_everything, teach
+from tests.served import NAME, Server
 from tests.test_cli import run
 from tttnn.config import ScoreConfig, SelectionConfig
 from tttnn.evaluation.result_file import read_results
@@ -36,16 +36,8 @@ Said = dict[tuple[str, int], tuple[float, str]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    made = tmp_path_factory.mktemp("faces")
-    save_everything(made, tokenizer)
-    teach(made / NAME, tokenizer)
-    return made
-
-
-@pytest.fixture(scope="module")
-def trainer(folder: Path) -> Iterator[tttnn.TestTimeTrainer]:
-    recipe = TrainerRecipe(str(folder / NAME), str(folder / "store"), CONFIG, SelectionConfig(), ScoreConfig())
+def trainer(taught: Path) -> Iterator[tttnn.TestTimeTrainer]:
+    recipe = TrainerRecipe(str(taught / NAME), str(taught / "store"), CONFIG, SelectionConfig(), ScoreConfig())
     made = recipe.load()
     yield made
     made.release()
@@ -75,11 +67,11 @@ def test_neighbors_change_the_number_and_the_text(library: Said) -> None:
 
 
 def test_the_command_line(
-    folder: Path, library: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    taught: Path, library: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     documents, out = tmp_path / "docs.jsonl", tmp_path / "results.jsonl"
     documents.write_text("".join(json.dumps({"text": query}) + "\n" for query in QUERIES))
-    place = (str(folder / "store"), "--model", str(folder / NAME), "--threads", "1", *FLAGS)
+    place = (str(taught / "store"), "--model", str(taught / NAME), "--threads", "1", *FLAGS)
     measured = ("--protocol", "full", "--methods", "ttt-nn", "--curve", "0,3", "--max-overlap", "none")
     command = ["eval", place[0], str(documents), *place[1:], *measured, "--out", str(out)]
     assert run(monkeypatch, *command) == 0, capfd.readouterr().err
@@ -94,11 +86,11 @@ def test_the_command_line(
     _same(said, library)
 
 
-def test_the_harness(folder: Path, library: Said) -> None:
+def test_the_harness(taught: Path, library: Said) -> None:
     said = {}
     for k in (0, 3):
         settings = {"adapt_max_length": 64, "learning_rate": 1e-3, "precision": "float32"}
-        lm = TttnnLM(str(folder / NAME), str(folder / "store"), k=k, threads=1, **settings)
+        lm = TttnnLM(str(taught / NAME), str(taught / "store"), k=k, threads=1, **settings)
         for query in QUERIES:
             nats = lm.loglikelihood_rolling([_asked("loglikelihood_rolling", query)], disable_tqdm=True)[0]
             options = {"max_gen_toks": TOKENS, "until": []}
@@ -117,8 +109,8 @@ def _asked(kind: str, *arguments: Any) -> Instance:
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
 
 
-def test_the_server(folder: Path, library: Said) -> None:
-    server = Server(folder)
+def test_the_server(taught: Path, library: Said) -> None:
+    server = Server(taught)
     said = {}
     for query in QUERIES:
         for k in (0, 3):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tttnn
-from tests.served import NAME, Server, chunks, events, save_everything
+from tests.served import NAME, Server, chunks, events
 from tttnn.config import ScoreConfig, SelectionConfig
 from tttnn.recipe import TrainerRecipe
 
@@ -21,13 +21,6 @@ openai = pytest.importorskip("openai")
 
 GREEDY = {"max_tokens": 8, "temperature": 0}
 CONFIG = tttnn.AdaptConfig(num_neighbors=3, max_length=64, learning_rate=1e-3, precision="float32")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    made = tmp_path_factory.mktemp("served")
-    save_everything(made, tokenizer)
-    return made
 
 
 @pytest.fixture(scope="module")

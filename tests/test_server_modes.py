@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 import tttnn
-from tests.served import NAME, Server, chunks, events, save_everything, teach
+from tests.served import NAME, QUERY, Server, chunks, events
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
-QUERY = "The cat sat on the mat, and def quicksort(items): came after it"
 GREEDY = {"max_tokens": 12, "temperature": 0}
 CONFIG = tttnn.AdaptConfig(
     num_neighbors=3, max_length=64, max_neighbor_tokens=48, learning_rate=1e-3, precision="float32"
@@ -23,16 +22,8 @@ CONFIG = tttnn.AdaptConfig(
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    made = tmp_path_factory.mktemp("modes")
-    save_everything(made, tokenizer)
-    teach(made / NAME, tokenizer)
-    return made
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    running = Server(folder, "--verify-every", "1", "--max-neighbor-tokens", "48")
+def server(taught: Path) -> Iterator[Server]:
+    running = Server(taught, "--verify-every", "1", "--max-neighbor-tokens", "48")
     yield running
     assert running.stop() == 0
     assert "internal_error" not in running.errors()
@@ -46,16 +37,16 @@ def refused_before(server: Server) -> Any:
 
 
 @pytest.fixture(scope="module")
-def experts(folder: Path, refused_before: Any) -> None:
+def experts(taught: Path, refused_before: Any) -> None:
     """Experts, trained beside the server."""
-    command = ["precompute", str(folder / "store"), "--model", str(folder / NAME), "--documents", "12"]
+    command = ["precompute", str(taught / "store"), "--model", str(taught / NAME), "--documents", "12"]
     flags = ("--max-length", "48", "--rank", "4", "--learning-rate", "3e-3")
     subprocess.run([sys.executable, "-m", "tttnn", *command, *flags], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def trainer(folder: Path) -> Iterator[tttnn.TestTimeTrainer]:
-    made = tttnn.TrainerRecipe(str(folder / NAME), str(folder / "store"), CONFIG).load()
+def trainer(taught: Path) -> Iterator[tttnn.TestTimeTrainer]:
+    made = tttnn.TrainerRecipe(str(taught / NAME), str(taught / "store"), CONFIG).load()
     yield made
     made.release()
 
@@ -120,14 +111,14 @@ def test_log_probabilities_stand_behind_the_neighbors_too(server: Server, expert
     assert scored["nats"] != pytest.approx(plain["nats"], rel=1e-4)
 
 
-def test_excluded_and_damaged_experts(server: Server, experts: None, folder: Path) -> None:
+def test_excluded_and_damaged_experts(server: Server, experts: None, taught: Path) -> None:
     seen = [neighbor["digest"] for neighbor in server.post("/v1/search", {"query": QUERY, "k": 20})[1]["data"]]
     left_out = {"mode": "instant", "exclude_digests": seen}
     report = server.complete(QUERY, **GREEDY, tttnn=left_out)["tttnn"]["adaptations"][0]["report"]
     assert report["experts"]["used"] == []
     assert report["experts"]["left_out"] == {"excluded": 1}
-    (manifest,) = folder.glob("store/experts/*/manifest.json")
-    assert str(folder) not in str(server.get("/info"))
+    (manifest,) = taught.glob("store/experts/*/manifest.json")
+    assert str(taught) not in str(server.get("/info"))
     assert "instant" in server.get("/info")[1]["modes"]
     held = manifest.with_suffix(".held")
     manifest.rename(held)

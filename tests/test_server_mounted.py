@@ -8,11 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.served import NAME, Server, save_everything, wait_until
+from tests.served import NAME, Server, wait_until
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
@@ -65,13 +64,6 @@ class Mounted(Server):
         script.write_text(PARENT)
         self.log = folder / f"log-{arguments[0]}"
         self.started([sys.executable, str(script), str(folder), *arguments])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    made = tmp_path_factory.mktemp("mounted")
-    save_everything(made, tokenizer)
-    return made
 
 
 @pytest.fixture(scope="module", params=["entered", "left alone"])

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Browser, Page, installed
-from tests.served import NAME, Server, events, save_everything, teach
+from tests.browser import Browser, Page
+from tests.served import QUERY, Server, events
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
-QUERY = "The cat sat on the mat, and def quicksort(items): came after it"
 TOKENS = 80
 
 # What the page shows, in the order in which it is put there: neighbors, the points of the curve, the answers' letters.
@@ -36,26 +35,11 @@ addEventListener("DOMContentLoaded", () => {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    installed()
-    made = tmp_path_factory.mktemp("served")
-    save_everything(made, tokenizer)
-    teach(made / NAME, tokenizer)
-    return made
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    running = Server(folder)
+def server(taught: Path) -> Iterator[Server]:
+    running = Server(taught)
     yield running
     assert running.stop() == 0
     assert "internal_error" not in running.errors()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as made:
-        yield made
 
 
 def opened(browser: Browser, server: Server, *, width: int = 1280, dark: bool = False) -> Page:
@@ -67,20 +51,11 @@ def opened(browser: Browser, server: Server, *, width: int = 1280, dark: bool = 
     return page
 
 
-def fill(page: Page, **fields: Any) -> None:
-    for name, value in fields.items():
-        page.value(f"document.getElementById('{name}').value = {json.dumps(str(value))}")
-
-
 def ask(page: Page, **fields: Any) -> None:
     """Fill the form, send it, and wait for the end."""
-    fill(page, **{"query": QUERY, "tokens": TOKENS, "neighbors": 3} | fields)
+    page.fill(**{"query": QUERY, "tokens": TOKENS, "neighbors": 3} | fields)
     page.value("document.getElementById('go').click()")
     page.wait("/^Done/.test(document.getElementById('status').textContent)")
-
-
-def text(page: Page, name: str) -> str:
-    return str(page.value(f"document.getElementById('{name}').textContent"))
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +110,8 @@ def test_a_query_from_its_neighbors_to_its_receipt(
     assert page.value("document.querySelector('#loss svg').getAttribute('aria-label')")
 
     # Both answers, with what is only in one of them marked.
-    assert text(page, "adapted") == told["adapted"]
-    assert text(page, "base") == told["base"]
+    assert page.text("adapted") == told["adapted"]
+    assert page.text("base") == told["base"]
     for name, other in (("adapted", "base"), ("base", "adapted")):
         plain = page.value(
             f"(() => {{ const copy = document.getElementById('{name}').cloneNode(true);"

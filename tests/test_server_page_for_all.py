@@ -12,16 +12,14 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.browser import CONTROL, SHIFT, Browser, Page, installed
-from tests.served import Server, events, save_everything, wait_until
+from tests.browser import CONTROL, SHIFT, Browser, Page
+from tests.served import QUERY, Server, events, wait_until
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
-QUERY = "The cat sat on the mat, and def quicksort(items): came after it"
 CHECKS = (Path(__file__).parent / "page_checks.js").read_text(encoding="utf-8")
 AXE = "4.14.1"
 """The version of axe-core that is fetched where npm can."""
@@ -40,14 +38,6 @@ FOCUSED = """
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    installed()
-    made = tmp_path_factory.mktemp("served")
-    save_everything(made, tokenizer)
-    return made
-
-
-@pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     running = Server(folder, "--max-queue", "1")
     yield running
@@ -55,27 +45,12 @@ def server(folder: Path) -> Iterator[Server]:
     assert "internal_error" not in running.errors()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with Browser(tmp_path_factory.mktemp("profile")) as made:
-        yield made
-
-
 def opened(browser: Browser, server: Server, *, width: int = 1280, dark: bool = False) -> Page:
     page = browser.page(width=width, dark=dark)
     page.open(f"http://127.0.0.1:{server.port}/")
     page.wait("document.getElementById('about').textContent.includes('documents')")
-    fill(page, query=QUERY, tokens=16, neighbors=3)
+    page.fill(query=QUERY, tokens=16, neighbors=3)
     return page
-
-
-def fill(page: Page, **fields: Any) -> None:
-    for name, value in fields.items():
-        page.value(f"document.getElementById('{name}').value = {json.dumps(str(value))}")
-
-
-def click(page: Page, name: str) -> None:
-    page.value(f"document.getElementById('{name}').click()")
 
 
 def said(page: Page, text: str, *, where: str = "status") -> str:
@@ -162,7 +137,7 @@ def test_escape_and_stop_end_what_runs(browser: Browser, server: Server) -> None
         assert page.value("document.getElementById('stop').disabled")
         os.kill(engine, signal.SIGCONT)
         wait_until(lambda: server.get("/health")[1]["running"] == 0, "an idle engine")
-    click(page, "go")
+    page.click("go")
     said(page, "Done")
     assert page.console == []
     page.close()
@@ -176,16 +151,16 @@ def test_escape_and_stop_end_what_runs(browser: Browser, server: Server) -> None
 def _states(page: Page) -> Iterator[str]:
     """Bring the page into each of its states, with all that they show."""
     yield "before"
-    fill(page, source="nowhere")
-    click(page, "go")
+    page.fill(source="nowhere")
+    page.click("go")
     said(page, "sources")
     yield "wrong"
-    fill(page, source="")
-    click(page, "go")
+    page.fill(source="")
+    page.click("go")
     said(page, "Done")
     page.value("document.querySelector('details').open = true")
     yield "after"
-    click(page, "replay")
+    page.click("replay")
     said(page, "same to the last bit", where="replayed")
     page.value(
         "document.getElementById('key-field').hidden = false; document.getElementById('progress').hidden = false"
@@ -267,7 +242,7 @@ def test_axe_finds_nothing(browser: Browser, server: Server, axe: str, width: in
 
 def test_on_paper(browser: Browser, server: Server) -> None:
     page = opened(browser, server, dark=True)
-    click(page, "go")
+    page.click("go")
     said(page, "Done")
     page.media(dark=True, kind="print")
     found = page.value(CHECKS)
@@ -288,14 +263,15 @@ def test_on_paper(browser: Browser, server: Server) -> None:
 
 def test_what_is_wrong_with_a_field_is_said_at_the_field(browser: Browser, server: Server) -> None:
     page = opened(browser, server)
-    fill(page, source="A, nowhere else")
-    click(page, "go")
+    page.fill(source="A, nowhere else")
+    page.click("go")
     said(page, "sources that documents have")
     assert focused(page) == "source"
     assert page.value("document.querySelector('[aria-invalid]').getAttribute('aria-errormessage')") == "status"
-    fill(page, source="A")
-    click(page, "go")
+    page.fill(source="A")
+    page.click("go")
     said(page, "Done")
+    assert page.text("how") == "Adapted to the neighbors"
     assert page.value("document.querySelector('[aria-invalid]')") is None
     sources = "[...document.querySelectorAll('.neighbor td:nth-child(2)')].map((cell) => cell.firstChild.textContent)"
     assert set(page.value(sources)) == {"A"}
@@ -306,8 +282,8 @@ def test_a_receipt_that_is_pasted_is_replayed_or_refused(browser: Browser, serve
     report = server.post("/v1/adapt", {"query": "def quicksort("})[1]["report"]
     page = opened(browser, server)
     for pasted in (report, {"report": report}, {"adaptations": [{"report": report}]}, server.complete("The cat")):
-        fill(page, receipt=json.dumps(pasted))
-        click(page, "replay")
+        page.fill(receipt=json.dumps(pasted))
+        page.click("replay")
         said(page, "same to the last bit", where="replayed")
         page.value("document.getElementById('replayed').textContent = ''")
     other = json.loads(json.dumps(report))
@@ -319,8 +295,8 @@ def test_a_receipt_that_is_pasted_is_replayed_or_refused(browser: Browser, serve
         ("[]", "report must be one that this server gave"),
         (json.dumps(report | {"steps": -1}), "report must be one that this server gave"),
     ):
-        fill(page, receipt=pasted)
-        click(page, "replay")
+        page.fill(receipt=pasted)
+        page.click("replay")
         said(page, answer, where="replayed")
         assert page.value("document.getElementById('replayed').matches('.wrong')")
     page.close()
@@ -332,11 +308,11 @@ def test_a_full_line_says_when_to_come_again_and_a_dead_engine_that_another_star
     page, second = opened(browser, server), opened(browser, server)
     (engine,) = server.engines()
     os.kill(engine, signal.SIGSTOP)
-    click(page, "go")
+    page.click("go")
     wait_until(lambda: server.get("/health")[1]["running"] == 1, "a running request")
     waiting = server.raw("/v1/completions", {"prompt": "The cat", "max_tokens": 2, "stream": True})
     wait_until(lambda: server.get("/health")[1]["waiting"] == 1, "a waiting request")
-    click(second, "go")
+    second.click("go")
     told = said(second, "too much to do")
     status, headers, _ = server.request("POST", "/v1/completions", {"prompt": "x"})
     assert status == 429
@@ -346,7 +322,7 @@ def test_a_full_line_says_when_to_come_again_and_a_dead_engine_that_another_star
     assert events(waiting)[-1] == "data: [DONE]"
     server.wait_ready()
     for one in (page, second):
-        click(one, "go")
+        one.click("go")
         said(one, "Done")
         one.close()
 
@@ -369,19 +345,21 @@ def test_a_key_is_asked_for_no_neighbor_is_said_and_a_server_that_is_away(browse
     page.open(f"http://127.0.0.1:{closed.port}/")
     page.wait("document.getElementById('about').textContent.includes('documents')")
     page.call("Network.setExtraHTTPHeaders", headers={})
-    page.sign_nowhere()
+    page.count_dialogs()
     assert not page.value("document.getElementById('key').checkVisibility()")
-    click(page, "go")
+    page.click("go")
     said(page, "wants a key")
     assert page.value("document.getElementById('key').checkVisibility()")
     assert focused(page) == "key"
-    fill(page, key="another")
-    click(page, "go")
+    page.fill(key="another")
+    page.click("go")
     said(page, "does not know this key")
     assert focused(page) == "key"
-    fill(page, key="first-key", query="Something else, far from every document")
-    click(page, "go")
-    said(page, "Done")
+    assert page.dialogs == 0, "the page has a field for the key"
+    page.fill(key="first-key", query="Something else, far from every document")
+    page.click("go")
+    said(page, "not adapted")
+    assert page.text("how") == "Not adapted"
     assert page.value("document.querySelector('[aria-invalid]')") is None
     assert said(page, "No document is near enough", where="no-neighbors")
     assert page.value("document.getElementById('no-neighbors').checkVisibility()")
@@ -391,6 +369,15 @@ def test_a_key_is_asked_for_no_neighbor_is_said_and_a_server_that_is_away(browse
     assert page.value("document.getElementById('difference').textContent") == "Both answers are the same."
     assert "first-key" not in page.value("document.documentElement.outerHTML + JSON.stringify({...localStorage})")
     assert closed.stop() == 0
-    click(page, "go")
+    page.click("go")
     said(page, "does not answer")
+    page.close()
+
+
+def test_who_opens_a_page_without_a_key_is_asked_by_the_browser(browser: Browser, closed: Server) -> None:
+    page = browser.page()
+    page.count_dialogs()
+    page.call("Page.navigate", url=f"http://127.0.0.1:{closed.port}/")
+    page.wait("document.body?.textContent.includes('invalid_api_key')")
+    assert page.dialogs == 1
     page.close()

@@ -121,7 +121,7 @@ class Door:
                 status = CLIENT_LEFT
             except Refused as refused:
                 code = refused.code
-                await refusal(refused)(scope, receive, counted)
+                await refusal(refused, _challenge(scope, refused))(scope, receive, counted)
             except HTTPException as error:
                 code = "not_found" if error.status_code == 404 else "method_not_allowed"
                 said = "there is no such route" if error.status_code == 404 else "the route has no such method"
@@ -158,9 +158,20 @@ class Door:
         scope["state"]["tenant"] = tenant or ""
 
 
+def _challenge(scope: Scope, refused: Refused) -> dict[str, str]:
+    """Return how a key is to be given, for a 401.
+
+    A browser asks in a dialog of its own where a password is named: right for somebody who opens the page, whose
+    first request cannot bring a bearer token; wrong for the page's script, which has a field for it.
+    """
+    if refused.status != 401:
+        return {}
+    if "text/html" in Headers(scope=scope).get("accept", ""):
+        return {"www-authenticate": 'Basic realm="tttnn: any name, the key as password", charset="UTF-8"'}
+    return {"www-authenticate": 'Bearer realm="tttnn"'}
+
+
 def refusal(refused: Refused, headers: Any = None) -> Response:
     """Return the response that a refusal is."""
     extra = dict(headers or {}) | refused.headers()
-    if refused.status == 401:
-        extra["www-authenticate"] = 'Basic realm="tttnn: any name, the key as password", charset="UTF-8"'
     return JSONResponse(refused.body(), refused.status, extra)

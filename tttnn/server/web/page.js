@@ -182,6 +182,7 @@ function begin(request) {
   for (const id of ["intro", "training", "answers", "spent"]) at(id).hidden = true;
   const last = request.prompt.split("\n").at(-1);
   for (const end of document.querySelectorAll("[data-end]")) end.textContent = (last.length > 60 ? "…" : "") + last.slice(-60);
+  at("how").textContent = "Adapted to the neighbors";
   at("receipt").value = "";
   say("", { where: "replayed" });
   at("stop").disabled = false;
@@ -328,8 +329,24 @@ function finish(about) {
   at("time-figure").textContent = `${total.toFixed(2)} s`;
   drawTime({ queue: about.queue_seconds, ...about.seconds });
   at("receipt").value = JSON.stringify(about, null, 1);
-  const how = trained ? `adapted to ${trained} ${trained === 1 ? "neighbor" : "neighbors"}, every weight is back` : "not adapted";
-  say(`Done in ${total.toFixed(2)} s: ${how}.`);
+  const ways = waysOf(about.adaptations.map((adaptation) => adaptation.report));
+  at("how").textContent = !ways.length ? "Not adapted" : ways.length === 1 && trained ? "Adapted to the neighbors" : `Adapted: ${ways.join(", ")}`;
+  const to = ways.length === 1 && trained ? `adapted to ${counted(trained)}` : ways.join(", ");
+  say(`Done in ${total.toFixed(2)} s: ${ways.length ? `${to}, every weight is back` : "not adapted"}.`);
+}
+
+const counted = (n) => `${n} ${n === 1 ? "neighbor" : "neighbors"}`;
+
+// What made an answer another one than that of the model as it is, by the reports of its adaptations.
+function waysOf(reports) {
+  const sum = (count) => reports.reduce((all, report) => all + count(report), 0);
+  const trained = sum((report) => report.neighbors.length), merged = sum((report) => report.experts?.used.length ?? 0);
+  const read = sum((report) => report.context.filter((neighbor) => neighbor.tokens).length);
+  return [
+    ...(merged ? [`${merged} ${merged === 1 ? "expert" : "experts"} merged`] : []),
+    ...(trained ? [`trained on ${counted(trained)}`] : []),
+    ...(read ? [`${counted(read)} read before it`] : []),
+  ];
 }
 
 // Marks words of two texts that are in one and not, in this order, in the other.
