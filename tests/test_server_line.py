@@ -207,6 +207,80 @@ def test_jobs_go_to_the_engine_one_by_one_in_the_line_s_order() -> None:
     asyncio.run(dispatched(ServeConfig(), test))
 
 
+def test_jobs_that_share_a_state_go_to_the_engine_together_and_wait_again_where_it_comes_to_none() -> None:
+    async def test(dispatcher: Dispatcher, engines: list[FakeEngine], clock: Clock, metrics: Metrics) -> None:
+        (engine,) = engines
+        work = Work(adaptations=1, neighbors=3)
+        shares = (None, "a", "b", "a", None, "a", "b", "a")
+        jobs = [Job("answer", {"name": i}, work, shares=key) for i, key in enumerate(shares)]
+        for job in jobs:
+            dispatcher.submit(job)
+        dispatcher.cancel(jobs[7])
+        engine.finish()
+        await settle()
+        frame = engine.sent[-1]
+        assert (frame["name"], [other["name"] for other in frame["joined"]]) == (1, [3, 5])
+        assert (dispatcher.line.waiting, dispatcher.line.running) == (3, 3)
+        assert jobs[3].place is not None
+        assert jobs[3].place.shared == 2.0  # what any request costs beside its work, as the engine said
+        # One is answered, one has left, and the state comes to nothing: the third waits where it stood.
+        done = {"event": "done", "job": jobs[1].number, "result": {}, "spent": {}, "counts": {}}
+        engine.frames.put_nowait(done)
+        dispatcher.cancel(jobs[3])
+        assert engine.sent.pop() == {"cancel": jobs[3].number}
+        await settle()
+        assert len(engine.sent) == 2, "the engine is not free before it says so"
+        engine.frames.put_nowait({"event": "free", "job": jobs[1].number})
+        await settle()
+        assert await jobs[1].result() == {}
+        assert await jobs[3].result() == {"cancelled": True}
+        assert (engine.sent[-1]["name"], [other["name"] for other in engine.sent[-1]["joined"]]) == (2, [6])
+        assert jobs[5].place is not None
+        assert jobs[5].place.shared is None
+        assert [place.job for place in dispatcher.line._waiting] == [jobs[4], jobs[5]]
+        # Where all are answered the engine has other work at once, which its last word of them does not end.
+        for job in (jobs[2], jobs[6]):
+            engine.frames.put_nowait(done | {"job": job.number})
+        engine.frames.put_nowait({"event": "free", "job": jobs[2].number})
+        await settle()
+        assert (engine.sent[-1]["name"], "joined" in engine.sent[-1]) == (4, False)
+        assert (dispatcher.line.waiting, dispatcher.line.running) == (1, 1)
+        engine.finish()
+        assert await jobs[4].result() == {}
+
+    asyncio.run(dispatched(ServeConfig(), test))
+
+
+def test_an_engine_that_dies_takes_all_that_share_its_state() -> None:
+    async def test(dispatcher: Dispatcher, engines: list[FakeEngine], clock: Clock, metrics: Metrics) -> None:
+        jobs = [Job("answer", {"name": i}, Work(), shares=key) for i, key in enumerate((None, "a", "a"))]
+        for job in jobs:
+            dispatcher.submit(job)
+        engines[0].finish()
+        await settle()
+        engines[0].frames.put_nowait(None)
+        for job in jobs[1:]:
+            with pytest.raises(Refused, match="engine ended"):
+                await job.result()
+        assert (dispatcher.line.waiting, dispatcher.line.running) == (0, 0)
+
+    asyncio.run(dispatched(ServeConfig(), test))
+
+
+def test_nobody_with_a_deadline_waits_for_those_who_share() -> None:
+    async def test(dispatcher: Dispatcher, engines: list[FakeEngine], clock: Clock, metrics: Metrics) -> None:
+        (engine,) = engines
+        for i, key in enumerate(("a", "a", "a")):
+            dispatcher.submit(Job("answer", {"name": i}, Work(), shares=key))
+        dispatcher.submit(Job("answer", {"name": 3}, Work(), deadline_ms=500_000.0))
+        for name in (1, 2, 3):
+            engine.finish()
+            await settle()
+            assert (engine.sent[-1]["name"], "joined" in engine.sent[-1]) == (name, False)
+
+    asyncio.run(dispatched(ServeConfig(), test))
+
+
 def test_an_engine_that_dies_takes_its_own_job_only() -> None:
     async def test(dispatcher: Dispatcher, engines: list[FakeEngine], clock: Clock, metrics: Metrics) -> None:
         jobs = [Job("search", {"name": i}, Work()) for i in range(3)]

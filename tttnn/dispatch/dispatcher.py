@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from ..config import ServeConfig
@@ -68,7 +68,10 @@ class Observer(Protocol):
 @dataclass(eq=False)
 class _Engine:
     link: Link
-    job: Job | None = None
+    jobs: list[Job] = field(default_factory=list)
+    """That it is at: one, and those that share its adapted state."""
+    first: int = 0
+    """The number of the one."""
     heard: float = 0.0
     """When it was last heard, or given a job."""
     stalled: bool = False
@@ -163,7 +166,7 @@ class Dispatcher:
             self._observer.cancelled("waiting")
             self._look()
         for engine in self._engines:
-            if engine.job is job:
+            if job in engine.jobs:
                 job.cancelled = True
                 self._observer.cancelled("running")
                 engine.link.send({"cancel": job.number})
@@ -171,7 +174,7 @@ class Dispatcher:
     def tell(self, job: Job, frame: Frame) -> None:
         """Tell the engine that runs a job something about it; lost where none does any more."""
         for engine in self._engines:
-            if engine.job is job:
+            if job in engine.jobs:
                 engine.link.send({"to": job.number, **frame})
 
     # --- life ---
@@ -193,9 +196,9 @@ class Dispatcher:
             self.line.done(place)
             place.job.put(gone)
         for engine in self._engines:
-            if engine.job is not None:
-                engine.job.gone = gone
-                engine.link.send({"cancel": engine.job.number})
+            for job in engine.jobs:
+                job.gone = gone
+                engine.link.send({"cancel": job.number})
         self._look()
         await self._empties(2 * self._patience())
 
@@ -252,12 +255,14 @@ class Dispatcher:
         """Take an engine out, whatever it is at."""
         if engine in self._engines:
             self._engines.remove(engine)
-        job, engine.job = engine.job, None
-        if job is not None and job.place is not None:
+        jobs, engine.jobs = engine.jobs, []
+        for job in jobs:
+            assert job.place is not None
             self.line.done(job.place)
             job.put(job.gone or of_engine({"kind": "died", "message": "the engine ended while it answered this"}))
+        if jobs:
             self._look()
-        await engine.link.end(gently=_GENTLY if self._closing and job is None else 0.0)
+        await engine.link.end(gently=_GENTLY if self._closing and not jobs else 0.0)
 
     async def _loads(self, link: Link) -> bool:
         """Wait until an engine is ready; False where it will not be."""
@@ -284,14 +289,36 @@ class Dispatcher:
     def _feed(self) -> None:
         """Give engines that have nothing to do what waits."""
         for engine in self._engines:
-            if engine.job is None and self.line.waiting:
-                place = self.line.next()
-                job: Job = place.job
-                now = self._clock()
-                engine.job, engine.heard = job, now
-                job.queue_seconds = now - place.arrived
-                left = None if place.deadline is None else max(0.0, 1000 * (place.deadline - now))
-                engine.link.send({"job": job.number, "task": job.task, "deadline_ms": left, **job.payload})
+            if not engine.jobs and self.line.waiting:
+                places = [self.line.next()]
+                if places[0].job.shares is not None:
+                    places += self.line.take_with(places[0].job.shares)
+                for place in places[1:]:
+                    place.shared = self.costs.predict(replace(place.job.work, adaptations=0, neighbors=0, merges=0))
+                engine.jobs, engine.heard = [place.job for place in places], self._clock()
+                frame, *joined = map(self._frame, places)
+                engine.first = frame["job"]
+                engine.link.send({**frame, "joined": joined} if joined else frame)
+
+    def _frame(self, place: Place) -> Frame:
+        """Return what the engine is told of a job that it is given."""
+        job: Job = place.job
+        now = self._clock()
+        job.queue_seconds = now - place.arrived
+        left = None if place.deadline is None else max(0.0, 1000 * (place.deadline - now))
+        return {"job": job.number, "task": job.task, "deadline_ms": left, **job.payload}
+
+    def _put_back(self, jobs: list[Job]) -> None:
+        """Let jobs wait again that shared the state of one that came to none."""
+        for job in jobs:
+            assert job.place is not None
+            if job.gone is None and not job.cancelled:
+                self.line.put_back(job.place)
+                continue
+            self.line.done(job.place)
+            job.put(job.gone or {"event": "done", "result": {"cancelled": True}})
+        self._look()
+        self._feed()
 
     async def _listen(self, engine: _Engine) -> Restart:
         """Hear an engine until it has to be replaced; return why."""
@@ -300,7 +327,7 @@ class Dispatcher:
             while True:
                 patience = self._patience()
                 done, _ = await asyncio.wait({receiving}, timeout=patience / 4)
-                silent = self._clock() - engine.heard if engine.job is not None else 0.0
+                silent = self._clock() - engine.heard if engine.jobs else 0.0
                 if not done:
                     engine.stalled = silent > patience
                     if silent > 2 * patience:
@@ -321,17 +348,23 @@ class Dispatcher:
         if frame["event"] == "verified":
             self._observer.verified(frame["ok"])
             return bool(frame["ok"])
-        job = engine.job
         if frame["event"] == "beat":
             return True
-        if job is None or frame["job"] != job.number or job.place is None:
+        if frame["event"] == "free":
+            if frame["job"] != engine.first:
+                return True  # all of them were answered, and it has other work already
+            jobs, engine.jobs = engine.jobs, []
+            self._put_back(jobs)
+            return True
+        job = next((job for job in engine.jobs if job.number == frame["job"]), None)
+        if job is None or job.place is None:
             return True
         if frame["event"] not in ("done", "error"):
             job.put(frame)
             return True
         assert job.place.began is not None
         job.actual_seconds = self._clock() - job.place.began
-        engine.job = None
+        engine.jobs.remove(job)
         self.line.done(job.place)
         self.costs.saw(frame["spent"])
         if frame["event"] == "error":

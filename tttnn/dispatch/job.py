@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Hashable
 from typing import Any
 
 from ..engines.cost import Work
@@ -23,7 +24,9 @@ class Job:
     The engine's frames lie in a buffer until the one who asked reads them: a slow reader delays nobody.
     """
 
-    def __init__(self, task: str, payload: Frame, work: Work, *, deadline_ms: float | None = None) -> None:
+    def __init__(
+        self, task: str, payload: Frame, work: Work, *, deadline_ms: float | None = None, shares: Hashable = None
+    ) -> None:
         """Describe work.
 
         Args:
@@ -31,12 +34,14 @@ class Job:
             payload: what it needs for that, plain values.
             work: how much that is.
             deadline_ms: milliseconds from now by which the whole answer must be there.
+            shares: jobs that wait with an equal value may be answered from one adapted state; None: from its own alone.
         """
         self.number = next(_numbers)
         self.task = task
         self.payload = payload
         self.work = work
         self.deadline_ms = deadline_ms
+        self.shares = shares
         self.place: Place | None = None
         self.step = (0, 0)
         """The last training step, and how many neighbors there are."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,8 @@ class Place:
     deadline: float | None = None
     """As the line's clock counts, by when it must be answered."""
     job: Any = None
+    shared: float | None = None
+    """Seconds that it adds to the job that it shares an adapted state with; None: it has its own."""
     arrived: float = 0.0
     began: float | None = None
     key: tuple[float, int] = field(default=(0.0, 0))
@@ -114,10 +116,24 @@ class Line:
         self._running.add(place)
         return place
 
+    def take_with(self, shares: Hashable) -> list[Place]:
+        """Take all jobs out that may share an adapted state, in their order; they run from now on.
+
+        None are taken while somebody waits with a deadline, whom they would be put before.
+        """
+        if any(place.deadline is not None for place in self._waiting):
+            return []
+        taken = [place for place in self._waiting if place.job.shares == shares]
+        self._waiting = [place for place in self._waiting if place.job.shares != shares]
+        for place in taken:
+            place.began = self._clock()
+            self._running.add(place)
+        return taken
+
     def put_back(self, place: Place) -> None:
         """Let a job that was taken out wait again, where it stood."""
         self._running.discard(place)
-        place.began = None
+        place.began = place.shared = None
         bisect.insort(self._waiting, place, key=lambda other: other.key)
 
     def leave(self, place: Place) -> bool:
@@ -143,5 +159,7 @@ class Line:
 
     @staticmethod
     def _left_of(place: Place, now: float) -> float:
+        if place.shared is not None:
+            return place.shared
         begun = now if place.began is None else place.began
         return max(0.0, place.predicted - (now - begun))

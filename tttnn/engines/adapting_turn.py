@@ -62,8 +62,9 @@ def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterato
         if report.steps != steps or report.steps == 0:
             steps = report.steps
             if not frame["events"]:
-                turn.say("step", step=len(report.neighbors), of=report.found)
-        return turn.gone()
+                for one in (turn, *turn.joined):
+                    one.say("step", step=len(report.neighbors), of=report.found)
+        return turn.nobody()
 
     def watch(model: Any, k: int) -> None:
         report = adaptation.report
@@ -71,7 +72,8 @@ def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterato
         loss = session.query_loss(query, _WATCHED_TOKENS)
         turn.say("step", step=k, of=report.found, loss=loss, neighbor_loss=last[0] if last else None)
 
-    turn.check()
+    if turn.nobody():
+        raise Cancelled
     retriever.sources, retriever.found = frame["sources"], found
     started = time.perf_counter()
     trainer = session.trainer

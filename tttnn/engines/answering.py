@@ -6,7 +6,9 @@ Knows trainers, prompts and turns. Does not know HTTP or the pipe.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..lm.generate import Generation, continued, drawing
@@ -16,7 +18,7 @@ from .adapting_turn import adapted, base_model
 from .cost import Work
 from .failures import Cancelled, Wrong
 from .session import Session
-from .turn import Turn
+from .turn import Turn, fail
 
 _REASONS = {"eos": "stop", "stop": "stop", "max_new_tokens": "length", "callback": "length"}
 
@@ -44,15 +46,8 @@ def answer(session: Session, turn: Turn) -> dict[str, Any]:
         Cancelled: nobody waits any more.
     """
     frame = turn.frame
-    prompts = [_understood(session, i, prompt, frame) for i, prompt in enumerate(frame["prompts"])]
+    prompts = _prompts(session, frame)
     new = frame["sampling"]["max_new_tokens"]
-    longest = max(len(prompt.ids) for prompt in prompts)
-    if longest + new > session.window:
-        raise Wrong(
-            f"prompt has {longest} tokens and {new} are to follow, but the model reads {session.window} at once",
-            "messages" if "messages" in frame["prompts"][0] else "prompt",
-            "too_long",
-        )
     groups: dict[str, list[_Prompt]] = {}
     for prompt in prompts:
         groups.setdefault(prompt.query, []).append(prompt)
@@ -69,22 +64,82 @@ def answer(session: Session, turn: Turn) -> dict[str, Any]:
         )
         block = base_model(session) if frame["mode"] == "base" else adapted(session, turn, query, reserve)
         with block as model:
-            for prompt in members:
-                prompt.before = _before(session, model, len(prompt.ids) + new)
-                _answer(session, turn, prompt)
+            last = _answer_all(session, turn, model, members)
         if model is not None:
             adaptations.append({"choices": [p.index for p in members], "report": session.report(model.report)})
+        if last is not None:
+            last()
+    turn.check()
     if frame["compare"]:
         for prompt in prompts:
             prompt.before = []
             made = _continued(session, turn, prompt, tell=False)
             prompt.choice["base"] = made.text if made is not None else ""
             turn.say("base", prompt=prompt.index, text=prompt.choice["base"])
-    return {
-        "mode": frame["mode"],
-        "choices": [prompt.choice for prompt in prompts],
-        "adaptations": adaptations,
-    }
+    return _result(frame, prompts, adaptations)
+
+
+def _prompts(session: Session, frame: dict[str, Any]) -> list[_Prompt]:
+    """Return a frame's prompts, which fit the window with what is to be written."""
+    prompts = [_understood(session, i, prompt, frame) for i, prompt in enumerate(frame["prompts"])]
+    new = frame["sampling"]["max_new_tokens"]
+    longest = max(len(prompt.ids) for prompt in prompts)
+    if longest + new > session.window:
+        raise Wrong(
+            f"prompt has {longest} tokens and {new} are to follow, but the model reads {session.window} at once",
+            "messages" if "messages" in frame["prompts"][0] else "prompt",
+            "too_long",
+        )
+    return prompts
+
+
+def _result(frame: dict[str, Any], prompts: list[_Prompt], adaptations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"mode": frame["mode"], "choices": [prompt.choice for prompt in prompts], "adaptations": adaptations}
+
+
+def _answer_all(
+    session: Session, turn: Turn, model: AdaptedModel | None, prompts: list[_Prompt]
+) -> Callable[[], None] | None:
+    """Answer a turn's prompts with the weights as they are, and those of the turns that joined it.
+
+    Where some joined, all turns but the last are told their end at once: nobody waits for another one's text.
+
+    Returns:
+        What tells the last of them its end, once the weights are back; None: nobody joined, and the turn goes on.
+    """
+    if not turn.joined:
+        _write(session, turn, model, prompts)
+        return None
+    assert model is not None, "what leaves the model as it is shares nothing"
+    ends: list[Callable[[], None]] = []
+    for one in (turn, *turn.joined):
+        if ends:
+            ends.pop()()
+        ends.append(_answer_one(session, one, model, prompts if one is turn else None))
+    return ends.pop()
+
+
+def _answer_one(session: Session, one: Turn, model: AdaptedModel, prompts: list[_Prompt] | None) -> Callable[[], None]:
+    """Answer one of several turns from one state; return what tells its end. What is wrong with it ends no other."""
+    try:
+        one.check()
+        prompts = _prompts(session, one.frame) if prompts is None else prompts
+        _write(session, one, model, prompts)
+    except Exception as error:
+        return partial(fail, one, error)
+    one.counts["reused"] += one.frame.get("joined") is None
+
+    def end() -> None:
+        adaptation = {"choices": [prompt.index for prompt in prompts], "report": session.report(model.report)}
+        one.done(_result(one.frame, prompts, [adaptation]))
+
+    return end
+
+
+def _write(session: Session, turn: Turn, model: AdaptedModel | None, prompts: list[_Prompt]) -> None:
+    for prompt in prompts:
+        prompt.before = _before(session, model, len(prompt.ids) + turn.frame["sampling"]["max_new_tokens"])
+        _answer(session, turn, prompt)
 
 
 def _before(session: Session, model: AdaptedModel | None, taken: int) -> list[int]:

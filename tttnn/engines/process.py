@@ -17,9 +17,9 @@ from typing import Any
 
 from ..errors import RestoreError, TttnnError
 from ..recipe import TrainerRecipe
-from .failures import Cancelled, described, where
+from .failures import where
 from .pipe import Frame, Pipe
-from .turn import Turn
+from .turn import Turn, fail
 
 _log = logging.getLogger("tttnn.engines")
 
@@ -139,27 +139,26 @@ def _do(session: Any, frame: Frame, pipe: Pipe, inbox: _Inbox) -> bool:
     from .tasks import TASKS
 
     turn = Turn(frame, pipe.send, inbox)
-    sound = True
+    turn.joined = [Turn(other, pipe.send, inbox) for other in frame.get("joined", [])]
+    result: dict[str, Any] | None = None
+    error: Exception | None = None
     try:
         result = TASKS[frame["task"]](session, turn)
-        end: Frame = {"event": "done", "result": {**result, "seconds": turn.seconds}}
-    except Cancelled:
-        end = {"event": "done", "result": {"cancelled": True}}
-    except RestoreError as error:
-        _log.error("job %d: %s", frame["job"], where(error))
-        end, sound = {"event": "error", "error": described(error)}, False
-    except Exception as error:
-        plain = described(error)
-        if plain["kind"] == "internal":
-            _log.error("job %d: %s", frame["job"], where(error))
-        end = {"event": "error", "error": plain}
-    if end["event"] == "done" and "cancelled" not in end["result"]:
-        parts = sum(turn.seconds.values()) + turn.waited
-        turn.cost("request", max(0.0, turn.total() - parts), 1)
-    session.costs.saw(turn.spent)
-    inbox.forget(frame["job"])
-    pipe.send({**end, "job": frame["job"], "spent": turn.spent, "counts": turn.counts})
-    return sound
+        if not turn.joined:
+            parts = sum(turn.seconds.values()) + turn.waited
+            turn.cost("request", max(0.0, turn.total() - parts), 1)
+    except Exception as caught:
+        error = caught
+    for one in (turn, *turn.joined):
+        session.costs.saw(one.spent)
+        inbox.forget(one.number)
+    if error is not None and not turn.ended:
+        fail(turn, error)
+    elif result is not None and not turn.ended:
+        turn.done(result)
+    if turn.joined:
+        pipe.send({"event": "free", "job": turn.number})  # whoever was not answered waits again
+    return not isinstance(error, RestoreError)
 
 
 def _verified(session: Any, pipe: Pipe) -> bool:

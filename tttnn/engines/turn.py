@@ -5,13 +5,16 @@ Knows the pipe and a clock. Does not know what the job is.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from .failures import Cancelled
+from .failures import Cancelled, described, where
 from .pipe import Frame
+
+_log = logging.getLogger("tttnn.engines")
 
 _BEAT_SECONDS = 0.5
 """Between two signs of life that say nothing else."""
@@ -47,9 +50,13 @@ class Turn:
         self.spent: dict[str, tuple[float, float]] = {}
         """What work cost, for predictions; see `cost.Costs.saw`."""
         self.counts = {"prompt": 0, "written": 0, "trained": 0, "scored": 0, "reused": 0}
-        self._number: int = frame["job"]
+        self.number: int = frame["job"]
         self._send = send
         self._inbox = inbox
+        self.joined: list[Turn] = []
+        """Turns that are answered from the state to which this one adapts the model."""
+        self.ended = False
+        """Whether the one who asked has been told the end."""
         self.waited = 0.0
         """Seconds in which there was nothing to do but wait for a command."""
         self._started = self._said = time.perf_counter()
@@ -59,18 +66,31 @@ class Turn:
     def say(self, event: str, **values: Any) -> None:
         """Tell the one who asked."""
         self._said = time.perf_counter()
-        self._send({"event": event, "job": self._number, **values})
+        self._send({"event": event, "job": self.number, **values})
 
     def gone(self) -> bool:
         """Say whether nobody waits any more; and, now and then, that this engine is alive."""
         if time.perf_counter() - self._said > _BEAT_SECONDS:
             self.say("beat")
-        return self._inbox.is_cancelled(self._number)
+        return self._inbox.is_cancelled(self.number)
+
+    def nobody(self) -> bool:
+        """Say whether nobody waits any more, for this turn or one that joined it."""
+        return self.gone() and all(other.gone() for other in self.joined)
 
     def check(self) -> None:
         """Raise Cancelled where nobody waits any more."""
         if self.gone():
             raise Cancelled
+
+    def end(self, event: str, **values: Any) -> None:
+        """Tell the one who asked how it ended: "done" with a result, or "error"."""
+        self.ended = True
+        self.say(event, spent=self.spent, counts=self.counts, **values)
+
+    def done(self, result: dict[str, Any]) -> None:
+        """Tell the one who asked the result."""
+        self.end("done", result={**result, "seconds": self.seconds})
 
     def command(self) -> Frame | None:
         """Wait for what the job is told next; None: nothing any more.
@@ -81,7 +101,7 @@ class Turn:
         started = time.perf_counter()
         try:
             while True:
-                frame = self._inbox.command(self._number, _BEAT_SECONDS)
+                frame = self._inbox.command(self.number, _BEAT_SECONDS)
                 self.check()
                 if frame is not None:
                     return None if "end" in frame else frame
@@ -90,7 +110,7 @@ class Turn:
 
     def interrupted(self, command: int) -> bool:
         """Say whether nobody waits for the answer to a command any more."""
-        return self._inbox.is_interrupted(self._number, command)
+        return self._inbox.is_interrupted(self.number, command)
 
     def cost(self, kind: str, measured: float, amount: float) -> None:
         """Note what work cost."""
@@ -110,3 +130,14 @@ class Turn:
     def total(self) -> float:
         """Seconds since the turn began."""
         return time.perf_counter() - self._started
+
+
+def fail(turn: Turn, error: Exception) -> None:
+    """Tell the one who asked what went wrong; what is this program's fault is written to the log."""
+    if isinstance(error, Cancelled):
+        turn.end("done", result={"cancelled": True})
+        return
+    plain = described(error)
+    if plain["kind"] == "internal":
+        _log.error("job %d: %s", turn.number, where(error))
+    turn.end("error", error=plain)

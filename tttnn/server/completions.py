@@ -5,6 +5,7 @@ Knows the fields of the OpenAI API and what of them is supported. Does not know 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +160,30 @@ async def work_for(wanted: Completion, facts: Frame, counter: TokenCounter, tena
         "pieces": wanted.stream,
         **wanted.adapting.payload(tenant),
     }
-    return Job("answer", payload, work, deadline_ms=wanted.adapting.asked.deadline_ms)
+    asked_by = wanted.adapting.asked
+    return Job("answer", payload, work, deadline_ms=asked_by.deadline_ms, shares=_shares(wanted, tenant))
+
+
+def _shares(wanted: Completion, tenant: str) -> Hashable:
+    """Return what decides the adapted state that answers a request; None where it wants one that is its own.
+
+    A request that is watched, has a deadline, or wants answers of several states shares none.
+    """
+    how = wanted.adapting
+    if how.mode == "base" or how.asked.events or how.asked.compare or how.asked.deadline_ms is not None:
+        return None
+    queries = {how.query} if how.query is not None else {_query(prompt) for prompt in wanted.prompts}
+    if len(queries) > 1:
+        return None
+    salt = f"{tenant}/{how.asked.cache_salt}"
+    return *queries, how.mode, how.neighbors, how.context_neighbors, how.sources, how.exclude_digests, salt
+
+
+def _query(prompt: Frame) -> str | tuple[int, ...]:
+    """Return what a prompt is searched with where no query is given; of tokens, these."""
+    if "ids" in prompt:
+        return tuple(prompt["ids"])
+    return str(prompt["text"] if "text" in prompt else prompt["messages"][-1]["content"])
 
 
 def take_model(fields: Fields, facts: Frame) -> None:

@@ -112,7 +112,9 @@ class Metrics:
                 self._reused.inc(count)
             else:
                 self._tokens.labels(kind).inc(count)
-        if job.predicted_seconds > 0 and not job.cancelled:
+        # What shares a state waits in its engine for others, and not for its own work.
+        shared = job.place is not None and job.place.shared is not None
+        if job.predicted_seconds > 0 and not job.cancelled and not shared:
             self._ratio.observe(job.actual_seconds / job.predicted_seconds)
 
     def restarted(self, reason: Restart) -> None:
