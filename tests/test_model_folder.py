@@ -34,6 +34,11 @@ def replaced(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def without(*words: str) -> Damage:
+    """Take away the files in whose names one of the words is."""
+    return lambda folder: [path.unlink() for path in folder.iterdir() if any(word in path.name for word in words)]
+
+
 WEIGHTS = "model.safetensors"
 GPTQ = {"quant_method": "gptq", "bits": 4}
 DAMAGES: dict[str, tuple[Damage, str]] = {
@@ -49,6 +54,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         changed("config.json", intermediate_size=128),
         r"must have the shape \(.*128.*\) by config.json, got \(",
     ),
+    "no tokenizer": (without("token", "vocab"), "tokenizer.json is not there|its tokenizer.* files are missing"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json"),
+    "no weights at all": (without(WEIGHTS), r"model\.safetensors"),
     "a type nobody knows": (changed("config.json", model_type="newmodel9"), "newmodel9"),
     "a quantiser that is missing": (changed("config.json", quantization_config=GPTQ), "(?i)gptq"),
 }

@@ -1,4 +1,4 @@
-"""What is wrong with a model's directory, in one sentence: pointers in place of files, halves of files, damaged JSON.
+"""What is wrong with a model's directory, in one sentence: pointers for files, halves, damaged JSON, what is not there.
 
 Knows the forms of model files. Does not know what a model is, nor how it is loaded.
 """
@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 _POINTER = b"version https://git-lfs"
+_TOKENIZER = ("tokenizer", "vocab", "spiece", "sentencepiece", ".model")  # one is part of each file's name
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
@@ -22,8 +23,17 @@ def damage_of(folder: Path) -> str | None:
             damage = _damage_of_file(path)
             if damage is not None:
                 return f"{path.name} {damage}"
+        return _lack_of({path.name for path in folder.iterdir()})
     except OSError as problem:
         return f"{problem.filename or folder} cannot be read ({problem.strerror})."
+
+
+def _lack_of(names: set[str]) -> str | None:
+    """Say what a directory of these names must hold and does not."""
+    if not names & {"config.json", "adapter_config.json"}:
+        return "config.json is not there. Give the directory of a model, or fetch it again."
+    if not any(word in name for name in names for word in _TOKENIZER):
+        return "tokenizer.json is not there, nor another file of a tokenizer. Fetch it again."
     return None
 
 
