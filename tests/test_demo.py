@@ -129,7 +129,8 @@ def test_the_whole_demo_with_tiny_models(
     ):
         assert words in shown
     assert f"{numbers['adapted_bits_per_byte']:.3f}" in shown
-    assert "next: tttnn search" in shown
+    for command in ("next: tttnn search", "tttnn generate", "tttnn precompute"):
+        assert command in shown
     assert (tmp_path / "out" / "bits_per_byte.png").read_bytes().startswith(b"\x89PNG")
 
 
