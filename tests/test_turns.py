@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +108,16 @@ def test_an_adaptation_that_was_refused_may_be_entered_later(trainer: Any) -> No
         pass
     with waiting as adapted:
         assert adapted.report.steps > 0
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_a_trainer_is_not_copied(copied: Callable[[Any], Any], trainer: Any) -> None:
+    before = state_of(trainer.model)
+    with trainer.adapt(QUERY) as adapted:
+        for owner in (trainer, adapted):
+            with pytest.raises(TypeError, match=r"a trainer must not be pickled or copied.*Send a TrainerRecipe"):
+                copied(owner)
+    assert_same_state(trainer.model, before)
 
 
 USES_OF_A_TRAINER: list[Callable[[Any], Any]] = [

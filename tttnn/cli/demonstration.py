@@ -132,5 +132,5 @@ def print_demo(result: DemoResult) -> None:
     path = shlex.quote(str(result.place))
     console.print(f'next: tttnn search {path} "def quicksort(" -k 3', soft_wrap=True)
     console.print(f'      tttnn generate {path} "def quicksort(" --num-neighbors 5', soft_wrap=True)
-    console.print(f"      tttnn precompute {place} --dry-run", soft_wrap=True)
+    console.print(f"      tttnn precompute {path} --dry-run", soft_wrap=True)
     console.print("      tttnn demo --corpus FOLDER", soft_wrap=True)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -321,6 +321,12 @@ class Engine:
         self.states.clear()
         self._give_back()
         self.turns.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a trainer must not be pickled or copied: it owns its model's weights. Send a TrainerRecipe, and load a "
+            "trainer of it in each process."
+        )
 
 
 class TrainingArithmetic:
