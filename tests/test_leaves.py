@@ -326,7 +326,7 @@ def test_passages_have_no_leaves(tmp_path: Path, tokenizer: Any) -> None:
     passages = DatastoreConfig(unit="passage")
     with tttnn.Datastore.build(tmp_path / "store", DOCUMENTS[:8], cached_embedder(3), config=passages) as store:
         with pytest.raises(ConfigError, match="--only root"):
-            grow(store, tokenizer)
+            Precompute(store, tiny_llama(), tokenizer, CONFIG)  # before anything is trained
         assert Precompute(store, tiny_llama(), tokenizer, CONFIG, leaves=False).run().leaves == 0
 
 

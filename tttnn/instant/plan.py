@@ -102,6 +102,19 @@ class LeafPlan:
     sizes: list[int]
 
 
+def require_documents(datastore: Datastore) -> None:
+    """Refuse clusters where a document has several vectors.
+
+    Raises:
+        ConfigError: passages are embedded.
+    """
+    if datastore.manifest.unit != "document":
+        raise ConfigError(
+            f"unit must be document for experts of clusters, got {datastore.manifest.unit}: {datastore.path} has "
+            "several vectors a document. Train the root alone with: tttnn precompute --only root"
+        )
+
+
 def plan_leaves(datastore: Datastore, config: ExpertConfig, centers: NDArray[np.float32] | None = None) -> LeafPlan:
     """Put every document into the cluster whose center is nearest to its vector, and choose those trained on.
 
@@ -113,11 +126,7 @@ def plan_leaves(datastore: Datastore, config: ExpertConfig, centers: NDArray[np.
     Raises:
         ConfigError: passages are embedded.
     """
-    if datastore.manifest.unit != "document":
-        raise ConfigError(
-            f"unit must be document for experts of clusters, got {datastore.manifest.unit}: {datastore.path} has "
-            "several vectors a document. Train the root alone with: tttnn precompute --only root"
-        )
+    require_documents(datastore)
     ids = datastore.ids
     vectors = datastore.vectors(list(map(int, ids)))
     if centers is None:

@@ -52,7 +52,7 @@ from .manifest import (
     write_experts,
 )
 from .members import members_digest, read_members, write_members
-from .plan import DocumentTokens, LeafPlan, plan_leaves, plan_root
+from .plan import DocumentTokens, LeafPlan, plan_leaves, plan_root, require_documents
 from .precompute_report import PrecomputeEstimate, PrecomputeReport
 from .rows import ExpertRows, begin_rows, put_row, row_bytes, row_of
 from .tokenizer_digest import digest_of_tokenizer
@@ -86,6 +86,8 @@ class Precompute:
             ConfigError: `max_length` is more than the model reads at once, or clusters are asked for of passages.
             AdaptError: the weights are not float32, or the datastore has no document of two tokens.
         """
+        if leaves:
+            require_documents(datastore)
         self.config = config or ExpertConfig()
         self._datastore = datastore
         self._model = model
