@@ -45,7 +45,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "compact": [new],
         "precompute --dry-run": [store, *model, *ROOT, "--dry-run"],
         "precompute": [store, *model, *ROOT],
-        "export-expert": [store, str(folder / "adapter"), *model, "--query", "The cat"],
+        "export-expert": [store, str(folder / "adapter"), *model, "--merged-for", "The cat"],
         "verify": [store],
         "info": [store],
         "info --build": ["--build"],

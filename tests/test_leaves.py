@@ -302,7 +302,7 @@ def test_peft_loads_what_export_expert_writes(
     monkeypatch.setattr(Loading, "attach", lambda _self, opened, _bars: opened.attach(cached_embedder(3)))
     name = save_model(tmp_path / "model", tiny_llama(), tokenizer)
     command = ["export-expert", str(grown.path), str(tmp_path / "adapter"), "--model", name]
-    command += [] if query is None else ["--query", query]
+    command += [] if query is None else ["--merged-for", query]
     ran = CliRunner().invoke(app, [*command, "--json"])
     assert ran.exit_code == 0, ran.output
     assert len(json.loads(ran.stdout)["experts"]) == (1 if query is None else 3)

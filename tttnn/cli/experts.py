@@ -108,13 +108,15 @@ def precompute(
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
 @click.argument("folder", type=click.Path(file_okay=False))
 @model_flag
-@click.option("--query", type=Query(), help="Merge the experts that this text would use; without, the root alone.")
+@click.option(
+    "--merged-for", "query", type=Query(), help="Merge the experts that this text would use; without, the root alone."
+)
 @click.option(
     "--leaves",
     default=AdaptConfig().leaves,
     show_default=True,
     type=click.IntRange(0),
-    help="Experts of the nearest clusters that are merged with the root for --query.",
+    help="Experts of the nearest clusters that are merged with the root for --merged-for.",
 )
 @loading_flags(dtype=False)
 @as_json_flag
@@ -128,7 +130,7 @@ def export_expert(
     \b
     Examples:
       tttnn export-expert pile-00 my-adapter --model smollm2-135m
-      tttnn export-expert pile-00 my-adapter --query "def quicksort("
+      tttnn export-expert pile-00 my-adapter --merged-for "def quicksort("
     """
     from ..datastore.datastore import Datastore
     from ..instant.experts import Experts
