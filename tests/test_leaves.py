@@ -185,6 +185,31 @@ def test_without_the_root_no_leaf_is_used(grown: tttnn.Datastore, trainer: tttnn
     assert (report.used, report.left_out) == ([], {"deleted": 1})
 
 
+def test_auto_reads_what_the_deadline_leaves_time_for(trainer: tttnn.TestTimeTrainer) -> None:
+    config = trainer.config.with_(mode="auto", context_neighbors=3, max_neighbor_tokens=20)
+    pace = trainer.engine.reading_pace
+
+    def read(deadline_ms: float | None) -> tuple[int, int]:
+        with trainer.adapt(QUERY, config=config.with_(deadline_ms=deadline_ms)) as adapted:
+            assert adapted.report.experts is not None
+            assert len(adapted.report.experts.used) == 3
+            held = adapted.report.to_dict(query=True)
+        with trainer.replay(held) as again:
+            assert len(again.report.context) == len(adapted.report.context)
+            assert again.report.losses == adapted.report.losses
+        return len(adapted.report.context), adapted.report.steps
+
+    assert read(1e9) == (3, 3)
+    pace.saw(1000.0, 1)  # a thousand seconds a token; 22 tokens a neighbor
+    assert read(None) == (3, 0)
+    assert read(2.5 * 22e6) == (2, 3)
+    assert read(22e6 - 1) == (0, 3)
+    assert pace.predict(1) < 1000.0  # what was given up is tried again some day
+    trainer.engine.training_pace.saw(1e5, 1)
+    pace.saw(1000.0, 1)
+    assert read(22e6 + 1e5) == (1, 0)  # reading has taken the time of training
+
+
 def test_update_trains_what_changed_alone(grown: tttnn.Datastore, tokenizer: Any) -> None:
     members = Experts(grown, model=fingerprint_of(tiny_llama()), tokenizer=tokenizer).members()
     root_saw = {member.id for member in members["root"]}

@@ -140,12 +140,18 @@ class Auto:
     def measure(self, case: Case) -> Measurement:
         """Merge and train, and score after each number of neighbors."""
         lab, config, found = case.lab, self._config(case.lab), case.found()
-        context, read = case.neighbors_in_context(found, config.in_context)
+        context: list[int] = []
+        read: list[UsedNeighbor] = []
         states: dict[int, tuple[Scored, int, int, float]] = {}
 
         def measure(report: AdaptReport, k: int) -> None:
+            nonlocal context, read
+            if not states:  # a deadline may have left time for fewer of them
+                context, read = case.neighbors_in_context(found, len(report.context))
             seconds = report.seconds["experts"] + report.seconds["tokenize"] + report.seconds["train"]
-            states[k] = case.scored(lab.trainer, context), report.steps, report.tokens, seconds
+            scored = case.scored(lab.trainer, context)
+            lab.trainer.engine.reading_pace.saw(scored.seconds, len(context) + len(case.scored_ids))
+            states[k] = scored, report.steps, report.tokens, seconds
 
         def observe(adapted: AdaptedModel, k: int) -> None:
             if k in lab.curve:

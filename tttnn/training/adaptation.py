@@ -19,6 +19,8 @@ import torch
 import tttnn._core as _core
 
 from ..config import AdaptConfig
+from ..lm.neighbor_context import SEPARATOR
+from ..lm.neighbor_tokens import portion_of
 from ..retrieval.neighbors import Neighbor
 from ..weights.low_rank_update import LowRankUpdate
 from .adapted_model import AdaptedModel, Observer
@@ -91,6 +93,7 @@ class Adaptation:
         self._answer_tokens = answer_tokens
         self._started = time.perf_counter()
         self._deadline = math.inf  # of training
+        self._reserved = 0.0
         self._transaction = Transaction(engine)
         self.report = report
 
@@ -104,7 +107,7 @@ class Adaptation:
         self.report.found = len(neighbors)
         self._transaction.begin(self._config.seed)
         trained = neighbors[: self._most_trained]
-        context = neighbors[: self._config.in_context] if self._context is None else self._context
+        context = self._in_context(neighbors) if self._context is None else self._context
         self.report.context = [ContextNeighbor(n.id, n.distance, n.source, n.digest, n.span) for n in context]
         adapted = AdaptedModel(
             self._engine,
@@ -115,6 +118,7 @@ class Adaptation:
             update=self._merge(neighbors, steps_follow=bool(trained)),
             deadline=answered_by,
         )
+        self._deadline -= self._reserved
         self._train(adapted, trained)
         return adapted
 
@@ -128,6 +132,27 @@ class Adaptation:
             if chosen.update is not None:
                 self._engine.change(chosen.update, steps_follow=steps_follow)
         return chosen.update
+
+    def _in_context(self, neighbors: list[Neighbor]) -> list[Neighbor]:
+        """Return the neighbors that are read before texts: in the mode auto as many as the deadline leaves time for.
+
+        Their time is taken from that of training: a token that is read brings more than one that is trained on.
+        """
+        engine, config, pace = self._engine, self._config, self._engine.reading_pace
+        context = neighbors[: config.in_context]
+        if config.mode != "auto" or self._deadline == math.inf or not context:
+            return context
+        kept, tokens, gap = 0, 0, len(engine.texts.ids(SEPARATOR))
+        left = self._deadline - time.perf_counter()
+        for neighbor in context:
+            tokens += len(portion_of(engine.texts, neighbor, config.max_neighbor_tokens).tokens) + gap
+            if pace.predict(tokens) > left:
+                break
+            kept += 1
+            self._reserved = pace.predict(tokens)
+        if kept == 0:
+            pace.doubt()
+        return context[:kept]
 
     def _restore(self) -> None:
         self._transaction.end(self.report.seconds, verify=self._config.verify)

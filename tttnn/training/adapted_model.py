@@ -75,8 +75,11 @@ class AdaptedModel:
         if self._context:
             texts, scorer = self._engine.texts, self._engine.scorer
             before = self.before(scorer.max_length - len(texts.ids(text)) - len(texts.ids(context)))
+        started = time.perf_counter()
         with self.report.seconds("score"):
-            return self._engine.scorer.score(text, context=context, before=before)
+            scored = self._engine.scorer.score(text, context=context, before=before)
+        self._engine.reading_pace.saw(time.perf_counter() - started, max(1, len(before) + scored.tokens))
+        return scored
 
     def before(self, room: int) -> list[int]:
         """Return the tokens of the neighbors in the context, as they stand before a text, and write them on the report.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -85,6 +86,7 @@ class Engine:
         guard_pace: of the guard's scores, by tokens.
         copying_pace: of copies of trained weights, by bytes.
         writing_pace: of continuations, by tokens.
+        reading_pace: of texts with what stands before them, by tokens.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Engine:
             _core.keep_freed_memory()
         self.states = ReuseCache(config.reuse)
         self.training_pace, self.guard_pace, self.copying_pace, self.writing_pace = Pace(), Pace(), Pace(), Pace()
+        self.reading_pace = Pace()
 
     def _take(self, shared_weights: SharedWeights | None) -> None:
         config = self.config
@@ -245,6 +248,16 @@ class Engine:
         ids, begins = self.texts.prompt(prompt, self.max_window)
         if before is not None:
             ids = [*ids[:begins], *before(self.max_window - max_new_tokens - len(ids)), *ids[begins:]]
+        started = time.perf_counter()
+        read = False
+
+        def first(piece: str, token: int) -> bool | None:
+            nonlocal read
+            if not read:
+                read = True
+                self.reading_pace.saw(time.perf_counter() - started, len(ids))
+            return None if on_token is None else on_token(piece, token)
+
         with self.turns.reading():
             made = continued(
                 self.model,
@@ -255,7 +268,7 @@ class Engine:
                 begins=begins,
                 stop=stop,
                 seed=seed if temperature > 0 else None,
-                on_token=on_token,
+                on_token=first,
                 **drawing(temperature, top_p),
             )
         if made.tokens:
