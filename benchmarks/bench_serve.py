@@ -1,45 +1,70 @@
-"""What serving costs: overhead over the library, and 1, 4 and 16 clients at once. A script, not a pytest file.
+"""What serving costs: over the library, beside `transformers serve`, with 1, 4 and 16 clients, and when it refuses.
 
-    python benchmarks/bench_serve.py DATASTORE --model smollm2-135m
+    python benchmarks/bench_serve.py [DATASTORE] --model smollm2-135m [--rival PYTHON] [--repeats 20]
+    PYTHONPATH=. python benchmarks/bench_serve.py --smoke
 
-The server is `tttnn serve` in a process of its own; the library's call is made in this process before it starts, with
-as many threads. Every answer of the server is compared with the library's text. Times of a machine that does other work
-mean nothing.
+Every server runs in a process of its own, with as many threads as the library has in this one, and every answer is
+compared with the library's text. What is compared is asked in turn (A B, B A, ...), so that drift of a shared machine
+hits both; differences and ratios are medians with 95 % intervals of a bootstrap. `--rival` names a Python that has
+`transformers[serving]`; it answers with the model as it is. Without a DATASTORE, one of pieces of Python's standard
+library is made; `--smoke` takes a tiny random model too, and its times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import http.client
 import json
+import os
+import random
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from tttnn.config import AdaptConfig, ScoreConfig, SelectionConfig
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import tttnn
+from tttnn.config import AdaptConfig
 from tttnn.recipe import TrainerRecipe
 
 PROMPT = "def quicksort(items):"
+QUEUE = 24
+"""Requests that may wait: more than the most clients here."""
 
 
 @dataclass
 class Answer:
     """Seconds from the request to the first byte of the body, to the first text and to the end; what was said."""
 
-    first_byte: float
+    told: float
     first_text: float
     whole: float
     status: int
     text: str
 
 
-async def ask(port: int, body: dict[str, object]) -> Answer:
+async def ask(port: int, body: dict[str, Any]) -> Answer:
     """Stream one completion over a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await _asked(reader, writer, body)
+    finally:
+        writer.close()
+
+
+async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: dict[str, Any]) -> Answer:
     data = json.dumps(body | {"stream": True}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
     began = time.perf_counter()
@@ -47,20 +72,19 @@ async def ask(port: int, body: dict[str, object]) -> Answer:
     status = int((await reader.readline()).split()[1])
     while (await reader.readline()).strip():
         pass
-    first_byte = first_text = 0.0
+    told = first_text = 0.0
     text = ""
     while line := await reader.readline():
-        first_byte = first_byte or time.perf_counter() - began
+        told = told or time.perf_counter() - began
         if line.startswith(b"data: {"):
             for choice in json.loads(line[6:]).get("choices", ()):
                 if choice["text"] and not first_text:
                     first_text = time.perf_counter() - began
                 text += choice["text"]
-    writer.close()
-    return Answer(first_byte, first_text, time.perf_counter() - began, status, text)
+    return Answer(told, first_text, time.perf_counter() - began, status, text)
 
 
-async def clients(port: int, body: dict[str, object], count: int, each: int) -> tuple[float, list[Answer]]:
+async def clients(port: int, body: dict[str, Any], count: int, each: int) -> tuple[float, list[Answer]]:
     """Let `count` clients ask `each` times, one question after the other; return the seconds and all answers."""
 
     async def client() -> list[Answer]:
@@ -71,77 +95,203 @@ async def clients(port: int, body: dict[str, object], count: int, each: int) -> 
     return time.perf_counter() - began, [answer for one in answers for answer in one]
 
 
-def library(arguments: argparse.Namespace, body: dict[str, object], neighbors: int) -> tuple[list[float], str]:
-    """Return the seconds of the same work by the library, and its text."""
-    adapt = AdaptConfig(num_neighbors=neighbors)
-    names = arguments.model, arguments.datastore
-    trainer = TrainerRecipe(*names, adapt, SelectionConfig(), ScoreConfig(), threads=arguments.threads).load()
-    seconds, text = [], ""
-    tokens = int(str(body["max_tokens"]))
-    for _ in range(arguments.repeats + 1):
-        began = time.perf_counter()
-        if neighbors:
-            with trainer.adapt(PROMPT) as adapted:
-                text = adapted.generate(max_new_tokens=tokens)
-        else:
-            text = trainer.generate(PROMPT, max_new_tokens=tokens)
-        seconds.append(time.perf_counter() - began)
-    trainer.release()
-    return seconds[1:], text
+class Caller:
+    """A client that keeps its connection, and asks for the whole answer at once."""
+
+    def __init__(self, port: int, body: dict[str, Any]) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        self._body = json.dumps(body)
+
+    def __call__(self) -> str:
+        """Return the text of one answer."""
+        self._connection.request("POST", "/v1/completions", self._body, {"content-type": "application/json"})
+        reply = self._connection.getresponse()
+        said = reply.read()
+        assert reply.status == 200, said[:1000]
+        return str(json.loads(said)["choices"][0]["text"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datastore")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--neighbors", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    expected = {}
-    for neighbors in (0, arguments.neighbors):
-        body = {"prompt": PROMPT, "max_tokens": arguments.tokens, "temperature": 0}
-        expected[neighbors] = library(arguments, body, neighbors)
+def in_turn(first: Callable[[], str], second: Callable[[], str], text: str, repeats: int) -> list[tuple[float, float]]:
+    """Do both in turn, in an order that changes, and return the seconds of each pair; both must say `text`."""
+    pairs = []
+    for i in range(-1, repeats):  # the first pair is not counted
+        seconds = {}
+        for act in (first, second) if i % 2 else (second, first):
+            began = time.perf_counter()
+            said = act()
+            seconds[act] = time.perf_counter() - began
+            assert said == text, f"{said!r} must be {text!r}"
+        if i >= 0:
+            pairs.append((seconds[first], seconds[second]))
+    return pairs
+
+
+def interval(pairs: list[tuple[float, float]], measure: Callable[[float, float], float]) -> str:
+    """Return the median of a measure of pairs, and between what it lies in 95 of 100 draws of as many of them."""
+    values = [measure(*pair) for pair in pairs]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
+    return f"{statistics.median(values):.3f} ({medians[50]:.3f} to {medians[1949]:.3f})"
+
+
+@contextlib.contextmanager
+def serving(arguments: argparse.Namespace, *flags: str) -> Iterator[int]:
+    """`tttnn serve`, until the block ends; gives its port."""
     command = ["serve", arguments.datastore, "--model", arguments.model, "--port", "0", "--no-access-log"]
-    command += ["--threads", str(arguments.threads), "--max-queue-seconds", "100000"]
-    server = subprocess.Popen([sys.executable, "-m", "tttnn", *command], stdout=subprocess.PIPE, text=True)
+    command += ["--threads", str(arguments.threads), "--num-neighbors", str(arguments.neighbors)]
+    server = subprocess.Popen([sys.executable, "-m", "tttnn", *command, *flags], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        said = server.stdout.readline()
-        port = int(re.findall(r"http://[^/]*:(\d+)/", said)[0])
-        for neighbors, (alone, text) in expected.items():
-            body = {
-                "prompt": PROMPT,
-                "max_tokens": arguments.tokens,
-                "temperature": 0,
-                "tttnn": {"num_neighbors": neighbors},
-            }
-            asyncio.run(clients(port, body, 1, 1))
-            _, answers = asyncio.run(clients(port, body, 1, arguments.repeats))
-            assert all(answer.text == text for answer in answers), "the server must say what the library says"
-            over = statistics.median(answer.whole for answer in answers) - statistics.median(alone)
-            print(
-                f"k={neighbors}: library {1000 * statistics.median(alone):.1f} ms, "
-                f"server {1000 * statistics.median(a.whole for a in answers):.1f} ms, over {1000 * over:+.1f} ms"
-            )
-            for count in (1, 4, 16):
-                seconds, answers = asyncio.run(clients(port, body, count, 2))
-                good = [answer for answer in answers if answer.status == 200]
-                refused = [answer for answer in answers if answer.status == 429]
-                assert all(answer.text == text for answer in good)
-                print(
-                    f"k={neighbors}, {count} clients: {len(good) / seconds:.2f} answers/s; median and slowest "
-                    f"first byte {_two(a.first_byte for a in good)}, first text {_two(a.first_text for a in good)}, "
-                    f"whole {_two(a.whole for a in good)} s; {len(refused)} refused"
-                )
+        yield int(re.findall(r"http://[^/]*:(\d+)/", server.stdout.readline())[0])
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
 
 
-def _two(values: object) -> str:
-    held = sorted(values)  # type: ignore[call-overload]
+@contextlib.contextmanager
+def rival(arguments: argparse.Namespace) -> Iterator[int]:
+    """`transformers serve` with the same model, threads and type of numbers, until the block ends; gives its port."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    command = [arguments.rival, "-m", "transformers.cli.transformers", "serve", tttnn.models.resolve(arguments.model)]
+    command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 300
+        while True:
+            assert server.poll() is None, "transformers serve has ended"
+            assert time.monotonic() < end, "transformers serve does not answer"
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.2)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTrainer) -> None:
+    """The library, the server and the rival, in turn."""
+    asked = {"prompt": PROMPT, "max_tokens": arguments.tokens, "temperature": 0}
+    for neighbors in (0, arguments.neighbors):
+        body = asked | {"tttnn": {"num_neighbors": neighbors}}
+
+        def library(neighbors: int = neighbors) -> str:
+            if not neighbors:
+                return trainer.generate(PROMPT, max_new_tokens=arguments.tokens)
+            with trainer.adapt(PROMPT) as adapted:
+                return adapted.generate(max_new_tokens=arguments.tokens)
+
+        text = library()
+        pairs = in_turn(library, Caller(port, body), text, arguments.repeats)
+        alone, served = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
+        over = interval(pairs, lambda a, b: 1000 * (b - a))
+        print(f"k={neighbors}: library {alone:.1f} ms, server {served:.1f} ms, over {over} ms; {len(pairs)} pairs")
+        load(port, f"tttnn, k={neighbors}", body, text)
+    told = asyncio.run(clients(port, body | {"tttnn": {"num_neighbors": neighbors, "events": True}}, 1, 5))[1]
+    print(f"k={neighbors}, events: neighbors after {_two(answer.told for answer in told)} s")
+    if arguments.rival is None:
+        print("transformers serve: not measured, no --rival was named")
+        return
+    base, text = asked | {"tttnn": {"mode": "base"}}, trainer.generate(PROMPT, max_new_tokens=arguments.tokens)
+    with rival(arguments) as other:
+        body = asked | {"model": tttnn.models.resolve(arguments.model)}
+        pairs = in_turn(Caller(port, base), Caller(other, body), text, arguments.repeats)
+        ours, theirs = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
+        ratio = interval(pairs, lambda a, b: a / b)
+        print(f"base: tttnn {ours:.1f} ms, transformers serve {theirs:.1f} ms, ratio {ratio}; {len(pairs)} pairs")
+        load(other, "transformers serve, base", body, text)
+
+
+def load(port: int, name: str, body: dict[str, Any], text: str) -> None:
+    """1, 4 and 16 clients at once."""
+    for count in (1, 4, 16):
+        seconds, answers = asyncio.run(clients(port, body, count, 3 if count == 1 else 2))
+        assert all(answer.status == 200 and answer.text == text for answer in answers)
+        print(
+            f"{name}, {count} clients: {len(answers) / seconds:.2f} answers/s; median and slowest to the first byte "
+            f"{_two(a.told for a in answers)}, text {_two(a.first_text for a in answers)}, "
+            f"end {_two(a.whole for a in answers)} s"
+        )
+
+
+def refusals(port: int, tokens: int) -> None:
+    """How soon is one told that the queue is full, while an engine works?"""
+    long = {"prompt": [PROMPT] * 128, "max_tokens": tokens, "temperature": 0}
+
+    async def refused() -> list[Answer]:
+        waiting = [asyncio.ensure_future(ask(port, long)) for _ in range(QUEUE + 1)]
+        while _health(port)["waiting"] < QUEUE:
+            await asyncio.sleep(0.05)
+        answers = [await ask(port, long) for _ in range(50)]
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return answers
+
+    answers = asyncio.run(refused())
+    seconds = [answer.whole for answer in answers if answer.status == 429]
+    assert len(seconds) >= 40, f"{len(answers) - len(seconds)} of {len(answers)} were let in"
+    print(f"{len(seconds)} refusals of a full queue: median and slowest {_two(1000 * s for s in seconds)} ms")
+
+
+def _health(port: int) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/health")
+    said = json.loads(connection.getresponse().read())
+    connection.close()
+    return said
+
+
+def small(folder: Path) -> tuple[str, str]:
+    """Write a tiny random model, encoder and datastore of the tests; return the datastore's and the model's names."""
+    from tests.conftest import byte_tokenizer
+    from tests.served import NAME, save_everything
+
+    save_everything(folder, byte_tokenizer())
+    return str(folder / "store"), str(folder / NAME)
+
+
+def pieces(folder: Path) -> str:
+    """Make a datastore of pieces of the standard library."""
+    place = Path(sysconfig.get_paths()["stdlib"])
+    texts = [(place / f"{name}.py").read_text(encoding="utf-8") for name in ("ast", "argparse", "heapq", "inspect")]
+    rows = [text[i : i + 2000] for text in texts for i in range(0, len(text) - 2000, 2000)]
+    tttnn.Datastore.build(folder / "store", rows, tttnn.Embedder.load("minilm-l6")).close()
+    return str(folder / "store")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datastore", nargs="?")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--rival", help="a Python that has transformers[serving]")
+    parser.add_argument("--neighbors", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true", help="tiny models, few repeats")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.smoke:
+            arguments.datastore, arguments.model = small(Path(folder))
+            arguments.repeats, arguments.threads = min(arguments.repeats, 3), 1
+        arguments.datastore = arguments.datastore or pieces(Path(folder))
+        adapt = AdaptConfig(num_neighbors=arguments.neighbors)
+        trainer = TrainerRecipe(arguments.model, arguments.datastore, adapt, threads=arguments.threads).load()
+        print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+        flags = ("--max-queue", str(QUEUE), "--max-queue-seconds", "100000")
+        with serving(arguments, *flags) as port:
+            compare(arguments, port, trainer)
+            refusals(port, arguments.tokens)
+        print(f"load average {os.getloadavg()[0]:.1f}")
+        trainer.release()
+
+
+def _two(values: Iterator[float]) -> str:
+    held = sorted(values)
     return f"{statistics.median(held):.3f} {held[-1]:.3f}"
 
 

@@ -51,8 +51,7 @@ def _interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> Any:
+def byte_tokenizer() -> Any:
     """Every byte is one token; end of text is token 256."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: i for i, character in enumerate(alphabet)} | {"<|endoftext|>": 256}
@@ -62,6 +61,12 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|endoftext|>", bos_token="<|endoftext|>", model_max_length=1_000_000_000
     )
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """Every byte is one token."""
+    return byte_tokenizer()
 
 
 def tiny_gpt2(**settings: Any) -> Any:
