@@ -73,6 +73,7 @@ bench-smoke: $(VENV)/.dev $(VENV)/.core
 	$(BIN)/python benchmarks/bench_rounds.py --rounds 30 --real-rounds 0
 	$(BIN)/python benchmarks/bench_arena.py --model small-tensors --repeats 2
 	PYTHONPATH=. $(BIN)/python benchmarks/bench_instant.py --model small --repeats 2
+	PYTHONPATH=. $(BIN)/python benchmarks/bench_serve.py --smoke
 
 # A wheel built from the source distribution, without CUDA, in an empty environment. What describes the build, and the
 # core itself, work without torch, transformers, zstandard and hnswlib.

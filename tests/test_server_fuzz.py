@@ -5,6 +5,7 @@ python -m pytest tests/test_server_fuzz.py --thorough      # 10,000 inputs
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections import Counter
@@ -20,6 +21,8 @@ from tests.nonsense import MARK, POSTED, Input, nonsense
 from tests.served import NAME, WAIT, Server, break_on_tilde, save_everything
 
 pytest.importorskip("uvicorn")
+
+from tttnn.server.serving import listen
 
 KEY = "Kq7-secret-key-Zx9"
 SEED = 0
@@ -84,6 +87,42 @@ def test_nonsense_is_never_our_fault(server: Server, folder: Path, count: int) -
     assert others <= {_REFUSED}
     assert KEY not in log
     assert MARK not in log
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(server: Server) -> None:
+    """Each would hold a descriptor for as long as its client likes. The server was told to wait a second."""
+    half, whole = b"GET /live HTTP/1.1\r\nhost:", b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n"
+    connections = []
+    for said in (b"", half, whole + half, whole + whole + half):
+        connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=WAIT))
+        connections[-1].sendall(said)
+    for connection, answers in zip(connections, (0, 0, 1, 2), strict=True):
+        data = b""
+        while part := connection.recv(65536):
+            data += part
+        assert data.count(b"HTTP/1.1 200") == answers
+        connection.close()
+
+
+def test_a_reply_does_not_wait_for_what_its_client_acknowledges() -> None:
+    """Nagle's rule is off: a reply's head and body are written one after the other."""
+
+    async def accepted() -> int:
+        options: asyncio.Queue[int] = asyncio.Queue()
+
+        def look(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            options.put_nowait(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listening = listen("127.0.0.1", 0)
+        async with await asyncio.start_server(look, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            option = await options.get()
+            writer.close()
+            await writer.wait_closed()
+        return option
+
+    assert asyncio.run(accepted()) == 1
 
 
 def _plain(reply: tuple[int, Any]) -> Any:

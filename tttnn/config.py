@@ -399,7 +399,9 @@ class ServeConfig(Config):
     max_body_bytes: int = setting(4 * 2**20, "longest body of a request", minimum=1024)
     max_score_tokens: int = setting(65536, "longest text to score, with its context", minimum=1)
     max_neighbors: int = setting(100, "most neighbors that one request may ask for", minimum=0)
-    body_seconds: float = setting(30.0, "seconds in which a request's body must have come", minimum=0.001)
+    body_seconds: float = setting(
+        30.0, "seconds in which a request's head must have come, and then its body", minimum=0.001
+    )
     comment_seconds: float = setting(
         10.0, "seconds after which a stream that has nothing to say sends a comment", minimum=0.001, maximum=15.0
     )

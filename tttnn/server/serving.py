@@ -10,9 +10,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import TttnnError
 from .app import App
@@ -32,6 +36,40 @@ class _Server(uvicorn.Server):
         self._on_signal()
 
 
+class _Protocol(H11Protocol):
+    """Uvicorn's HTTP, which by itself would wait for ever for a request's head, and hold a descriptor for each."""
+
+    def __init__(self, *args: Any, head_seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._head_seconds = head_seconds
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        """Wait for a head while one is to come; between a reply and the next byte uvicorn itself waits."""
+        answered = self.cycle is None or self.cycle.response_complete
+        if self.conn.their_state is not h11.IDLE or not answered:
+            self._forget()
+        elif self._giving_up is None:
+            self._giving_up = self.loop.call_later(self._head_seconds, self.transport.close)
+
+    def _forget(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
@@ -39,7 +77,9 @@ def listen(host: str, port: int) -> socket.socket:
         OSError: the address is taken or not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol named: asyncio turns Nagle off only where it sees TCP, and with it a reply's head and body
+    # would wait 40 ms for the client's acknowledgement of the first.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
@@ -92,7 +132,7 @@ async def _serve(app: App, listening: socket.socket, shutdown_timeout: float, on
         access_log=False,
         log_config=None,
         server_header=False,
-        http="h11",
+        http=cast(Any, partial(_Protocol, head_seconds=app.dispatcher.config.body_seconds)),
         ws="none",
         lifespan="on",
         timeout_keep_alive=30,
