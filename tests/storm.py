@@ -224,11 +224,18 @@ class Storm:
             _signal(engines, signal.SIGCONT)
 
     def _kill(self) -> None:
-        wait_until(lambda: self.server.metric("tttnn_engines_ready") > 0, "an engine to kill")
-        (engine,) = self._draw.sample([pid for pid in self.server.engines() if pid not in self._killed], 1)
+        wait_until(lambda: bool(self._ready()), "an engine that is ready")
+        (engine,) = self._draw.sample(self.server.engines(), 1)
         os.kill(engine, signal.SIGKILL)
         self._killed.add(engine)
         self.seen["killed"] += 1
+
+    def _ready(self) -> list[int]:
+        """Return the engines, where all of them have loaded and none has died of late."""
+        # In this order: the server may not have noticed yet that one is dead, and counts it as ready.
+        engines = self.server.engines()
+        ready = self.server.metric("tttnn_engines_ready")
+        return engines if len(engines) == ready and not self._killed & set(engines) else []
 
     def _delete(self) -> None:
         left = [i for i in GROUP["C"] if i not in self._deleted]
