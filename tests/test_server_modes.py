@@ -96,11 +96,7 @@ def test_an_answer_is_the_library_s(
 def test_auto_trains_until_a_deadline(server: Server, experts: None) -> None:
     report = server.complete(QUERY, tttnn={"mode": "auto", "deadline_ms": 60000})["tttnn"]["adaptations"][0]["report"]
     assert (report["stopped_by"], len(report["neighbors"])) == ("neighbors", 3)
-<<<<<<< HEAD
     assert "root" in [expert["name"] for expert in report["experts"]["used"]]
-=======
-    assert [expert["name"] for expert in report["experts"]["used"]] == ["root", "leaf-0"]
->>>>>>> 330c624 (export-expert names what a merge is for by --merged-for)
 
 
 def test_log_probabilities_stand_behind_the_neighbors_too(server: Server, experts: None) -> None:
