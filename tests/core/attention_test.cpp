@@ -56,8 +56,7 @@ struct Answer {
         lse(s.heads * s.tokens) {}
   bool operator==(const Answer& other) const {
     return out.values == other.out.values && dq.values == other.dq.values && dk.values == other.dk.values &&
-           dv.values == other.dv.values &&
-           std::memcmp(lse.data(), other.lse.data(), lse.size() * sizeof(float)) == 0;
+           dv.values == other.dv.values && std::memcmp(lse.data(), other.lse.data(), lse.size() * sizeof(float)) == 0;
   }
   Tensor out, dq, dk, dv;
   std::vector<float> lse;
