@@ -95,20 +95,19 @@ async def clients(port: int, body: dict[str, Any], count: int, each: int) -> tup
     return time.perf_counter() - began, [answer for one in answers for answer in one]
 
 
-class Caller:
-    """A client that keeps its connection, and asks for the whole answer at once."""
+def caller(port: int, body: dict[str, Any]) -> Callable[[], str]:
+    """Return what asks for a whole answer at once, over a connection of its own, and gives the text."""
 
-    def __init__(self, port: int, body: dict[str, Any]) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        self._body = json.dumps(body)
-
-    def __call__(self) -> str:
-        """Return the text of one answer."""
-        self._connection.request("POST", "/v1/completions", self._body, {"content-type": "application/json"})
-        reply = self._connection.getresponse()
+    def call() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        reply = connection.getresponse()
         said = reply.read()
+        connection.close()
         assert reply.status == 200, said[:1000]
         return str(json.loads(said)["choices"][0]["text"])
+
+    return call
 
 
 def in_turn(first: Callable[[], str], second: Callable[[], str], text: str, repeats: int) -> list[tuple[float, float]]:
@@ -185,7 +184,7 @@ def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTra
                 return adapted.generate(max_new_tokens=arguments.tokens)
 
         text = library()
-        pairs = in_turn(library, Caller(port, body), text, arguments.repeats)
+        pairs = in_turn(library, caller(port, body), text, arguments.repeats)
         alone, served = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
         over = interval(pairs, lambda a, b: 1000 * (b - a))
         print(f"k={neighbors}: library {alone:.1f} ms, server {served:.1f} ms, over {over} ms; {len(pairs)} pairs")
@@ -198,7 +197,7 @@ def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTra
     base, text = asked | {"tttnn": {"mode": "base"}}, trainer.generate(PROMPT, max_new_tokens=arguments.tokens)
     with rival(arguments) as other:
         body = asked | {"model": tttnn.models.resolve(arguments.model)}
-        pairs = in_turn(Caller(port, base), Caller(other, body), text, arguments.repeats)
+        pairs = in_turn(caller(port, base), caller(other, body), text, arguments.repeats)
         ours, theirs = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
         ratio = interval(pairs, lambda a, b: a / b)
         print(f"base: tttnn {ours:.1f} ms, transformers serve {theirs:.1f} ms, ratio {ratio}; {len(pairs)} pairs")
@@ -208,7 +207,7 @@ def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTra
 def load(port: int, name: str, body: dict[str, Any], text: str) -> None:
     """1, 4 and 16 clients at once."""
     for count in (1, 4, 16):
-        seconds, answers = asyncio.run(clients(port, body, count, 3 if count == 1 else 2))
+        seconds, answers = asyncio.run(clients(port, body, count, {1: 4, 4: 2, 16: 1}[count]))
         assert all(answer.status == 200 and answer.text == text for answer in answers)
         print(
             f"{name}, {count} clients: {len(answers) / seconds:.2f} answers/s; median and slowest to the first byte "
@@ -270,14 +269,15 @@ def main() -> None:
     parser.add_argument("--rival", help="a Python that has transformers[serving]")
     parser.add_argument("--neighbors", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, help="pairs  [default: 20; of --smoke 3]")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--smoke", action="store_true", help="tiny models, few repeats")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.smoke:
             arguments.datastore, arguments.model = small(Path(folder))
-            arguments.repeats, arguments.threads = min(arguments.repeats, 3), 1
+            arguments.threads = 1
+        arguments.repeats = arguments.repeats or (3 if arguments.smoke else 20)
         arguments.datastore = arguments.datastore or pieces(Path(folder))
         adapt = AdaptConfig(num_neighbors=arguments.neighbors)
         trainer = TrainerRecipe(arguments.model, arguments.datastore, adapt, threads=arguments.threads).load()
