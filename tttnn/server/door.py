@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import secrets
@@ -147,7 +148,7 @@ class Door:
                 "code": code,
                 "seconds": round(seconds, 6),
                 "bytes": sent,
-                "client": (scope.get("client") or ("",))[0],
+                "client": _address_of(scope),
             }
             access_log.info("%s", json.dumps(line))
 
@@ -175,3 +176,13 @@ def refusal(refused: Refused, headers: Any = None) -> Response:
     """Return the response that a refusal is."""
     extra = dict(headers or {}) | refused.headers()
     return JSONResponse(refused.body(), refused.status, extra)
+
+
+def _address_of(scope: Scope) -> str:
+    """Return the client's address; empty where there is none, or where a proxy's header names something else."""
+    address = str((scope.get("client") or ("",))[0])
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    return address
