@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import AdaptConfig
+from ..training.adaptation import Adaptation
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
 from .case import GENERATED, Case, Scored
@@ -36,6 +37,21 @@ def _extra(report: AdaptReport) -> dict[str, Any]:
     return {"experts": len(report.experts.used), "experts_left_out": sum(report.experts.left_out.values())}
 
 
+def _instant(lab: Lab) -> AdaptConfig:
+    return lab.trainer.config.with_(mode="instant", context_neighbors=0)
+
+
+def _merged(case: Case) -> Adaptation:
+    """Return the block in which the experts are merged that may be used for a document."""
+    config = _instant(case.lab)
+    return case.lab.trainer.adapt(
+        case.task.query,
+        config=config,
+        neighbors=case.for_distance(config),
+        exclude_digests=case.seen_and_scored(config),
+    )
+
+
 class Instant:
     """The experts of the query, merged; needs no neighbors: one point, at k = 0."""
 
@@ -43,21 +59,12 @@ class Instant:
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return which experts there are and how they are merged."""
-        return _settings(lab, self._config(lab))
-
-    @staticmethod
-    def _config(lab: Lab) -> AdaptConfig:
-        return lab.trainer.config.with_(mode="instant", context_neighbors=0)
+        return _settings(lab, _instant(lab))
 
     def measure(self, case: Case) -> Measurement:
         """Merge, and score."""
-        trainer, config = case.lab.trainer, self._config(case.lab)
-        with trainer.adapt(
-            case.task.query,
-            config=config,
-            neighbors=case.for_distance(config),
-            exclude_digests=case.seen_and_scored(config),
-        ) as adapted:
+        trainer = case.lab.trainer
+        with _merged(case) as adapted:
             report = adapted.report
             scored = case.scored(trainer)
             after = adapted.generate(max_new_tokens=GENERATED) if case.lab.keep_text else None
@@ -74,20 +81,15 @@ class InstantContext:
 
     def settings(self, lab: Lab) -> dict[str, Any]:
         """Return the settings of both."""
-        return _settings(lab, Instant._config(lab)) | context_settings(lab)
+        return _settings(lab, _instant(lab)) | context_settings(lab)
 
     def measure(self, case: Case) -> Measurement:
         """Merge, and score behind each number of neighbors."""
-        trainer, config, found = case.lab.trainer, Instant._config(case.lab), case.found()
+        trainer, found = case.lab.trainer, case.found()
         points, seconds = [], {}
         used: list[UsedNeighbor] = []
         scoring, after = 0.0, None
-        with trainer.adapt(
-            case.task.query,
-            config=config,
-            neighbors=case.for_distance(config),
-            exclude_digests=case.seen_and_scored(config),
-        ) as adapted:
+        with _merged(case) as adapted:
             report = adapted.report
             before: list[int] | None = None
             scored: Scored | None = None

@@ -88,7 +88,6 @@ class AdaptedModel:
             room: tokens that may stand there; of neighbors that find no room the farthest are left out.
         """
         self._transaction.require()
-        self._transaction.require()
         texts = self._engine.texts
         portions = [portion_of(texts, neighbor, self._max_neighbor_tokens).tokens for neighbor in self._context]
         tokens, counts = neighbors_before(portions, texts.ids(SEPARATOR), room)
