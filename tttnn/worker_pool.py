@@ -63,9 +63,9 @@ class WorkerPool:
         while self._jobs:
             for ready in wait(list(self._jobs)):
                 assert isinstance(ready, Connection)
-                answer = self.receive(ready)
+                # The next job is chosen when the caller has seen what became of this one.
+                yield self.receive(ready)
                 self._deal(ready, waiting)
-                yield answer
 
     def _deal(self, connection: Connection, waiting: Iterator[Any]) -> None:
         self._jobs.pop(connection, None)

@@ -55,6 +55,7 @@ from .members import members_digest, read_members, write_members
 from .plan import DocumentTokens, LeafPlan, plan_leaves, plan_root, require_documents
 from .precompute_report import PrecomputeEstimate, PrecomputeReport
 from .rows import ExpertRows, begin_rows, put_row, row_bytes, row_of
+from .time_limit import TimeLimit
 from .tokenizer_digest import digest_of_tokenizer
 
 _OF_LEAVES = ("leaf_documents", "leaf_learning_rate")
@@ -183,7 +184,7 @@ class Precompute:
                     asked = asked_by(queries, plan.centers, AdaptConfig().leaves)
                     order = [cluster for cluster in largest_first(plan.sizes, asked) if cluster in missing]
                 end = math.inf if limit_seconds is None else started + limit_seconds
-                manifest = self._with_leaves_of(manifest, _jobs(plan, order, end), workers, recipe, progress)
+                manifest = self._with_leaves_of(manifest, _jobs(plan, order), TimeLimit(end), workers, recipe, progress)
         return self._report(manifest, trained=self._root_trained, before=before, began=started)
 
     def _with_root(self, there: ExpertsManifest | None, *, update: bool, progress: Progress | None) -> ExpertsManifest:
@@ -300,11 +301,13 @@ class Precompute:
         self,
         manifest: ExpertsManifest,
         jobs: Iterator[LeafJob],
+        limit: TimeLimit,
         workers: int,
         recipe: LeafRecipe | None,
         progress: Progress | None,
     ) -> ExpertsManifest:
         """Train the experts of jobs, each of which is written when it is done."""
+        jobs = limit.begun(jobs)
         root = ExpertRows(self.folder, manifest).read(0)
         members = read_members(self.folder, manifest)
         with ExitStack() as stack:
@@ -321,6 +324,7 @@ class Precompute:
             if progress is not None:
                 progress("leaves", len(manifest.experts) - 1, manifest.clusters)
             for leaf in trained:
+                limit.done(leaf.cluster)
                 manifest = self._with_leaf(manifest, leaf, members[leaf.cluster + 1])
                 self._steps += leaf.steps
                 if progress is not None:
@@ -364,15 +368,9 @@ class Precompute:
         )
 
 
-def _jobs(plan: LeafPlan, order: Iterable[int], end: float) -> Iterator[LeafJob]:
-    """Give jobs in an order, while the next one will probably be done in time."""
-    longest = 0.0
+def _jobs(plan: LeafPlan, order: Iterable[int]) -> Iterator[LeafJob]:
     for cluster in order:
-        began = time.perf_counter()
-        if began + longest > end:
-            return
         yield LeafJob(cluster, tuple(member.id for member in plan.members[cluster]), tuple(plan.probes[cluster]))
-        longest = max(longest, time.perf_counter() - began)
 
 
 def _of(config: ExpertConfig, names: Sequence[str]) -> dict[str, Any]:
