@@ -233,6 +233,27 @@ def test_a_deadline_leaves_time_to_write(clock: list[float], trainer: Any) -> No
     assert steps[3] == 0
 
 
+def test_reading_a_prompt_is_not_reserved_twice(
+    clock: list[float], trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a continuation for which reading took a hundred seconds, writing took what is left."""
+    forward = trainer.model.forward
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        if options["input_ids"].shape[1] > 1:
+            clock[0] += 100.0
+        return forward(*arguments, **options)
+
+    with trainer.adapt(QUERY, num_neighbors=0) as adapted:
+        monkeypatch.setattr(trainer.model, "forward", slow)
+        adapted.generate(max_new_tokens=8)
+        monkeypatch.undo()
+    read = len(trainer.texts.ids(QUERY))
+    assert trainer.engine.reading_pace.predict(read) > 50
+    assert trainer.engine.writing_pace.predict(8) < 10
+    assert 50 < trainer.engine.answer_seconds(QUERY, 8) < 150
+
+
 def test_doubt_comes_to_the_pace_of_writing_too(clock: list[float], trainer: Any) -> None:
     """The first continuation of a process may take many times what the others take."""
     with trainer.adapt(QUERY, num_neighbors=1) as adapted:

@@ -102,7 +102,7 @@ class Adaptation:
         answered_by = math.inf
         if self._config.deadline_ms is not None:
             answered_by = self._started + self._config.deadline_ms / 1000
-            self._deadline = answered_by - self._engine.writing_pace.predict(self._answer_tokens)
+            self._deadline = answered_by - self._engine.answer_seconds(self.report.query, self._answer_tokens)
         neighbors = self._find(self.report)
         self.report.found = len(neighbors)
         self._transaction.begin(self._config.seed)
@@ -198,6 +198,7 @@ class Adaptation:
             engine.training_pace.doubt()
             engine.guard_pace.doubt()
             engine.writing_pace.doubt()
+            engine.reading_pace.doubt()
         if guard is not None:
             guard.finish(len(report.neighbors), steps=report.steps)
         elif report.guard is not None and report.guard.kept is not None:

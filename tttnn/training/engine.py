@@ -85,8 +85,8 @@ class Engine:
         training_pace: of steps, by tokens.
         guard_pace: of the guard's scores, by tokens.
         copying_pace: of copies of trained weights, by bytes.
-        writing_pace: of continuations, by tokens.
-        reading_pace: of texts with what stands before them, by tokens.
+        writing_pace: of continuations from their first token on, by tokens.
+        reading_pace: of prompts and texts with what stands before them, by tokens.
     """
 
     def __init__(
@@ -249,13 +249,13 @@ class Engine:
         if before is not None:
             ids = [*ids[:begins], *before(self.max_window - max_new_tokens - len(ids)), *ids[begins:]]
         started = time.perf_counter()
-        read = False
+        reading: float | None = None
 
         def first(piece: str, token: int) -> bool | None:
-            nonlocal read
-            if not read:
-                read = True
-                self.reading_pace.saw(time.perf_counter() - started, len(ids))
+            nonlocal reading
+            if reading is None:
+                reading = time.perf_counter() - started
+                self.reading_pace.saw(reading, len(ids))
             return None if on_token is None else on_token(piece, token)
 
         with self.turns.reading():
@@ -271,9 +271,14 @@ class Engine:
                 on_token=first,
                 **drawing(temperature, top_p),
             )
-        if made.tokens:
-            self.writing_pace.saw(made.seconds, len(made.tokens))
+        if reading is not None and len(made.tokens) > 1:
+            self.writing_pace.saw(max(0.0, made.seconds - reading), len(made.tokens) - 1)
         return made
+
+    def answer_seconds(self, prompt: str, tokens: int) -> float:
+        """Return the seconds that a continuation of so many tokens is expected to take; 0 before the first was made."""
+        read = len(self.texts.last_ids(prompt, self.max_window)) if tokens else 0
+        return self.reading_pace.predict(read) + self.writing_pace.predict(tokens)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as they are now, low-rank matrices merged, and the tokenizer.
