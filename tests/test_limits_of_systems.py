@@ -125,6 +125,46 @@ def test_an_index_cut_short_while_it_is_open_is_an_error_that_names_it(tmp_path:
     assert all(line.startswith(f"{index.vectors_path}: was cut short while it was open") for line in lines)
 
 
+CUT_ROWS = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+import numpy as np
+import tttnn
+from tttnn.instant.rows import ExpertRows, begin_rows, put_row, row_of
+path = Path(sys.argv[1], "experts.1.bin")
+content = [row_of(np.full(40_000, value, np.float32)) for value in (1, 2, 3)]
+begin_rows(path, "ab" * 32, 3, 40_000, {0: content[0]})
+for number in (1, 2):
+    put_row(path, number, content[number])
+rows = ExpertRows(path.parent, SimpleNamespace(rows_file=path.name, numbers=40_000, rows=3, model="ab" * 32))
+assert rows.row(2) == content[2]
+os.truncate(path, int(sys.argv[2]))
+for number in (1, 2):
+    try:
+        rows.read(number)
+        print("read")
+    except tttnn.IndexCorruptError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("left", [0, 30_000])
+def test_experts_cut_short_while_they_are_open_are_an_error_that_names_them(tmp_path: Path, left: int) -> None:
+    ended = in_child(CUT_ROWS, tmp_path, left)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{tmp_path / 'experts.1.bin'}: row ") and "checksum" in line for line in lines)
+
+
+def test_experts_need_no_syncing(tmp_path: Path, shim: Path) -> None:
+    whole = CUT_ROWS.split("os.truncate")[0] + "print(rows.read(1)[0])"
+    ended = in_child(whole, tmp_path, 0, LD_PRELOAD=str(shim), REFUSED_ERRNO=str(errno.EINVAL), REFUSED_LINK="1")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["2.0"]
+
+
 def test_a_fault_that_is_not_ours_ends_the_process_as_ever(tmp_path: Path) -> None:
     script = """
 import faulthandler, mmap, os, sys

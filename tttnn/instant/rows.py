@@ -6,7 +6,6 @@ Knows the bytes of the file. Does not know what an expert is used for.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import tttnn._core as _core
+
 from ..errors import IndexCorruptError
-from ..files import explained, finish_file, require_regular
+from ..files import explained, finish_file, require_regular, sync
 from .int4 import GROUP, groups_of, pack, unpack
 from .manifest import ExpertsManifest, remedy
 
@@ -62,8 +63,7 @@ def put_row(path: Path, number: int, row: bytes) -> None:
     with explained(path), open(path, "r+b") as file:
         file.seek(_HEADER.size + number * len(row))
         file.write(row)
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
 class ExpertRows:
@@ -86,7 +86,8 @@ class ExpertRows:
             raise IndexCorruptError(
                 f"{self.path}: must have {len(wanted) + count * self._size} bytes, got {found}. {remedy()}"
             )
-        self._bytes = np.memmap(self.path, np.uint8, mode="r")
+        self._file = _core.MappedFile(str(self.path))  # a file cut short reads as zeros, which fail a row's checksum
+        self._bytes = self._file.bytes
         if self._bytes[: len(wanted)].tobytes() != wanted:
             raise IndexCorruptError(f"{self.path}: its header is not that of its manifest. {remedy()}")
         self._read: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
