@@ -11,23 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import models
-from ..config import AdaptConfig, EvalConfig, Progress
+from ..config import AdaptConfig, Progress
 from ..datastore.datastore import Datastore
 from ..embedding.embedder import Embedder
 from ..errors import MissingExtraError, TttnnError
-from ..evaluation.catalogue import BASE, IN_CONTEXT, TTT_NN
-from ..evaluation.protocols import split_task
-from ..evaluation.records import Measured
-from ..evaluation.runner import evaluate
+from ..evaluation.catalogue import IN_CONTEXT
 from ..files import check_folder, check_target
 from ..stages import Stages
 from ..store.corpus import Corpus, iter_corpus
-from ..store.document import Document
-from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
+from .demo_measurement import DemoMeasurement
 from .demo_picture import draw
-from .demo_result import DemoResult, HeldOut
-from .demo_sample import MAX_OVERLAP, WINDOW_TOKENS, Sample, draw_sample, name_of, standard_library
+from .demo_result import DemoResult
+from .demo_sample import Sample, draw_sample, standard_library
 
 MODEL, EMBEDDER = "smollm2-135m", "minilm-l6"
 MEASURED = 3
@@ -36,9 +32,6 @@ MEASURED = 3
 NUM_NEIGHBORS = 10
 """Each takes a step, some 2 to 4 seconds on two cores."""
 
-CURVE = (0, 2, 5, 10, 20)
-_PROMPT_CHARACTERS = 160
-_GENERATED = 48
 _DATASTORE, _RESULTS, _PICTURE = "datastore-", "results.jsonl", "bits_per_byte.png"
 
 
@@ -112,7 +105,8 @@ def run_demo(
         trainer.datastore = _datastore(place, sample, embedder, progress)
     source = ", ".join(found.paths) if found is not None else "the Python standard library"
     result = DemoResult(MODEL, seed, source, len(sample.windows), sample.num_bytes, sample.left_out, place)
-    _measure(result, trainer, sample, folder / _RESULTS, seconds, progress)
+    measured = sample.held_out[:MEASURED]
+    DemoMeasurement(result, trainer, measured, seconds, progress).run(folder / _RESULTS)
     with seconds("plot"):
         result.plot = draw(
             result.model,
@@ -145,86 +139,3 @@ def _datastore(place: Path, sample: Sample, embedder: Embedder, progress: Progre
         except (TttnnError, OSError):
             pass
     return Datastore.build(place, sample.windows, embedder, progress=progress)
-
-
-def _measure(
-    result: DemoResult,
-    trainer: TestTimeTrainer,
-    sample: Sample,
-    results: Path,
-    seconds: Stages,
-    progress: Progress | None,
-) -> None:
-    """Measure the held-out documents under each method, and continue the prompt of one with and without training."""
-    assert trainer.datastore is not None
-    texts = trainer.datastore.documents
-    steps = trainer.config.num_neighbors
-    chosen = sample.held_out[:MEASURED]
-    measure = EvalConfig(query_tokens=WINDOW_TOKENS, scored_tokens=WINDOW_TOKENS, curve=CURVE, max_overlap=MAX_OVERLAP)
-    tasks = {name_of(document): split_task(trainer.tokenizer, document.text, measure) for document in chosen}
-
-    def letters(document: Document) -> int:
-        task = tasks[name_of(document)]
-        return sum(map(str.isalpha, task.query[-_PROMPT_CHARACTERS:])) if task is not None else 0
-
-    # A prompt of numbers or tables would show a reader nothing.
-    shown = max(chosen, key=letters)
-    task = tasks[name_of(shown)]
-    if task is not None:
-        result.prompt, result.truth = task.query[-_PROMPT_CHARACTERS:], task.scored
-
-    points = len({k for k in CURVE if 0 < k < steps} | {steps})
-    passes = steps + 1 + 2 * points  # of training; of scoring base, the trained model, and behind neighbors
-    taken = 0
-
-    def advance(to: int) -> None:
-        nonlocal taken
-        taken = to
-        if progress is not None:
-            progress("measure (passes)", taken, len(chosen) * passes)
-
-    def advance_one() -> None:
-        # Neighbors for which the context has no room are not scored behind: a document may take fewer passes.
-        advance(min(taken + 1, (len(result.documents) + 1) * passes))
-
-    def observe(document: Document, adapted: AdaptedModel, k: int) -> None:
-        if document is shown and k in (0, steps):
-            with seconds("generate"):
-                text = adapted.generate(max_new_tokens=_GENERATED)
-            result.before, result.after = (text, result.after) if k == 0 else (result.before, text)
-        if k > 0:
-            advance_one()
-
-    def collect(document: Document, measured: Measured) -> None:
-        lines = {line.method: line for line in measured.lines}
-        trained = lines[TTT_NN.name]
-        result.documents.append(
-            HeldOut(
-                name_of(document),
-                lines[BASE.name].bits_per_byte(),
-                lines[IN_CONTEXT.name].bits_per_byte(),
-                {point.k: trained.bits_per_byte(point.k) for point in trained.points},
-                [(str(texts[n.id].meta.get("name", n.id)), n.distance) for n in trained.neighbors],
-            )
-        )
-        for spent in measured.seconds:
-            seconds.add(spent.seconds)
-        advance(len(result.documents) * passes)
-
-    results.unlink(missing_ok=True)
-    methods = (BASE.name, TTT_NN.name, IN_CONTEXT.name)
-    measured = evaluate(
-        trainer,
-        chosen,
-        out=results,
-        config=measure,
-        methods=methods,
-        observe=observe,
-        on_scored=advance_one,
-        on_document=collect,
-    )
-    # Beside the continuations stands as much of the true text.
-    result.truth = result.truth[: max(len(result.before), len(result.after))]
-    result.summary = measured.summary()
-    order = [name_of(document) for document in chosen]
-    result.documents.sort(key=lambda held: order.index(held.name))
