@@ -1,6 +1,6 @@
 // Maps that are cut short while they are open: what is read from them is zeros and is told, in every thread and in code
 // that knows nothing of it, and a store, a graph and a scan over such a map give an answer or an error, never the end
-// of the process. Run it under AddressSanitizer and UndefinedBehaviorSanitizer.
+// of the process. Run it under AddressSanitizer and UndefinedBehaviorSanitizer, and under ThreadSanitizer.
 #include <hnsw.h>
 #include <mapped_file.h>
 #include <parallel.h>
