@@ -69,7 +69,7 @@ class EmbedConfig(Config):
     normalize: Literal["auto", "yes", "no"] = setting(
         "auto", "scale vectors to unit length; auto: what the encoder's files say"
     )
-    max_length: int | None = setting(None, "tokens of a text that are read; none: the encoder's own limit", minimum=3)
+    max_length: int | None = setting(None, "tokens that the encoder reads of a text; none: its own limit", minimum=3)
     truncation: Literal["auto", "right", "left"] = setting(
         "auto", "the side on which a longer text is cut; auto: as the encoder's files say"
     )
@@ -192,7 +192,9 @@ class AdaptConfig(Config):
         trains=False,
         group="common",
     )
-    max_length: int = setting(1024, "tokens in a training window; one optimizer step each", minimum=2, per_call=True)
+    max_length: int = setting(
+        1024, "tokens that the model reads at once in training; one step each", minimum=2, per_call=True
+    )
     max_neighbor_tokens: int | None = setting(
         512, "tokens trained of one neighbor; none: all of it", minimum=2, per_call=True
     )
@@ -314,7 +316,9 @@ class ExpertConfig(Config):
     documents: int = setting(
         200, "documents that the root is trained on, drawn from the whole datastore", minimum=1, group="common"
     )
-    max_length: int = setting(512, "tokens of a document that are trained; one step each", minimum=2)
+    max_length: int = setting(
+        512, "tokens that the model reads of a document, in the one step that it is trained for", minimum=2
+    )
     rank: int = setting(16, "rank of the low-rank matrices", minimum=1, maximum=4096)
     scale: float = setting(2.0, "what the matrices' product is scaled by", minimum=0.0, maximum=1e6)
     learning_rate: float = setting(3e-4, "learning rate of AdamW for the root", minimum=0.0, maximum=10.0)
@@ -337,7 +341,9 @@ class ScoreConfig(Config):
 
     GROUP = "Scoring"
 
-    max_length: int | None = setting(None, "tokens in a scoring window; none: the model's own limit", minimum=2)
+    max_length: int | None = setting(
+        None, "tokens that the model reads at once in scoring; none: its own limit", minimum=2
+    )
     precision: Precision = setting("float32", "arithmetic of scoring")
 
 

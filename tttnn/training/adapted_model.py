@@ -128,10 +128,10 @@ class AdaptedModel:
         generation = self._engine.continued(
             self.query if prompt is None else prompt, max_new_tokens=max_new_tokens, **options
         )
-        made = GenerationReport.of(generation)
-        if late and made.ended_by == "callback":
-            made = replace(made, ended_by="deadline")
-        self.report.generations.append(made)
+        reported = GenerationReport.of(generation)
+        if late and reported.ended_by == "callback":
+            reported = replace(reported, ended_by="deadline")
+        self.report.generations.append(reported)
         return generation.text
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

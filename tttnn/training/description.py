@@ -66,7 +66,7 @@ def description_of(engine: Engine, retriever: Retriever | None) -> TrainerInfo:
     """Return what an engine is made of, and what its retriever says of itself."""
     import transformers
 
-    found = described(retriever)
+    retrieval = described(retriever)
     weights = engine.weights
     return TrainerInfo(
         name=models.name_of(getattr(engine.model.config, "_name_or_path", "")),
@@ -80,9 +80,9 @@ def description_of(engine: Engine, retriever: Retriever | None) -> TrainerInfo:
         native_attention=engine.attention is not None,
         settings=engine.config.to_dict(),
         score=engine.scorer.config.to_dict(),
-        datastore=found.id,
-        embedder=found.embedder,
-        selection=None if found.selection is None else found.selection.to_dict(),
+        datastore=retrieval.id,
+        embedder=retrieval.embedder,
+        selection=None if retrieval.selection is None else retrieval.selection.to_dict(),
         threads=torch.get_num_threads(),
         versions={
             "tttnn": __version__,

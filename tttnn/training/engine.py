@@ -259,7 +259,7 @@ class Engine:
             return None if on_token is None else on_token(piece, token)
 
         with self.turns.reading():
-            made = continued(
+            generation = continued(
                 self.model,
                 self.tokenizer,
                 ids,
@@ -271,9 +271,9 @@ class Engine:
                 on_token=first,
                 **drawing(temperature, top_p),
             )
-        if reading is not None and len(made.tokens) > 1:
-            self.writing_pace.saw(max(0.0, made.seconds - reading), len(made.tokens) - 1)
-        return made
+        if reading is not None and len(generation.tokens) > 1:
+            self.writing_pace.saw(max(0.0, generation.seconds - reading), len(generation.tokens) - 1)
+        return generation
 
     def answer_seconds(self, prompt: str, tokens: int) -> float:
         """Return the seconds that a continuation of so many tokens is expected to take; 0 before the first was made."""
@@ -395,7 +395,7 @@ def _arena(
 ) -> WeightArena:
     """Move the model's weights into an arena that trains those the configuration names, if memory allows."""
     names = trained_names(model, config) if low_rank is None else low_rank.names
-    held, trained = trained_elements(model, names)
+    parameters, trained = trained_elements(model, names)
     best = config.guard == "query"
-    require_memory(held, trained, best=best, reused=config.reuse, rounded=rounded)
+    require_memory(parameters, trained, best=best, reused=config.reuse, rounded=rounded)
     return WeightArena(model, trainable=names, keeps_best=best, rounded=rounded, shared=shared)

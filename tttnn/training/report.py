@@ -180,15 +180,17 @@ class AdaptReport:
             for i, row in enumerate(values.get("context", []))
         ]
         if values.get("experts") is not None:
-            held = _fields_of(ExpertsReport, values["experts"], "report: experts")
-            held["used"] = [UsedExpert(**_fields_of(UsedExpert, row, "report: expert")) for row in held.get("used", [])]
-            values["experts"] = ExpertsReport(**held)
+            experts = _fields_of(ExpertsReport, values["experts"], "report: experts")
+            experts["used"] = [
+                UsedExpert(**_fields_of(UsedExpert, row, "report: expert")) for row in experts.get("used", [])
+            ]
+            values["experts"] = ExpertsReport(**experts)
         if values.get("guard") is not None:
             values["guard"] = GuardReport(**_fields_of(GuardReport, values["guard"], "report: guard"))
         values["seconds"] = Stages(values.get("seconds", {}))
-        made = values.get("generations", [])
+        generations = values.get("generations", [])
         values["generations"] = [
-            GenerationReport(**_fields_of(GenerationReport, m, "report: generation")) for m in made
+            GenerationReport(**_fields_of(GenerationReport, row, "report: generation")) for row in generations
         ]
         return cls(**values)
 

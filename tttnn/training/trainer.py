@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 
 from ..config import AdaptConfig, ScoreConfig
-from ..errors import AdaptError, ConfigError
+from ..errors import ConfigError
 from ..kernels.device import check_device
 from ..lm.generate import Generation, OnToken
 from ..lm.loading import load_model
@@ -29,8 +29,9 @@ from .adaptation import Adaptation, Finder, Merging
 from .adapted_model import Observer
 from .description import TrainerInfo, description_of
 from .engine import Engine
-from .experts import ChosenExperts, ExpertSource, ExpertsReport
-from .report import AdaptReport, ContextNeighbor, TrainedNeighbor
+from .experts import ExpertSource
+from .recorded import Recorded
+from .report import AdaptReport
 
 _WARM_UP = "The first step of a process is the slowest, and nobody should have to wait for it. " * 8
 _WARM_UP_TOKENS = 4
@@ -240,7 +241,7 @@ class TestTimeTrainer:
         self, query: str, config: AdaptConfig, *, requested: int, retriever: Retriever | None = None
     ) -> AdaptReport:
         """Return the report of a query before anything is done for it."""
-        made = description_of(self.engine, retriever)
+        info = description_of(self.engine, retriever)
         return AdaptReport(
             query_digest=hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest(),
             requested=requested,
@@ -248,12 +249,12 @@ class TestTimeTrainer:
             mode=config.mode,
             settings=config.to_dict(),
             seed=config.seed,
-            precision=made.precision,
-            model=made.model,
-            datastore=made.datastore,
-            embedder=made.embedder,
-            threads=made.threads,
-            versions=made.versions,
+            precision=info.precision,
+            model=info.model,
+            datastore=info.datastore,
+            embedder=info.embedder,
+            threads=info.threads,
+            versions=info.versions,
         )
 
     def _search(self, query: str, k: int, excluded: frozenset[str], report: AdaptReport) -> list[Neighbor]:
@@ -262,12 +263,12 @@ class TestTimeTrainer:
         if self.datastore is None:
             raise ValueError("adapt must be given neighbors, because the trainer has no datastore")
         started = time.perf_counter()
-        found = self.datastore.search(query, k, exclude_digests=excluded)
-        report.seconds.add(found.seconds or {"retrieve": time.perf_counter() - started})
-        report.query_truncated = found.query_truncated
-        report.left_out = dict(found.left_out)
-        report.excluded = found.excluded
-        return list(found)
+        result = self.datastore.search(query, k, exclude_digests=excluded)
+        report.seconds.add(result.seconds or {"retrieve": time.perf_counter() - started})
+        report.query_truncated = result.query_truncated
+        report.left_out = dict(result.left_out)
+        report.excluded = result.excluded
+        return list(result)
 
     def replay(self, report: AdaptReport | dict[str, Any], *, observe: Observer | None = None) -> Adaptation:
         """Return a context manager that repeats an adaptation from its report: as many steps, and no clock.
@@ -281,66 +282,26 @@ class TestTimeTrainer:
         Raises:
             AdaptError: this model or datastore is not the report's, or a document's text has changed.
         """
-        recorded = report if isinstance(report, AdaptReport) else AdaptReport.from_dict(report)
-        if recorded.model != self.fingerprint:
-            raise AdaptError(
-                f"model must be the one of the report ({recorded.model[:16]}), got {self.fingerprint[:16]}"
-            )
-        # Made into settings first, so that lists are tuples again and settings newer than the report have defaults.
-        before = AdaptConfig.recorded(recorded.settings)
-        fixed = before.differing(self.config, trains=True, per_call=False)
-        if fixed:
-            raise AdaptError(f"settings must be those of the report, but these differ: {', '.join(fixed)}")
-        trains_alike = {name: getattr(self.config, name) for name in before.differing(self.config, trains=False)}
-        config = before.with_(**trains_alike).with_(deadline_ms=None)
+        recorded = Recorded.read(report, self.fingerprint)
+        config = recorded.settings(self.config)
         self._require_fit(config)
-        neighbors = self._neighbors_of(recorded.neighbors)
+        neighbors = recorded.neighbors(self.datastore)
         # Without the query's text in the report, generate() must be given a prompt.
         again = replace(
-            self._report(recorded.query, config, requested=len(neighbors)), query_digest=recorded.query_digest
+            self._report(recorded.report.query, config, requested=len(neighbors)),
+            query_digest=recorded.report.query_digest,
         )
-        find = partial(_given, neighbors, frozenset())
         return Adaptation(
             self.engine,
             again,
             config,
-            find,
+            partial(_given, neighbors, frozenset()),
             observe=observe,
-            max_steps=recorded.steps,
-            replayed_guard=recorded.guard,
-            context=self._neighbors_of(recorded.context),
-            experts=self._replayed(recorded.experts),
+            max_steps=recorded.report.steps,
+            replayed_guard=recorded.report.guard,
+            context=recorded.context(self.datastore),
+            experts=recorded.experts(self.experts),
         )
-
-    def _replayed(self, held: ExpertsReport | None) -> Merging | None:
-        """Return what merges the experts of a report again."""
-        if held is None:
-            return None
-        experts = self.experts
-        if held.used and experts is None:
-            raise AdaptError("replay must have the experts of the report, and the trainer has none")
-        return lambda _: ChosenExperts(held, None if experts is None else experts.named(held.used))
-
-    def _neighbors_of(self, rows: Sequence[TrainedNeighbor | ContextNeighbor]) -> list[Neighbor]:
-        """Return the neighbors of a report with their texts, which must be those of the report."""
-        if not rows:
-            return []
-        if self.datastore is None:
-            raise AdaptError("replay must have a datastore to read the neighbors from, got None")
-        documents = self.datastore.documents
-        neighbors = []
-        for row in rows:
-            try:
-                document = documents[row.id]
-            except IndexError as error:
-                raise AdaptError(f"document {row.id} of the report must be in the datastore: {error}") from error
-            neighbor = Neighbor(row.id, row.distance, document.text, document.meta, row.source, row.span)
-            if neighbor.digest != row.digest:
-                raise AdaptError(
-                    f"document {row.id} must have the text of the report (digest {row.digest}), got {neighbor.digest}"
-                )
-            neighbors.append(neighbor)
-        return neighbors
 
     def warm_up(self) -> AdaptReport:
         """Do each kind of work twice, since the first time is the slowest: search, train on one text, put back, write.
@@ -355,19 +316,19 @@ class TestTimeTrainer:
             As `adapt`.
         """
         plain = self.config.with_(mode="exact", context_neighbors=0, max_tokens=None, deadline_ms=None)
-        found: dict[str, float] = {}
+        searching: dict[str, float] = {}
         for _ in range(2):
             if self.datastore is not None:
                 started = time.perf_counter()
-                found = dict(self.datastore.search(_WARM_UP, 1).seconds)
-                found = found or {"retrieve": time.perf_counter() - started}
+                searching = dict(self.datastore.search(_WARM_UP, 1).seconds)
+                searching = searching or {"retrieve": time.perf_counter() - started}
             # Watched, so that no state is kept. A character is a token at most.
             alone = [Neighbor(0, 0.0, _WARM_UP)]
             with self.adapt(_WARM_UP, config=plain, neighbors=alone, observe=lambda *_: None) as adapted:
                 adapted.generate(_WARM_UP[: self.engine.max_window // 2], max_new_tokens=_WARM_UP_TOKENS)
         if self.config.optimizer_state == "carried":
             self.engine.optimizer.reset()
-        adapted.report.seconds.add(found)
+        adapted.report.seconds.add(searching)
         return adapted.report
 
     def generate(self, prompt: str, *, max_new_tokens: int = 64, **options: Any) -> str:
@@ -446,13 +407,13 @@ class TestTimeTrainer:
 
     def _require_fit(self, config: AdaptConfig) -> None:
         """Refuse settings for which another trainer must be made."""
-        made = self.config
-        fixed = made.differing(config, per_call=False)
-        if made.trainable == "lora" and config.seed != made.seed:
+        own = self.config
+        fixed = own.differing(config, per_call=False)
+        if own.trainable == "lora" and config.seed != own.seed:
             fixed.append("seed")  # low-rank matrices are drawn by it when the trainer is made
         if fixed:
             raise ConfigError(
-                f"{fixed[0]} must be as the trainer was made with ({getattr(made, fixed[0])!r}), "
+                f"{fixed[0]} must be as the trainer was made with ({getattr(own, fixed[0])!r}), "
                 f"got {getattr(config, fixed[0])!r}. Make another trainer for it, after release()."
             )
 
