@@ -24,7 +24,7 @@ pip_install := $(BIN)/python -m pip install --quiet --constraint $(VENV)/constra
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: demo serve test test-newest constraints lint sanitize bench-smoke package clean
+.PHONY: demo serve test test-newest constraints lint sanitize bench-smoke package docs clean
 
 demo: $(VENV)/.demo $(VENV)/.core
 	$(BIN)/tttnn demo $(if $(CORPUS),--corpus "$(CORPUS)")
@@ -88,6 +88,11 @@ package: $(VENV)/.dev $(VENV)/.core
 	build/empty/bin/pip install --quiet click numpy rich
 	cd build/empty && bin/tttnn info --build && bin/tttnn --version
 
+# The site, into docs/_build: warnings are errors, and every link inside it leads somewhere.
+docs: $(VENV)/.dev $(VENV)/.core
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
+	$(BIN)/python docs/_check_links.py docs/_build
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -129,4 +134,4 @@ tttnn-demo: | $(VENV)/.demo $(VENV)/.core
 	$(BIN)/tttnn demo
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist tttnn-demo
+	rm -rf $(VENV) $(NEWEST) build dist tttnn-demo docs/_build docs/generated
