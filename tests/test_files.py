@@ -14,6 +14,11 @@ import pytest
 from tttnn import files, models
 from tttnn.datastore.lock import locked
 from tttnn.errors import DatastoreLockedError, UnknownModelError
+from tttnn.instant.rows import begin_rows
+from tttnn.store.document import Document
+from tttnn.store.export import export_jsonl
+from tttnn.store.repair import repair_store
+from tttnn.store.writer import write_store
 
 
 def _raise(number: int) -> Any:
@@ -75,12 +80,46 @@ def test_only_nothing_or_a_regular_file_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match=f"{name}: must be a regular file or a new name, got {kind}"):
             files.write_file(tmp_path / name, b"ours")
         os.rename(tmp_path / name, tmp_path / f"{name}.partial")
-        with pytest.raises(FileExistsError, match=f"{name}.partial: must be a regular file"):
-            files.write_file(tmp_path / name, b"ours")
+        files.write_file(tmp_path / name, b"ours")
+        assert (tmp_path / name).read_bytes() == b"ours"
+        assert os.path.lexists(tmp_path / f"{name}.partial")
     assert theirs.read_text() == "letter"
     for _ in range(2):
         files.write_file(tmp_path / "new", b"ours")
     assert (tmp_path / "new").read_bytes() == b"ours"
+
+
+def test_what_has_the_name_of_an_unfinished_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    letter, other = tmp_path / "a.partial", tmp_path / "a.1.partial"
+    letter.write_text("letter")
+    other.write_text("other")
+    files.write_file(tmp_path / "a", b"ours")
+    export_jsonl([Document("text")], tmp_path / "a", force=True)
+    assert (tmp_path / "a").read_bytes() == b'{"text": "text", "meta": {}}\n'
+    begin_rows(tmp_path / "a", "00" * 32, 1, 64, {})
+    monkeypatch.setattr(os, "fsync", _raise(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        files.write_file(tmp_path / "a", b"other")
+    assert {file.name for file in tmp_path.iterdir()} == {"a", "a.partial", "a.1.partial"}
+    assert (letter.read_text(), other.read_text()) == ("letter", "other")
+
+
+def test_a_store_is_written_over_an_unfinished_store_alone(tmp_path: Path) -> None:
+    target, letter = tmp_path / "a.zst", tmp_path / "a.zst.partial"
+    letter.write_text("a letter to a friend")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=r"a\.zst\.partial: must be a store that was begun"):
+            write_store(target, [Document("text")], resume=resume)
+    letter.rename(tmp_path / "letter")
+    write_store(target, [Document("text")])
+    (tmp_path / "b.zst.partial").write_text("letter")
+    with pytest.raises(FileExistsError, match=r"b\.zst\.partial: must be a store that was begun"):
+        repair_store(target, tmp_path / "b.zst")
+    assert (tmp_path / "b.zst.partial").read_text() == "letter"
+    for begun in (b"", b"\0" * 300, target.read_bytes()[:7], target.read_bytes()[:200]):
+        letter.write_bytes(begun)
+        write_store(target, [Document("text")], resume=True)
+        assert not letter.exists()
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,28 @@ def test_a_manifest_of_another_kind_is_refused_by_name(tmp_path: Path, change: d
         opened(made.path)
 
 
+def test_files_of_others_in_a_datastore_stay(tmp_path: Path) -> None:
+    made = build(tmp_path / "d", segment_documents=30)
+    theirs = ["segments/notes.txt", "segments/backup/letter", "segments/000/deleted.letter", "segments/000/x.partial"]
+    theirs += ["manifest.json.letter", "texts.zst.1"]
+    for name in theirs:
+        (tmp_path / "d" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "d" / name).write_text(name)
+    shortcut = tmp_path / "d" / "texts.zst"
+    shortcut.unlink()
+    shortcut.write_text("a letter")
+    begun = ["manifest.json.partial", "segments/000/index.json.partial", "segments/001/deleted.1.bin.3.partial"]
+    for name in begun:
+        (tmp_path / "d" / name).write_text("half of")
+    made.append(more())
+    made.delete([3])
+    made.compact()
+    assert [(tmp_path / "d" / name).read_text() for name in theirs] == theirs
+    assert shortcut.read_text() == "a letter"
+    assert not [name for name in begun if (tmp_path / "d" / name).exists()]
+    opened(tmp_path / "d").verify()
+
+
 def test_a_manifest_is_the_same_after_reading(tmp_path: Path) -> None:
     made = build(tmp_path / "d", **LAYOUTS["passage segments"])
     made.delete([1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -22,6 +23,9 @@ from typing import IO, Any
 from .errors import IndexCorruptError
 
 _log = logging.getLogger("tttnn")
+
+PARTIAL = ".partial"
+"""What the name of a file ends with until it is whole."""
 
 _PIECE = 1 << 22
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK)
@@ -136,18 +140,52 @@ def finish_file(partial: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
+def new_beside(path: Path, create: Callable[[Path], object] = lambda path: open(path, "xb").close()) -> Path:
+    """Create a file beside `path`, to be written and then given to `finish_file`: PATH.partial.
+
+    What has that name already may be anyone's: then it is PATH.1.partial, PATH.2.partial and so on.
+
+    Args:
+        path: What it is to become.
+        create: Creates something of a name, or raises FileExistsError; an empty file unless said otherwise.
+    """
+    for number in itertools.count():
+        partial = path.with_name(f"{path.name}{f'.{number}' if number else ''}{PARTIAL}")
+        try:
+            create(partial)
+        except FileExistsError:
+            continue
+        return partial
+    raise AssertionError("numbers do not end")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of `path` when the block ends, and goes away when the block fails.
+
+    Raises:
+        FileExistsError: There is a link, a folder, a pipe, a socket or a device of this name.
+    """
+    require_regular(path)
+    with explained(path):
+        partial = new_beside(path)
+    try:
+        with explained(partial), open(partial, "wb") as file:
+            yield file
+        finish_file(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all.
 
     Raises:
         FileExistsError: There is a link, a folder, a pipe, a socket or a device of this name.
     """
-    partial = path.with_name(path.name + ".partial")
-    require_regular(path)
-    require_regular(partial)
-    with explained(partial):
-        partial.write_bytes(content)
-    finish_file(partial, path)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def check_target(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:

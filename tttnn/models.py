@@ -213,7 +213,7 @@ def _fetched(name: str, cache_dir: Path, on_fetch: Callable[[str], None] | None)
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.parent / ".lock", "w") as lock:
+    with open(target.parent / ".lock", "a") as lock:
         lock_file(lock, wait=True)
         if target.is_dir():  # another process was faster
             return target

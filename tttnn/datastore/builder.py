@@ -23,7 +23,7 @@ import numpy as np
 from ..config import DatastoreConfig, IndexConfig, Progress, StoreConfig
 from ..embedding.embed_report import EmbedReport
 from ..errors import DatastoreMismatchError
-from ..files import digest_of, explained, read_manifest, sync, write_file, write_manifest
+from ..files import PARTIAL, digest_of, explained, read_manifest, sync, write_file, write_manifest
 from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
@@ -45,6 +45,7 @@ from .manifest import (
     IngestedSegment,
     Manifest,
     open_manifest,
+    remove_begun,
     remove_unlisted,
     replace_manifest,
     segment_name,
@@ -138,6 +139,7 @@ class Builder:
             self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path), explained(self.path):
             manifest = open_manifest(self.path) if self.append or (self.path / MANIFEST).exists() else None
+            remove_begun(self.path)
             if manifest is not None and self._was_finished(manifest):
                 return
             if manifest is not None and not self.append:
@@ -433,4 +435,5 @@ class Builder:
 
 def _is_ours(path: Path) -> bool:
     names = {entry.name for entry in path.iterdir()}
-    return MANIFEST in names or STATE in names or names <= {LOCK, f"{STATE}.partial"}
+    begun = {name for name in names if name.startswith(f"{STATE}.") and name.endswith(PARTIAL)}
+    return MANIFEST in names or STATE in names or names <= {LOCK, *begun}

@@ -533,7 +533,7 @@ class Datastore:
         done = 0
         for segment in segments:
             report = None if progress is None else _shifted(progress, done, total)
-            segment.store.verify(full=full, progress=report)
+            segment.verify_texts(full=full, progress=report)
             done += len(segment.store)
 
     def close(self) -> None:

@@ -17,7 +17,16 @@ import tttnn._core as _core
 
 from ..config import IndexConfig, Progress
 from ..errors import EmbeddingError, IndexCorruptError
-from ..files import check_file, describe_file, finish_file, read_manifest, write_file, write_manifest
+from ..files import (
+    check_file,
+    describe_file,
+    finish_file,
+    new_beside,
+    read_manifest,
+    require_regular,
+    write_file,
+    write_manifest,
+)
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -108,6 +117,8 @@ class NeighborIndex:
         if vectors.ndim != 2 or vectors.shape[0] < 1 or vectors.shape[1] < 1:
             raise ValueError(f"vectors must be (n, dim) with n and dim at least 1, got shape {vectors.shape}")
         path.mkdir(parents=True, exist_ok=True)
+        for name in (MANIFEST, COPIES, "vectors.hnsw", "vectors.f32"):
+            require_regular(path / name)
         (path / MANIFEST).unlink(missing_ok=True)
         count, dim = vectors.shape
         files: dict[str, Any] = {}
@@ -115,11 +126,11 @@ class NeighborIndex:
         if config.backend == "hnsw":
             copies = _find_copies(vectors)
             name = "vectors.hnsw"
-            partial = path / f"{name}.partial"
+            partial = new_beside(path / name)
             _build_graph(partial, vectors, copies, config, seed, progress)
         else:
             name = "vectors.f32"
-            partial = path / f"{name}.partial"
+            partial = new_beside(path / name)
             with open(partial, "wb") as file:
                 for begin in range(0, count, _CHUNK):
                     file.write(_finite(vectors, begin).astype("<f4", copy=False).tobytes())

@@ -10,15 +10,17 @@ name stands for the new content.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import shutil
+import os
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import DatastoreConfig, IndexConfig, StoreConfig
 from ..errors import ConfigError, IndexCorruptError
-from ..files import digest_of, read_manifest, write_manifest
+from ..files import digest_of, new_beside, read_manifest, write_manifest
 from ..settings import Config
 from .records import read_record
 
@@ -30,6 +32,15 @@ TEXTS = "texts.zst"
 PASSAGES = "passages.bin"
 IDS = "ids.bin"
 
+_SEGMENT = re.compile(r"[0-9]{3,}")
+_DELETED = re.compile(r"deleted\.[0-9]+\.bin")
+_BEGUN = re.compile(r"(manifest\.json|build\.json|texts\.zst)(\.[0-9]+)?\.partial")
+_FILES = (
+    r"(index\.json|copies\.bin|vectors\.hnsw|vectors\.f32|passages\.bin|ids\.bin|deleted\.[0-9]+\.bin|"
+    r"cut\.json|embedded\.json|dictionary\.partial)"
+)
+_BEGUN_IN_SEGMENT = re.compile(_FILES + r"(\.[0-9]+)?\.partial")
+_IN_SEGMENT = re.compile(_FILES + r"((\.[0-9]+)?\.partial)?|texts\.zst(\.partial)?|(vectors|passages)\.partial")
 # What file systems without symbolic links answer.
 _HAS_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _Config = TypeVar("_Config", bound=Config)
@@ -74,6 +85,8 @@ class SegmentEntry:
     files: dict[str, FileEntry]
     """Files beside the texts whose content the manifest answers for."""
     deleted: DeletedEntry | None = None
+    store_sha256: str = ""
+    """Of the texts' file, whose own checksums are of texts: other bytes may hold the same ones. Empty: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,35 +269,61 @@ def open_manifest(path: Path) -> Manifest:
 def replace_manifest(path: Path, manifest: Manifest) -> Manifest:
     """Make another state of the datastore the valid one, at once; return it with its id."""
     content = replace(manifest, format=FORMAT).to_dict()
-    shortcut = path / TEXTS
     if manifest.segments:
-        target = Path(SEGMENTS) / manifest.segments[0].name / TEXTS
-        fresh = path / f"{TEXTS}.partial"
-        fresh.unlink(missing_ok=True)
-        try:
-            fresh.symlink_to(target)
-            fresh.replace(shortcut)
-        except OSError as error:
-            # For people only. What no longer leads to the first texts is worse than nothing.
-            if error.errno not in _HAS_NO_LINKS:
-                raise
-            shortcut.unlink(missing_ok=True)
+        _lead(path / TEXTS, Path(SEGMENTS) / manifest.segments[0].name / TEXTS)
     else:
-        shortcut.unlink(missing_ok=True)
+        _lead(path / TEXTS, None)
     identifier = digest_of(content)
     write_manifest(path / MANIFEST, {**content, "id": identifier})
     return replace(manifest, format=FORMAT, id=identifier)
 
 
+def _lead(shortcut: Path, target: Path | None) -> None:
+    """Make a link lead to the first texts, or to none; for people only. What is no link there is someone's file."""
+    if os.path.lexists(shortcut) and not shortcut.is_symlink():
+        return
+    if target is not None:
+        try:
+            new_beside(shortcut, lambda fresh: fresh.symlink_to(target)).replace(shortcut)
+            return
+        except OSError as error:
+            # What no longer leads to the first texts is worse than nothing.
+            if error.errno not in _HAS_NO_LINKS:
+                raise
+    shortcut.unlink(missing_ok=True)
+
+
+def remove_begun(path: Path) -> None:
+    """Remove files that a writer of this datastore began and did not live to finish; it is held by the caller."""
+    for file in path.iterdir():
+        if _BEGUN.fullmatch(file.name) and (file.is_symlink() or not file.name.startswith(TEXTS)):
+            file.unlink()
+    for folder in (path / SEGMENTS).iterdir() if (path / SEGMENTS).is_dir() else []:
+        if _SEGMENT.fullmatch(folder.name) and folder.is_dir():
+            for file in folder.iterdir():
+                if _BEGUN_IN_SEGMENT.fullmatch(file.name):
+                    file.unlink()
+
+
 def remove_unlisted(path: Path, manifest: Manifest) -> None:
-    """Remove what an interrupted append, deletion or compaction left and the manifest does not name."""
+    """Remove what an interrupted append, deletion or compaction left and the manifest does not name.
+
+    Only what has a name that a segment or a list of deletions gets: anything else is someone's.
+    """
+    remove_begun(path)
     listed = {entry.name: entry for entry in manifest.segments}
     for folder in sorted((path / SEGMENTS).iterdir()) if (path / SEGMENTS).is_dir() else []:
+        if _SEGMENT.fullmatch(folder.name) is None or folder.is_symlink() or not folder.is_dir():
+            continue
         entry = listed.get(folder.name)
         if entry is None:
-            shutil.rmtree(folder)
+            for file in folder.iterdir():
+                if _IN_SEGMENT.fullmatch(file.name):
+                    file.unlink()
+            with contextlib.suppress(OSError):  # someone's file is in it
+                folder.rmdir()
             continue
         valid = entry.deleted.name if entry.deleted is not None else None
         for file in folder.glob("deleted.*"):
-            if file.name != valid:
+            if file.name != valid and _DELETED.fullmatch(file.name) is not None:
                 file.unlink()

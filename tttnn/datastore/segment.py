@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import Progress
 from ..errors import DatastoreMismatchError, IndexCorruptError, StoreCorruptError
 from ..files import check_file
 from ..store.text_store import TextStore
@@ -95,6 +96,21 @@ class Segment:
             if bytes_there < size:
                 error = StoreCorruptError if path.name == TEXTS else IndexCorruptError
                 raise error(f"{path}: holds {bytes_there} bytes, but {size} when it was opened. {_REMEDY}")
+
+    def verify_texts(self, *, full: bool, progress: Progress | None) -> None:
+        """Compare the texts with their checksums, and the bytes of their file with the manifest.
+
+        Args:
+            full: Read every text and every byte too; otherwise the tables only.
+            progress: Called with the stage "verify", documents done and all of them.
+
+        Raises:
+            StoreCorruptError: The texts are damaged.
+        """
+        self.store.verify(full=full, progress=progress)
+        if full and self.entry.store_sha256:
+            expected = {"size": self.entry.store_bytes, "sha256": self.entry.store_sha256}
+            check_file(self.folder / TEXTS, expected, error=StoreCorruptError)
 
     def with_deleted(self, entry: SegmentEntry) -> Segment:
         """Return the same files with another list of deleted documents, which alone is read."""

@@ -29,17 +29,19 @@ def describe_segment(
         names: Files beside the index whose content the manifest answers for.
     """
     index = NeighborIndex.open(folder)
+    texts = describe_file(folder / TEXTS)
     return SegmentEntry(
         folder.name,
         base,
         base + segment.documents,
         segment.documents,
         segment.store_id,
-        (folder / TEXTS).stat().st_size,
+        texts["size"],
         counts.rows,
         counts.tokens,
         counts.truncated,
         counts.empty,
         round(index.estimate_recall(20, sample=RECALL_QUERIES), 4),
         {name: FileEntry(**describe_file(folder / name)) for name in [INDEX_MANIFEST, *names]},
+        store_sha256=texts["sha256"],
     )

@@ -6,6 +6,7 @@ docs/experts.md.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ MANIFEST = "manifest.json"
 STATE = "training.state"
 ROOT = "root"
 _LEAF = "leaf-"
+_OURS = re.compile(
+    r"(members|experts|centers|asked)\.[0-9]+\.bin|"  # of this state or one before it
+    r"((members|experts|centers)\.[0-9]+\.bin|manifest\.json|training\.state)(\.[0-9]+)?\.partial"  # left by a crash
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +145,9 @@ def write_experts(folder: Path, manifest: ExpertsManifest) -> None:
     """Make a state of the experts the valid one, at once, and remove the files of the one before."""
     write_manifest(folder / MANIFEST, asdict(manifest))
     valid = {manifest.members_file, manifest.rows_file, manifest.centers_file, manifest.asked_file}
-    for kind in ("members", "experts", "centers", "asked"):
-        for file in folder.glob(f"{kind}.*"):
-            if file.name not in valid:
-                file.unlink()
+    for file in folder.iterdir():
+        if file.name not in valid and _OURS.fullmatch(file.name) is not None:
+            file.unlink()
 
 
 def read_experts(folder: Path, *, model: str) -> ExpertsManifest:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import tttnn._core as _core
 
 from ..errors import IndexCorruptError
-from ..files import explained, finish_file, require_regular, sync
+from ..files import explained, replacing, sync
 from .int4 import GROUP, groups_of, pack, unpack
 from .manifest import ExpertsManifest, remedy
 
@@ -47,15 +47,12 @@ def begin_rows(path: Path, model: str, count: int, numbers: int, rows: Mapping[i
     A row that is not there takes no space where the file system has files with holes.
     """
     size = row_bytes(numbers)
-    partial = path.with_name(path.name + ".partial")
-    require_regular(partial)
-    with explained(partial), open(partial, "wb") as file:
+    with replacing(path) as file:
         file.write(_HEADER.pack(_MAGIC, 1, 0, bytes.fromhex(model), count, size))
         for number, row in sorted(rows.items()):
             file.seek(_HEADER.size + number * size)
             file.write(row)
         file.truncate(_HEADER.size + count * size)
-    finish_file(partial, path)
 
 
 def put_row(path: Path, number: int, row: bytes) -> None:

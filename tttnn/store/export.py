@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..config import Progress
-from ..files import check_target, explained, finish_file, require_regular, strict_json
+from ..files import check_target, replacing, strict_json
 from .document import Document
 
 
@@ -46,11 +46,8 @@ def export_jsonl(
     inputs = [source] if isinstance(source := getattr(documents, "path", None), Path) else []
     check_target(Path(path), force=force, inputs=inputs)
     path = Path(os.path.realpath(path))  # what a link names is replaced, not the link
-    partial = path.with_name(path.name + ".partial")
-    require_regular(partial)
-    with explained(partial), partial.open("wb") as file, _compressed(file, path.suffix.lower(), level) as stream:
+    with replacing(path) as file, _compressed(file, path.suffix.lower(), level) as stream:
         write_lines(documents, stream.write, progress)
-    finish_file(partial, path)
     return len(documents)
 
 

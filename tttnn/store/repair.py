@@ -13,7 +13,7 @@ import tttnn._core as _core
 
 from ..config import Progress
 from ..files import check_target
-from .writer import StoreSummary
+from .writer import StoreSummary, check_begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,13 @@ def repair_store(
 
     Raises:
         StoreCorruptError: Nothing can be rebuilt.
-        FileExistsError: What stands at `target` is no regular file.
+        FileExistsError: What stands at `target` is no regular file, or what stands at ``TARGET.partial`` is no store.
     """
     if os.path.exists(target) and os.path.samefile(path, target):
         raise ValueError(f"target must be another file than {os.fspath(path)}")
     if os.path.exists(target):
         check_target(Path(target), force=True)
+    check_begun(Path(target))
     size = os.path.getsize(path)
     told = _TwoPasses(progress, size) if progress is not None else None
     result = _core.repair_store(os.fspath(path), os.fspath(target), len(os.sched_getaffinity(0)), told)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import tttnn._core as _core
 
 from ..config import Progress, StoreConfig
-from ..files import check_target, warn_unlocked
+from ..files import PARTIAL, check_target, require_regular, warn_unlocked
 from .corpus import Corpus, no_documents
 from .document import SOURCE_FIELD, Document, packed_meta, text_fault
 
@@ -24,6 +24,10 @@ _COMMIT_BYTES = 64 << 20
 # Training texts: zstd's advice is a hundred times the dictionary's size; a long text adds nothing after its beginning.
 _TRAINING_FACTOR = 100
 _TRAINING_CHARACTERS = 1 << 16
+
+
+# A frame that zstd skips, 120 bytes, and the name of the format.
+_BEGIN = b"\x53\x2a\x4d\x18\x78\0\0\0TTTNNSTO"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class TextStoreWriter:
         dictionary: A dictionary from `train_dictionary`; None: one is trained on the first documents.
 
     Raises:
-        FileExistsError: What stands at `path` is no regular file.
+        FileExistsError: What stands at `path` is no regular file, or what stands at ``PATH.partial`` is no store.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class TextStoreWriter:
         self.path = Path(os.path.abspath(path))
         if self.path.exists():
             check_target(self.path, force=True)
+        check_begun(self.path)
         self.config = config or StoreConfig()
         self.summary: StoreSummary | None = None
         self._writer: _core.StoreWriter | None = _core.StoreWriter(
@@ -151,6 +156,30 @@ class TextStoreWriter:
         self.close()
 
 
+def check_begun(path: Path) -> None:
+    """Refuse to write a store where the name of its unfinished file is taken by what no writer of stores began.
+
+    Args:
+        path: The store's.
+
+    Raises:
+        FileExistsError: ``PATH.partial`` is no regular file, or begins as no store does.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    require_regular(partial)
+    try:
+        with partial.open("rb") as file:
+            begin = file.read(len(_BEGIN))
+    except FileNotFoundError:
+        return
+    # A crash may leave nothing of what was written last, or zeros.
+    if begin.strip(b"\0") and begin != _BEGIN[: len(begin)]:
+        raise FileExistsError(
+            f"{partial}: must be a store that was begun, or nothing, and begins otherwise. Move the file away, or "
+            "choose another name."
+        )
+
+
 def train_dictionary(documents: Iterable[Document], *, config: StoreConfig | None = None) -> bytes:
     """Train a dictionary on documents spread evenly over a corpus, for `TextStoreWriter`.
 
@@ -213,6 +242,6 @@ def write_store(
             progress("import", done, done)
         if done == 0 and isinstance(documents, Corpus):
             writer.close()
-            Path(f"{os.fspath(path)}.partial").unlink(missing_ok=True)
+            Path(f"{os.fspath(path)}{PARTIAL}").unlink(missing_ok=True)
             raise no_documents(documents)
         return writer.finish()
