@@ -28,14 +28,16 @@ MAY_IMPORT = {
     "lm": {"kernels", "retrieval"},
     "training": {"kernels", "retrieval", "weights", "lm"},
     "instant": {"retrieval", "datastore", "weights", "lm", "training"},
-    "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant"},
+    "cluster": {"store", "embedding", "retrieval", "datastore"},
+    "recipe": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant"}
+    | {"cluster"},
     "evaluation": {"store", "retrieval", "lm", "training", "recipe"},
     "report": {"evaluation"},
     "engines": {"kernels", "embedding", "retrieval", "weights", "lm", "training", "instant", "recipe"},
     "dispatch": {"recipe", "engines"},
     "server": {"recipe", "engines", "dispatch"},
     "cli": {"kernels", "store", "embedding", "retrieval", "datastore", "weights", "lm", "training", "instant", "recipe"}
-    | {"evaluation", "report", "engines", "dispatch", "server"},
+    | {"cluster", "evaluation", "report", "engines", "dispatch", "server"},
 }
 
 # Single files: each may import those before it, and every package any of them.

@@ -43,6 +43,7 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .cluster.cluster_datastore import ClusterDatastore
     from .datastore.datastore import Datastore
     from .datastore.index import NeighborIndex
     from .dispatch.async_trainer import AsyncTrainer
@@ -66,6 +67,7 @@ _LAZY = {
     "AdaptReport": "training.report",
     "AdaptedModel": "training.adapted_model",
     "AsyncTrainer": "dispatch.async_trainer",
+    "ClusterDatastore": "cluster.cluster_datastore",
     "Datastore": "datastore.datastore",
     "Document": "store.document",
     "Embedder": "embedding.embedder",
@@ -93,6 +95,7 @@ __all__ = [
     "AdaptReport",
     "AdaptedModel",
     "AsyncTrainer",
+    "ClusterDatastore",
     "ClusterError",
     "ConfigError",
     "Datastore",

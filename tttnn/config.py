@@ -447,3 +447,21 @@ def preset(name: str) -> AdaptConfig:
     if name not in PRESETS:
         raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class ClusterConfig(Config):
+    """How long a search waits for shards, and what happens when one is missing."""
+
+    GROUP = "Cluster"
+
+    on_missing_shard: Literal["error", "partial"] = setting(
+        "error", "when a shard does not answer: an error, or the answer of the others, which says what is missing"
+    )
+    min_coverage: float = setting(
+        0.0, "share of all documents that a partial answer must have searched, at least", minimum=0.0, maximum=1.0
+    )
+    deadline_seconds: float = setting(30.0, "seconds in which the shards must have answered", minimum=0.001)
+    retry_seconds: float = setting(
+        2.0, "seconds after which another replica of a shard that is late is asked too", minimum=0.001
+    )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store.document import excerpt, text_digest
+from .coverage import Coverage
 
 _SHOWN = 10  # neighbors in the repr of an answer
 
@@ -109,6 +110,8 @@ class SearchResult(Sequence[Neighbor]):
     """(n, dim), of each neighbor the vector that was nearest, where vectors were asked for."""
     explanation: SearchExplanation | None = None
     """How the answer came about, where that was asked for."""
+    coverage: Coverage | None = None
+    """What share of a cluster was searched; None where there are no shards."""
 
     __hash__ = None  # type: ignore[assignment]  # metadata are dictionaries
 
@@ -145,6 +148,7 @@ class SearchResult(Sequence[Neighbor]):
             "excluded": self.excluded,
             "left_out": dict(self.left_out),
             "explanation": None if self.explanation is None else self.explanation.to_dict(),
+            "coverage": None if self.coverage is None else self.coverage.to_dict(),
         }
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..config import SelectionConfig
+from ..errors import ConfigError
 from ..store.document import Document
 from .neighbors import SearchResult
 from .where import Where
@@ -27,6 +28,8 @@ class RetrieverInfo:
     """How neighbors are chosen among the nearest; None where the nearest are taken."""
     gives_vectors: bool = False
     """Whether `with_vectors` gives vectors, which a selection compares."""
+    partial: bool = False
+    """Whether an answer may lack documents, because shards that did not answer are passed over."""
 
 
 class DocumentsById(Protocol):
@@ -69,3 +72,13 @@ class Retriever(Protocol):
 def described(retriever: Retriever | None) -> RetrieverInfo:
     """Return what a retriever says of itself; of none, nothing."""
     return RetrieverInfo() if retriever is None else retriever.describe()
+
+
+def require_full(retriever: Retriever | None, what: str) -> None:
+    """Refuse a retriever whose answers may be partial, for work whose result would silently depend on it.
+
+    Raises:
+        ConfigError: They may be.
+    """
+    if described(retriever).partial:
+        raise ConfigError(f"on_missing_shard must be error for {what}, which needs every document, got partial")

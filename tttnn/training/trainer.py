@@ -268,6 +268,7 @@ class TestTimeTrainer:
         report.query_truncated = result.query_truncated
         report.left_out = dict(result.left_out)
         report.excluded = result.excluded
+        report.coverage = None if result.coverage is None else result.coverage.to_dict()
         return list(result)
 
     def replay(self, report: AdaptReport | dict[str, Any], *, observe: Observer | None = None) -> Adaptation:

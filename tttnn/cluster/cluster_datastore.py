@@ -1,0 +1,453 @@
+"""ClusterDatastore: the shards of a cluster, searched as one datastore.
+
+Knows the merge of answers, coverage and texts. Does not know where shards run.
+
+A query is embedded once, here; every shard says which of its documents are nearest and how far they are; only the
+owners of the k nearest of all read texts. No vector comes back, and none but the query's is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import ClusterConfig, EmbedConfig
+from ..datastore.searcher import Hit
+from ..embedding.embed_report import EmbedReport
+from ..embedding.identity import differences, settings_of
+from ..errors import ClusterError, DatastoreMismatchError
+from ..retrieval.coverage import Coverage, DocumentCounts, ShardCounts, ShardFailure
+from ..retrieval.neighbors import Neighbor, SearchResult
+from ..retrieval.retriever import RetrieverInfo
+from ..retrieval.where import Where, check_sources, names_of
+from ..store.document import Document
+from .document_id import DocumentId
+from .gathering import Carrier, Gathered, gather
+from .local_shards import LocalShards
+from .manifest import CLUSTER, ClusterManifest, delete_from, open_cluster
+from .shard import Near, Row
+
+if TYPE_CHECKING:
+    from ..embedding.embedder import Embedder
+
+
+class Shards(Carrier, Protocol):
+    """A carrier that follows the changes of a cluster."""
+
+    def update(self, manifest: ClusterManifest) -> None:
+        """Take over another state of the cluster."""
+
+    def close(self) -> None:
+        """Let go of the shards."""
+
+
+@dataclass
+class _Question:
+    """One search, while it goes on: what it asks, of which state, until when, and what went wrong."""
+
+    manifest: ClusterManifest
+    vector: NDArray[np.float32]
+    ef: int | None
+    sources: frozenset[str] | None
+    deadline: float
+    first_replica: int
+    missing: dict[int, str] = field(default_factory=dict)
+    """Shards without an answer: "failed" or "timed out"."""
+    failures: list[ShardFailure] = field(default_factory=list)
+
+
+class ClusterDatastore:
+    """Documents in shards, searched as one datastore. A trainer takes it in the place of one.
+
+    >>> cluster = ClusterDatastore.open("pile")                        # doctest: +SKIP
+    >>> cluster.search("def quicksort(", k=3).coverage.full            # doctest: +SKIP
+    True
+    """
+
+    def __init__(self, place: Path, shards: Shards, manifest: ClusterManifest, config: ClusterConfig) -> None:
+        self.path = place
+        self.config = config
+        """How long a search waits, and what happens when a shard is missing."""
+        self.manifest = manifest
+        self._shards = shards
+        self._seen = _stamp(place)
+        self._embedder: Embedder | None = None
+        self._searches = 0
+
+    @classmethod
+    def open(
+        cls, place: str | os.PathLike[str], embedder: Embedder | None = None, *, config: ClusterConfig | None = None
+    ) -> ClusterDatastore:
+        """Open all shards of a cluster in this process.
+
+        Args:
+            place: The cluster's directory.
+            embedder: As of `Datastore.open`.
+            config: Deadlines, and what happens when a shard is missing.
+
+        Raises:
+            FileNotFoundError: There is no cluster, or a shard is not there.
+            DatastoreMismatchError: A shard is in another state than the cluster names, or the embedder is another.
+            IndexCorruptError: A manifest, or a file of a shard, is damaged.
+            StoreCorruptError: The texts of a shard are.
+        """
+        path, config = Path(place).absolute(), config or ClusterConfig()
+        manifest = open_cluster(path)
+        shards = LocalShards(path, manifest, partial=config.on_missing_shard == "partial")
+        opened = cls(path, shards, manifest, config)
+        return opened if embedder is None else opened.attach(embedder)
+
+    def refresh(self) -> bool:
+        """Take over what was added, replaced or deleted since; say whether there was anything. Searches do so."""
+        seen = _stamp(self.path)
+        if seen is None or seen == self._seen:
+            return False
+        manifest = open_cluster(self.path)
+        before = self.manifest
+        if (manifest.unit, manifest.dim, manifest.embedder) != (before.unit, before.dim, before.embedder):
+            raise DatastoreMismatchError(
+                f"{self.path}: another cluster was put in its place since it was opened. Open it again."
+            )
+        self._shards.update(manifest)
+        self.manifest, self._seen = manifest, seen
+        return manifest.id != before.id
+
+    @property
+    def id(self) -> str:
+        """The digest of the shards' ids: changes whenever a document does."""
+        return self.manifest.id
+
+    def __len__(self) -> int:
+        """The number of documents that are not deleted."""
+        return self.manifest.documents
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the vectors were imported; see `Datastore.foreign`."""
+        return self.manifest.embedder.foreign
+
+    @property
+    def embedder_name(self) -> str:
+        """The name of the embedder that the shards were built with."""
+        return self.manifest.embedder.name
+
+    @property
+    def embed_config(self) -> EmbedConfig:
+        """Settings with which `Embedder.load` makes that embedder.
+
+        Raises:
+            DatastoreMismatchError: The vectors were imported; nothing is known of their embedder.
+        """
+        self._refuse_foreign()
+        return settings_of(self.manifest.embedder.identity, self.manifest.embed)
+
+    def _refuse_foreign(self) -> None:
+        if self.foreign:
+            raise DatastoreMismatchError(
+                f"{self.path}: query vectors must come from the embedder that made its imported vectors, "
+                f"{self.embedder_name!r}, which tttnn does not have. "
+                f"Give an embedder of {self.manifest.dim} dimensions that makes the same vectors."
+            )
+
+    def attach(self, embedder: Embedder) -> ClusterDatastore:
+        """Search with this embedder from now on; return this object.
+
+        Raises:
+            DatastoreMismatchError: It is another than the shards were built with.
+        """
+        differing = differences(self.manifest.embedder.identity, embedder.identity)
+        if differing:
+            raise DatastoreMismatchError(
+                f"{self.path}: its shards were built with embedder {self.embedder_name!r}, got {embedder.name!r}: "
+                + ", ".join(differing)
+            )
+        self._embedder = embedder
+        return self
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder; loaded by its name if none was given.
+
+        Raises:
+            DatastoreMismatchError: None was given and the vectors were imported.
+        """
+        if self._embedder is None:
+            from ..embedding.embedder import Embedder
+
+            self.attach(Embedder.load(self.embedder_name, self.embed_config))
+        assert self._embedder is not None
+        return self._embedder
+
+    def describe(self) -> RetrieverInfo:
+        """Return its id and the name of its embedder. Vectors stay where they are, so it gives none."""
+        self.refresh()
+        name = self._embedder.name if self.foreign and self._embedder is not None else self.embedder_name
+        return RetrieverInfo(self.id, name, partial=self.config.on_missing_shard == "partial")
+
+    @property
+    def documents(self) -> ClusterDocuments:
+        """The documents by id, read from the shards that own them."""
+        return ClusterDocuments(self)
+
+    def delete(self, ids: Collection[int]) -> int:
+        """Delete documents by id from the shards that own them; return how many there were. Searches go on.
+
+        Raises:
+            IndexError: There is no such shard, or an id was never given in it.
+            DatastoreMismatchError: A shard is in another state than the cluster names.
+            DatastoreLockedError: Another process changes the cluster or the shard.
+        """
+        deleted = delete_from(self.path, [DocumentId(i) for i in ids])
+        self.refresh()
+        return deleted
+
+    def search(
+        self,
+        query: str,
+        k: int,
+        *,
+        exclude_digests: Collection[str] = (),
+        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        source: str | Collection[str] | None = None,
+        ef: int | None = None,
+        with_vectors: bool = False,
+        explain: bool = False,
+    ) -> SearchResult:
+        """Find the k documents nearest to a text in all shards, nearest first; ties by id.
+
+        The result's `coverage` says what was searched. The deadline counts from when the query is embedded.
+
+        Args:
+            query: The text; the embedder reads its first `max_length` tokens.
+            k: Documents wanted, at least 1.
+            exclude_digests: Texts that are left out; others come in their place.
+            where: Which documents may be answers.
+            source: Short for ``where={"source": source}``.
+            ef: Width of the graph search in each shard; None for the index's own.
+            with_vectors: Must be False: vectors stay in their shards.
+            explain: Must be False.
+
+        Raises:
+            ValueError: The query is empty, k is less than 1, no document has a source that was named, or vectors or an
+                explanation are asked for.
+            ClusterError: A shard gave no answer and `on_missing_shard` is "error", or less than `min_coverage` of the
+                documents was searched.
+        """
+        if not query.strip():
+            raise ValueError(f"query must hold some text, got {query!r}")
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        if source is not None and where is not None:
+            raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
+        for name, asked in (("with_vectors", with_vectors), ("explain", explain)):
+            if asked:
+                raise ValueError(f"{name} must be off for a cluster, whose vectors stay in their shards, got on")
+        self.refresh()
+        started = time.perf_counter()
+        report = EmbedReport()
+        vector = self.embedder.embed([query], report=report)[0]
+        embedded = time.perf_counter()
+        self._searches += 1
+        question = _Question(
+            self.manifest,
+            vector,
+            ef,
+            (Where.read(where) if source is None else Where(names_of("source", source))).sources,
+            time.monotonic() + self.config.deadline_seconds,
+            self._searches,
+        )
+        excluded = set(exclude_digests)
+        wanted = k + len(excluded)
+        seconds = {"embed": embedded - started, "search": 0.0, "read": 0.0}
+        while True:
+            neighbors, complete = self._nearest(question, wanted, seconds)
+            kept = [n for n in neighbors if n.digest not in excluded]
+            if len(kept) >= k or complete:
+                break
+            wanted *= 2  # more than one document has an excluded text
+        return SearchResult(
+            tuple(kept[:k]),
+            seconds,
+            requested=k,
+            query_tokens=report.tokens,
+            query_truncated=report.truncated > 0,
+            excluded=len(neighbors) - len(kept),
+            coverage=self._coverage(question),
+        )
+
+    def _nearest(self, question: _Question, wanted: int, seconds: dict[str, float]) -> tuple[list[Neighbor], bool]:
+        """Return the nearest documents with their texts, and whether there are no more."""
+        started = time.perf_counter()
+        states = {n: shard.id for n, shard in enumerate(question.manifest.shards) if n not in question.missing}
+        arguments = {n: (state, question.vector, wanted, question.ef, question.sources) for n, state in states.items()}
+        near: dict[int, Near] = {n: Near(*a) for n, a in self._ask(question, "nearest", arguments).items()}
+        if question.sources is not None and not question.missing:
+            known: set[str] = set()
+            check_sources(question.sources, known.union(*(answer.sources or () for answer in near.values())))
+        while True:
+            # A shard gives its documents in the order of distance, then id, so that this is the order of all of them.
+            merged = sorted(
+                (found.distance, shard, place, Hit(*found))
+                for shard, answer in near.items()
+                for place, found in enumerate(answer.found)
+            )
+            chosen = merged[:wanted]
+            searched = time.perf_counter()
+            seconds["search"] += searched - started
+            owned: dict[int, list[Hit]] = {}
+            for _, shard, _, found in chosen:
+                owned.setdefault(shard, []).append(found)
+            questions = {shard: (states[shard], found) for shard, found in owned.items()}
+            texts = {n: iter(rows) for n, rows in self._ask(question, "read", questions).items()}
+            started = time.perf_counter()
+            seconds["read"] += started - searched
+            if len(texts) == len(owned):
+                break
+            # An owner was lost between its two answers: what it found is left out, and the others' come up.
+            near = {n: answer for n, answer in near.items() if n not in question.missing}
+        neighbors = []
+        for distance, shard, _, found in chosen:
+            row = Row(*next(texts[shard]))
+            local = DocumentId.of(shard, found.document)
+            neighbors.append(Neighbor(local, distance, row.text, row.meta, row.source, row.span))
+        return neighbors, len(merged) < wanted
+
+    def _ask(self, question: _Question, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """Ask shards; note those without an answer, and refuse to go on where that is not allowed."""
+        gathered: Gathered = gather(
+            self._shards,
+            method,
+            arguments,
+            deadline=question.deadline,
+            retry_seconds=self.config.retry_seconds,
+            first_replica=question.first_replica,
+        )
+        question.failures += gathered.failures
+        question.missing |= dict.fromkeys(gathered.failed, "failed") | dict.fromkeys(gathered.timed_out, "timed out")
+        if question.missing:
+            self._require(question)
+        return gathered.answers
+
+    def _require(self, question: _Question) -> None:
+        coverage = self._coverage(question)
+        reasons = {failure.shard: failure.reason for failure in question.failures}
+        missing = "; ".join(
+            f"{question.manifest.name_of(n)}: {reasons.get(n, how)}" for n, how in sorted(question.missing.items())
+        )
+        said = f"{self.path}: {len(question.missing)} of {coverage.shards.total} shards gave no answer: {missing}"
+        if self.config.on_missing_shard == "error":
+            raise ClusterError(
+                f"{said}. Restore them, or accept partial answers (--on-missing-shard partial, "
+                "on_missing_shard='partial')."
+            )
+        if coverage.documents.ratio < self.config.min_coverage or coverage.shards.answered == 0:
+            raise ClusterError(
+                f"coverage must be at least {self.config.min_coverage} of the documents and one shard, "
+                f"got {coverage.documents.ratio:.4f}. {said}"
+            )
+
+    def _coverage(self, question: _Question) -> Coverage:
+        shards = question.manifest.shards
+        late = sum(how == "timed out" for how in question.missing.values())
+        total = question.manifest.documents
+        searched = sum(shard.documents for n, shard in enumerate(shards) if n not in question.missing)
+        return Coverage(
+            ShardCounts(len(shards), len(shards) - len(question.missing), len(question.missing) - late, late),
+            DocumentCounts(searched, total, searched / total if total else 1.0),
+            not question.missing,
+            tuple(question.failures),
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Describe the cluster: its id, documents, unit, embedder and shards."""
+        return {
+            "path": str(self.path),
+            "id": self.id,
+            "documents": len(self),
+            "unit": self.manifest.unit,
+            "dim": self.manifest.dim,
+            "embedder": self.manifest.embedder.to_dict(),
+            "shards": [
+                {"shard": n, "path": s.path, "id": s.id, "documents": s.documents, "version": s.version}
+                for n, s in enumerate(self.manifest.shards)
+            ],
+        }
+
+    def read_document(self, index: int) -> Document:
+        """Return one document.
+
+        Raises:
+            IndexError: There is none of this id.
+            ClusterError: Its shard gave no answer.
+        """
+        self.refresh()
+        wanted = DocumentId(index)
+        if index < 0 or wanted.shard >= len(self.manifest.shards):
+            raise IndexError(f"document id must be in one of {len(self.manifest.shards)} shards, got {index}")
+        deadline = time.monotonic() + self.config.deadline_seconds
+        state = self.manifest.shards[wanted.shard].id
+        gathered = gather(
+            self._shards,
+            "document",
+            {wanted.shard: (state, wanted.local)},
+            deadline=deadline,
+            retry_seconds=self.config.retry_seconds,
+        )
+        if wanted.shard not in gathered.answers:
+            reason = gathered.failures[-1].reason
+            raise ClusterError(f"{self.path}: {self.manifest.name_of(wanted.shard)} gave no answer: {reason}")
+        document: Document | None = gathered.answers[wanted.shard]
+        if document is None:
+            raise IndexError(f"document id must be of a document that is there, got {wanted}")
+        return document
+
+    def close(self) -> None:
+        """Let go of the shards."""
+        self._shards.close()
+
+    def __enter__(self) -> ClusterDatastore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., ClusterDatastore], tuple[str, ClusterConfig, Any]]:
+        """Pickle the place alone; see `Datastore.__reduce__`."""
+        named = (self._embedder.name, self._embedder.config) if self.foreign and self._embedder is not None else None
+        return _unpickled, (str(self.path), self.config, named)
+
+    def __repr__(self) -> str:
+        return f"ClusterDatastore({str(self.path)!r}, {len(self.manifest.shards)} shards, {len(self)} documents)"
+
+
+class ClusterDocuments:
+    """The documents of a cluster by id."""
+
+    def __init__(self, cluster: ClusterDatastore) -> None:
+        self._cluster = cluster
+
+    def __getitem__(self, index: int, /) -> Document:
+        return self._cluster.read_document(index)
+
+
+def _stamp(place: Path) -> tuple[int, ...] | None:
+    """Return what tells one manifest file from the next; None where there is none now."""
+    try:
+        status = os.stat(place / CLUSTER)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unpickled(place: str, config: ClusterConfig, embedder: tuple[str, EmbedConfig | None] | None) -> ClusterDatastore:
+    from ..embedding.embedder import Embedder
+
+    opened = ClusterDatastore.open(place, config=config)
+    return opened if embedder is None else opened.attach(Embedder.load(*embedder))

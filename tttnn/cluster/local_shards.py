@@ -1,0 +1,88 @@
+"""The shards of a cluster in this process, asked by threads.
+
+Knows shards and threads. Does not know deadlines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from .manifest import ClusterManifest
+from .shard import Shard
+
+_MOST_THREADS = 32
+
+
+class LocalShards:
+    """Opens every shard here, once; a `Carrier` with one replica of each."""
+
+    def __init__(self, place: Path, manifest: ClusterManifest, *, partial: bool = False) -> None:
+        """Open the shards.
+
+        Args:
+            place: The cluster's directory.
+            manifest: Its state.
+            partial: A shard that cannot be opened is not an error: each question to it is.
+        """
+        self._place = place
+        self._partial = partial
+        self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="tttnn-shard")
+        self._paths: list[Path] = []
+        self._shards: list[Shard | Exception] = []
+        try:
+            self.update(manifest)
+        except BaseException:
+            self.close()
+            raise
+
+    def update(self, manifest: ClusterManifest) -> None:
+        """Take over another state of the cluster: shards that are new, or lie elsewhere, are opened."""
+        for number, entry in enumerate(manifest.shards):
+            path = manifest.path_of(self._place, number)
+            if number < len(self._shards) and self._paths[number] == path and isinstance(self._shards[number], Shard):
+                continue
+            shard: Shard | Exception
+            try:
+                shard = Shard(str(path), number, entry.id)
+            except Exception as error:
+                if not self._partial:
+                    raise
+                shard = error
+            self._paths[number : number + 1] = [path]
+            self._shards[number : number + 1] = [shard]
+
+    def replicas(self, shard: int) -> int:
+        """Return 1."""
+        return 1
+
+    def submit(self, shard: int, replica: int, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
+        """Ask a shard in another thread."""
+        return self._pool.submit(self._ask, shard, method, arguments)
+
+    def _ask(self, shard: int, method: str, arguments: tuple[Any, ...]) -> Any:
+        opened = self._shards[shard]
+        if isinstance(opened, Exception):
+            raise opened
+        return getattr(opened, method)(*arguments)
+
+    def wait(self, handles: Sequence[Future[Any]], seconds: float) -> list[Future[Any]]:
+        """Return those that are done."""
+        return list(wait(handles, seconds, FIRST_COMPLETED).done)
+
+    def result(self, handle: Future[Any]) -> Any:
+        """Return an answer, or raise its error."""
+        return handle.result()
+
+    def forget(self, handle: Future[Any]) -> None:
+        """Do not begin what has not begun."""
+        handle.cancel()
+
+    def close(self) -> None:
+        """Close the shards' files."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for shard in self._shards:
+            if isinstance(shard, Shard):
+                shard.close()
