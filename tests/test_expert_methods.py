@@ -80,7 +80,7 @@ class Opened:
         return result
 
     def audit(self, result: EvalResult) -> AuditReport:
-        seen = seen_by_experts(self.store, self.trainer.fingerprint)
+        seen = seen_by_experts(self.store.path, self.trainer.fingerprint)
         return audit_results(result, [WORDS], self.store.store, self.trainer.tokenizer, experts=seen)
 
 
@@ -166,7 +166,7 @@ def test_receipts_of_experts_are_kept_and_must_match(places: SimpleNamespace, to
         assert all("experts" not in held.to_dict() for held in result.lines if held.method == "base")
         opened.measured("instant", out=out)
         assert out.read_bytes() == content  # nothing was measured again
-        seen = seen_by_experts(opened.store, opened.trainer.fingerprint)
+        seen = seen_by_experts(opened.store.path, opened.trainer.fingerprint)
         del seen["root"]
         report = audit_results(result, [WORDS], opened.store.store, tokenizer, experts=seen)
         assert [(found.kind, found.what) for found in report.findings] == [("expert", "root: there is no such expert")]

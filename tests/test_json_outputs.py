@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -60,7 +61,17 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "eval": [store, docs, *model, *ADAPT, *measured, "--out", out],
         "audit": [out, "--datastore", store, "--documents", docs, "--max-share", "1", *model],
         "report": [out, "-o", str(folder / "report.html")],
+        "cluster add": [str(folder / "cluster"), store],
+        "cluster replace": [str(folder / "cluster"), "0", store],
+        "search (cluster)": [str(folder / "cluster"), "The cat", "-k", "2"],
+        "info (cluster)": [str(folder / "cluster")],
     }
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words that name a command, of a group's command two."""
+    words = name.split(" ")
+    return words[:2] if words[0] == "cluster" else words[:1]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +79,7 @@ def printed(folder: Path) -> dict[str, Any]:
     """What each command prints, read."""
     found: dict[str, Any] = {}
     for name, arguments in commands(folder).items():
-        ran = CliRunner().invoke(app, [name.split(" ")[0], *arguments, "--json"])
+        ran = CliRunner().invoke(app, [*words_of(name), *arguments, "--json"])
         assert ran.exit_code == 0, (name, ran.output, ran.exception)
         found[name] = json.loads(ran.stdout)
         if name == "generate":
@@ -77,12 +88,15 @@ def printed(folder: Path) -> dict[str, Any]:
 
 
 def test_every_command_with_json_is_here(folder: Path) -> None:
+    flat = dict(app.commands)
+    group = flat.pop("cluster")
+    assert isinstance(group, click.Group)
     having = {
         name
-        for name, command in app.commands.items()
+        for name, command in (flat | {f"cluster {name}": one for name, one in group.commands.items()}).items()
         if any("--json" in getattr(parameter, "opts", ()) for parameter in command.params)
     }
-    assert {name.split(" ")[0] for name in commands(folder)} | {"demo"} == having
+    assert {" ".join(words_of(name)) for name in commands(folder)} | {"demo"} == having
 
 
 def test_what_commands_print_has_the_shape_that_the_page_says(printed: dict[str, Any], folder: Path) -> None:

@@ -461,7 +461,9 @@ class ClusterConfig(Config):
     min_coverage: float = setting(
         0.0, "share of all documents that a partial answer must have searched, at least", minimum=0.0, maximum=1.0
     )
-    deadline_seconds: float = setting(30.0, "seconds in which the shards must have answered", minimum=0.001)
-    retry_seconds: float = setting(
+    shard_deadline_seconds: float = setting(
+        30.0, "seconds in which shards must answer: what is near, and again the texts", minimum=0.001
+    )
+    shard_retry_seconds: float = setting(
         2.0, "seconds after which another replica of a shard that is late is asked too", minimum=0.001
     )

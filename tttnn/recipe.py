@@ -1,4 +1,4 @@
-"""A datastore with its embedder, and a trainer with both: opened and loaded by their names, in one place.
+"""A datastore or a cluster with its embedder, and a trainer with both: opened and loaded by their names, in one place.
 
 Knows names and settings. Does not know what is asked of the datastore or of the trainer.
 """
@@ -9,10 +9,12 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from . import models
-from .config import AdaptConfig, ScoreConfig, SelectionConfig
+from .cluster.cluster_datastore import ClusterDatastore
+from .cluster.manifest import ClusterManifest, is_cluster, open_cluster
+from .config import AdaptConfig, ClusterConfig, ScoreConfig, SelectionConfig
 from .datastore.datastore import Datastore
 from .datastore.manifest import Manifest, open_manifest
 from .errors import DatastoreMismatchError
@@ -23,21 +25,39 @@ if TYPE_CHECKING:
     from .weights.shared_weights import SharedWeights
 
 OnFetch = Callable[[str], None]
+Opened = TypeVar("Opened", bound=Datastore | ClusterDatastore)
+
+
+def open_documents(
+    path: str | os.PathLike[str], *, cluster: ClusterConfig | None = None
+) -> Datastore | ClusterDatastore:
+    """Open a datastore, or the shards of a cluster, without an embedder.
+
+    Args:
+        path: The directory.
+        cluster: How long a cluster's shards are waited for, and what happens when one is missing.
+
+    Raises:
+        FileNotFoundError: There is neither.
+    """
+    return ClusterDatastore.open(path, config=cluster) if is_cluster(path) else Datastore.open(path)
 
 
 def open_datastore(
     path: str | os.PathLike[str],
     *,
+    cluster: ClusterConfig | None = None,
     embedder: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     on_fetch: OnFetch | None = None,
-) -> Datastore:
-    """Open a datastore, once, and load the embedder that makes the vectors of queries.
+) -> Datastore | ClusterDatastore:
+    """Open a datastore or a cluster, once, and load the embedder that makes the vectors of queries.
 
     Args:
         path: The directory.
+        cluster: As of `open_documents`.
         embedder: A demo name, hub id or directory; None: the datastore's own. For imported vectors one must be named;
             it is loaded as it is, because nothing is known of the one that made them.
         device: Torch's name of the embedder's device.
@@ -51,31 +71,32 @@ def open_datastore(
             named.
         UnknownModelError: There is no such embedder.
     """
-    opened = Datastore.open(path)
+    opened = open_documents(path, cluster=cluster)
     return with_embedder(
         opened, embedder=embedder, device=device, threads=threads, cache_dir=cache_dir, on_fetch=on_fetch
     )
 
 
 def with_embedder(
-    opened: Datastore,
+    opened: Opened,
     *,
     embedder: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     on_fetch: OnFetch | None = None,
-) -> Datastore:
+) -> Opened:
     """Load an embedder for a datastore that is open, and attach it; see `open_datastore`."""
     from .embedding.embedder import Embedder
 
     name = _embedder_of(opened.path, opened.manifest, embedder)
     models.resolve(name, cache_dir=cache_dir, on_fetch=on_fetch)
     config = None if opened.foreign else opened.embed_config
-    return opened.attach(Embedder.load(name, config, device=device, threads=threads, cache_dir=cache_dir))
+    opened.attach(Embedder.load(name, config, device=device, threads=threads, cache_dir=cache_dir))
+    return opened
 
 
-def _embedder_of(path: Path, manifest: Manifest, named: str | None) -> str:
+def _embedder_of(path: Path, manifest: Manifest | ClusterManifest, named: str | None) -> str:
     """Return the name of the embedder for queries: the one that is named, else the datastore's own."""
     made_by = manifest.embedder
     if named is None and made_by.foreign:
@@ -93,7 +114,7 @@ class TrainerRecipe:
 
     `model` and `embedder` are demo names, hub ids or directories; an embedder of None is the datastore's own.
     `threads` are torch's in each process; None leaves them as they are. `device` is torch's name of a device, `dtype`
-    its name of the type of the model's weights.
+    its name of the type of the model's weights. `cluster` matters where `datastore` is a cluster.
     """
 
     model: str
@@ -106,6 +127,7 @@ class TrainerRecipe:
     cache_dir: str | os.PathLike[str] | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     @property
     def model_name(self) -> str:
@@ -119,7 +141,12 @@ class TrainerRecipe:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Self:
         """Return what `to_dict` was made from."""
-        kinds: dict[str, Any] = {"adapt": AdaptConfig, "selection": SelectionConfig, "score": ScoreConfig}
+        kinds: dict[str, Any] = {
+            "adapt": AdaptConfig,
+            "selection": SelectionConfig,
+            "score": ScoreConfig,
+            "cluster": ClusterConfig,
+        }
         return cls(**{name: kinds[name](**value) if name in kinds else value for name, value in plain.items()})
 
     def fetch(self, on_fetch: OnFetch | None = None) -> None:
@@ -136,7 +163,8 @@ class TrainerRecipe:
             UnknownModelError: there is no such model.
         """
         path = Path(self.datastore)
-        for name in (_embedder_of(path, open_manifest(path), self.embedder), self.model):
+        manifest = open_cluster(path) if is_cluster(path) else open_manifest(path)
+        for name in (_embedder_of(path, manifest, self.embedder), self.model):
             models.resolve(name, cache_dir=self.cache_dir, on_fetch=on_fetch)
 
     def load(self, shared_weights: SharedWeights | None = None) -> TestTimeTrainer:
@@ -151,6 +179,7 @@ class TrainerRecipe:
 
         opened = open_datastore(
             self.datastore,
+            cluster=self.cluster,
             embedder=self.embedder,
             device=self.device,
             threads=self.threads,
@@ -171,8 +200,13 @@ class TrainerRecipe:
         return trainer
 
 
-def give_experts(trainer: TestTimeTrainer, opened: Datastore) -> None:
-    """Let a trainer use the experts of a datastore; they are opened by the first query whose mode wants them."""
+def give_experts(trainer: TestTimeTrainer, opened: Datastore | ClusterDatastore) -> None:
+    """Let a trainer use the experts of a datastore; they are opened by the first query whose mode wants them.
+
+    A cluster has none.
+    """
+    if isinstance(opened, ClusterDatastore):
+        return
     from .instant.experts import Experts
 
     trainer.experts = Experts(opened, model=trainer.fingerprint, tokenizer=trainer.tokenizer)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..config import PRESETS, AdaptConfig, SelectionConfig
+from ..config import PRESETS, AdaptConfig, ClusterConfig, SelectionConfig
 from ..errors import AdaptError, ConfigError
 from .bars import Bars
 from .command import Command
@@ -40,6 +40,7 @@ from .queries import answer_all, one_or_many
 @preset_flag
 @settings_flags(AdaptConfig, "adapt_flags")
 @settings_flags(SelectionConfig, "select_flags", prefix="select_")
+@settings_flags(ClusterConfig, "cluster_flags")
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest continuation.")
 @click.option(
     "--temperature",
@@ -61,6 +62,7 @@ def generate(
     preset: str,
     adapt_flags: dict[str, Any],
     select_flags: dict[str, Any],
+    cluster_flags: dict[str, Any],
     max_new_tokens: int,
     temperature: float,
     base: bool,
@@ -84,7 +86,7 @@ def generate(
         from ..recipe import give_experts
         from ..retrieval.selector import Selector
 
-        opened = loading.datastore(datastore, embedder, bars)
+        opened = loading.datastore(datastore, embedder, bars, ClusterConfig(**cluster_flags))
         trainer = loading.trainer(model, Selector(opened, selection), config, None, bars)
         give_experts(trainer, opened)
 
@@ -134,11 +136,10 @@ def replay(report: str, datastore: str, model: str, loading: Loading, as_json: b
       tttnn replay report.json pile-00
     """
     recorded, config = _read_report(report)
-    from ..datastore.datastore import Datastore
-    from ..recipe import give_experts
+    from ..recipe import give_experts, open_documents
 
     with Bars() as bars:
-        opened = Datastore.open(datastore)
+        opened = open_documents(datastore)
         trainer = loading.trainer(model, opened, config, None, bars)
         give_experts(trainer, opened)
         count = len(recorded.neighbors)

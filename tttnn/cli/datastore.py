@@ -5,6 +5,7 @@ Knows flags and one call for each. Does not know how a datastore is made.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, St
 from .bars import Bars
 from .command import Command
 from .flags import (
+    DocumentIdText,
     as_json_flag,
     config_file_flag,
     corpus_argument,
@@ -154,7 +156,7 @@ def append(
 
 @click.command(cls=Command)
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(0))
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=DocumentIdText())
 @click.option("--source", "sources", multiple=True, help="All documents of this source; may be given again.")
 @click.option(
     "--digest", "digests", multiple=True, help="All documents whose text has this digest; may be given again."
@@ -165,20 +167,31 @@ def delete(
 ) -> None:
     """Delete documents of DATASTORE by ID, source or digest: they are gone from every answer.
 
-    Their bytes stay in the files until compact. Ids are never used again.
+    Their bytes stay in the files until compact. Ids are never used again. Of
+    a cluster an ID is shard:id, as search prints it.
 
     \b
     Examples:
       tttnn delete pile-00 17 4711
+      tttnn delete pile 3:17
       tttnn delete pile-00 --source Github
     """
+    from ..cluster.document_id import DocumentId
+    from ..cluster.manifest import delete_from, is_cluster, open_cluster
     from ..datastore.datastore import Datastore
 
     if not (ids or sources or digests):
         raise click.UsageError("delete takes at least one ID, --source or --digest")
-    opened = Datastore.open(datastore)
-    deleted = opened.delete(ids, source=sources, digests=digests)
-    show({"deleted": deleted, "documents": len(opened)}, as_json)
+    if is_cluster(datastore):
+        if sources or digests:
+            raise click.UsageError("delete takes the documents of a cluster by ID alone")
+        deleted = delete_from(Path(datastore), [DocumentId(i) for i in ids])
+        documents = open_cluster(Path(datastore)).documents
+    else:
+        opened = Datastore.open(datastore)
+        deleted = opened.delete(ids, source=sources, digests=digests)
+        documents = len(opened)
+    show({"deleted": deleted, "documents": documents}, as_json)
 
 
 @click.command(cls=Command)

@@ -141,6 +141,21 @@ class Query(click.ParamType):  # type: ignore[type-arg]
         return value
 
 
+class DocumentIdText(click.ParamType):  # type: ignore[type-arg]
+    """A document's id: a number, or ``shard:id`` in a cluster."""
+
+    name = "id"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the id."""
+        from ..cluster.document_id import DocumentId
+
+        try:
+            return DocumentId.read(value) if ":" in value else int(click.IntRange(0)(value, param, ctx))
+        except (ValueError, IndexError) as error:
+            self.fail(str(error), param, ctx)
+
+
 def loading_flags(*, dtype: bool = True) -> Callable[[_Command], _Command]:
     """Give a command the flags that say how its models are loaded; it receives a `Loading`.
 

@@ -21,13 +21,15 @@ from .printing import print_datastore, print_json, show
 @click.option("--build", "about_build", is_flag=True, help="Describe this installation instead.")
 @as_json_flag
 def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
-    """Describe DATASTORE (or a single text store), or this installation.
+    """Describe DATASTORE (a cluster, or a single text store), or this installation.
 
     \b
     Examples:
       tttnn info pile-00
       tttnn info --build --json
     """
+    from ..cluster.manifest import is_cluster
+
     if about_build == (datastore is not None):
         raise click.UsageError("info takes either a DATASTORE or --build")
     if datastore is None:
@@ -37,6 +39,10 @@ def info(datastore: str | None, about_build: bool, as_json: bool) -> None:
 
         with TextStore.open(datastore) as store:
             described = store.info()
+    elif is_cluster(datastore):
+        from ..cluster.cluster_datastore import ClusterDatastore
+
+        described = ClusterDatastore.open(datastore).info()
     else:
         from ..datastore.datastore import Datastore
         from ..instant.descriptions import described_experts
@@ -72,7 +78,7 @@ def _build_info() -> dict[str, Any]:
 @click.option("--quick", is_flag=True, help="Check sizes, tables and the manifest; do not read every byte.")
 @as_json_flag
 def verify(datastore: str, quick: bool, as_json: bool) -> None:
-    """Read DATASTORE (or a single text store) and compare it with its checksums.
+    """Read DATASTORE (a cluster, or a single text store) and compare it with its checksums.
 
     Exit code 3 and a message that names the file when something is damaged.
 
@@ -81,16 +87,14 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
       tttnn verify pile-00
       tttnn verify pile-00 --quick
     """
-    from ..datastore.datastore import Datastore
-    from ..instant.descriptions import described_experts
+    from ..cluster.manifest import is_cluster
     from ..store.text_store import TextStore
 
     with Bars() as bars:
-        if Path(datastore).is_dir():
-            opened = Datastore.open(datastore)
-            described_experts(opened, full=not quick)  # reads and compares their files
-            opened.verify_texts(full=not quick, progress=bars)
-            documents = len(opened)
+        if is_cluster(datastore):
+            documents = sum(_verified(path, quick, bars) for path in _shards_of(Path(datastore)))
+        elif Path(datastore).is_dir():
+            documents = _verified(Path(datastore), quick, bars)
         else:
             with TextStore.open(datastore) as store:
                 store.verify(full=not quick, progress=bars)
@@ -99,3 +103,24 @@ def verify(datastore: str, quick: bool, as_json: bool) -> None:
         print_json({"ok": True, "documents": documents, "full": not quick})
     else:
         click.echo(f"{datastore}: {documents} documents, no damage found")
+
+
+def _shards_of(place: Path) -> list[Path]:
+    """Return where a cluster's shards lie; each must be in the state that the cluster names."""
+    from ..cluster.manifest import check_shard, open_cluster
+
+    manifest = open_cluster(place)
+    for number in range(len(manifest.shards)):
+        check_shard(place, manifest, number)
+    return [manifest.path_of(place, number) for number in range(len(manifest.shards))]
+
+
+def _verified(path: Path, quick: bool, bars: Bars) -> int:
+    """Compare a datastore with its checksums; return how many documents it has."""
+    from ..datastore.datastore import Datastore
+    from ..instant.descriptions import described_experts
+
+    with Datastore.open(path) as opened:
+        described_experts(opened, full=not quick)  # reads and compares their files
+        opened.verify_texts(full=not quick, progress=bars)
+        return len(opened)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import models
-from ..config import AdaptConfig, EmbedConfig, ScoreConfig
+from ..config import AdaptConfig, ClusterConfig, EmbedConfig, ScoreConfig
 from .bars import Bars
 
 
@@ -50,14 +50,15 @@ class Loading:
         models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
         return Embedder.load(name, config, device=self.device, threads=self.threads, cache_dir=self.cache_dir)
 
-    def datastore(self, path: str, embedder: str | None, bars: Bars) -> Any:
-        """Open a datastore with its embedder, or with the one that is named."""
+    def datastore(self, path: str, embedder: str | None, bars: Bars, cluster: ClusterConfig | None = None) -> Any:
+        """Open a datastore or a cluster with its embedder, or with the one that is named."""
         from .. import recipe
 
         self.check()
         quiet_transformers()
         return recipe.open_datastore(
             path,
+            cluster=cluster,
             embedder=embedder,
             device=self.device,
             threads=self.threads,

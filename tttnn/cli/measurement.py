@@ -219,11 +219,11 @@ def audit(
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl
       tttnn audit results.jsonl --datastore pile-00 --documents test.jsonl --json
     """
-    from ..datastore.datastore import Datastore
     from ..evaluation.audit import audit_results
     from ..evaluation.result_file import read_results
     from ..instant.descriptions import seen_by_experts
     from ..lm.loading import load_tokenizer
+    from ..recipe import open_documents
     from ..store.corpus import iter_corpus
 
     quiet_transformers()
@@ -232,15 +232,15 @@ def audit(
     with Bars() as bars:
         models.resolve(name, cache_dir=cache_dir, on_fetch=bars.tell)
         tokenizer = load_tokenizer(name, cache_dir=cache_dir)
-        with Datastore.open(datastore) as opened:
+        with open_documents(datastore) as opened:
             report = audit_results(
                 results_read,
                 iter_corpus(documents, CorpusConfig(**corpus_flags)),
-                opened.store,
+                opened.documents,
                 tokenizer,
                 ngram=ngram,
                 max_share=max_share,
-                experts=seen_by_experts(opened, results_read.settings["model"]["fingerprint"]),
+                experts=seen_by_experts(opened.path, results_read.settings["model"]["fingerprint"]),
                 progress=bars,
             )
     if as_json:

@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
+from ..config import ClusterConfig
 from ..retrieval.neighbors import SearchResult
 from .bars import Bars
 from .command import Command
-from .flags import Query, as_json_flag, loading_flags, other_embedder_flag, queries_flag
+from .flags import Query, as_json_flag, loading_flags, other_embedder_flag, queries_flag, settings_flags
 from .loading import Loading
-from .printing import counted, excerpt, print_json, stages_line
+from .printing import counted, coverage_line, excerpt, print_json, stages_line
 from .queries import answer_all, one_or_many
 
 
@@ -26,6 +27,7 @@ from .queries import answer_all, one_or_many
 @click.option("--source", "sources", multiple=True, help="Only documents of this source; may be given again.")
 @click.option("--ef", type=click.IntRange(1), help="Width of the search in the graph.")
 @click.option("--explain", is_flag=True, help="Say how the query was answered; costs an exact search.")
+@settings_flags(ClusterConfig, "cluster_flags")
 @other_embedder_flag
 @loading_flags(dtype=False)
 @as_json_flag
@@ -37,11 +39,15 @@ def search(
     sources: tuple[str, ...],
     ef: int | None,
     explain: bool,
+    cluster_flags: dict[str, Any],
     embedder: str | None,
     loading: Loading,
     as_json: bool,
 ) -> None:
     """Print the K nearest documents of QUERY, nearest first.
+
+    DATASTORE may be a cluster: then the answer says what share of it was
+    searched.
 
     \b
     Examples:
@@ -51,7 +57,7 @@ def search(
     """
     one_or_many(query, queries)
     with Bars() as bars:
-        opened = loading.datastore(datastore, embedder, bars)
+        opened = loading.datastore(datastore, embedder, bars, ClusterConfig(**cluster_flags))
     options: dict[str, Any] = {"ef": ef, "source": sources or None, "explain": explain}
     if queries is not None:
         with bars:
@@ -62,9 +68,11 @@ def search(
         bars.tell("the query is longer than the embedder reads: its end was not searched with")
     if len(result) < k:
         bars.tell(f"{counted(len(result), 'neighbor')}, fewer than the {k} asked for: the datastore has no more")
+    if result.coverage is not None:
+        bars.tell(coverage_line(result.coverage))
     if as_json:
         described = _described(result)
-        print_json(described if explain else described["neighbors"])
+        print_json(described["neighbors"] if list(described) == ["neighbors"] else described)
         return
     for neighbor in result:
         name = neighbor.source or neighbor.meta.get("path") or ""
@@ -79,8 +87,9 @@ def _described(result: SearchResult) -> dict[str, Any]:
         {"id": n.id, "distance": n.distance, "source": n.source, "span": n.span, "meta": n.meta, "text": n.text}
         for n in result
     ]
+    coverage = {} if result.coverage is None else {"coverage": result.coverage.to_dict()}
     if result.explanation is None:
-        return {"neighbors": rows}
+        return {"neighbors": rows} | coverage
     explanation = {
         "tokens": result.query_tokens,
         "truncated": result.query_truncated,

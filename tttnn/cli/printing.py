@@ -18,6 +18,7 @@ from .bars import Bars
 if TYPE_CHECKING:
     from ..evaluation.audit import AuditReport
     from ..evaluation.results import BudgetComparison, Summary
+    from ..retrieval.coverage import Coverage
     from ..store.corpus import Corpus
 
 
@@ -68,6 +69,16 @@ def in_time(seconds: float) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: 1 segment, 2 segments."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def coverage_line(coverage: Coverage) -> str:
+    """Return what share of a cluster was searched, for people."""
+    shards, documents = coverage.shards, coverage.documents
+    said = f"searched {shards.answered} of {counted(shards.total, 'shard')}, "
+    said += f"{documents.searched:,} of {counted(documents.total, 'document')}"
+    if coverage.full:
+        return said
+    return f"{said} ({documents.ratio:.1%}); " + "; ".join(f"shard {f.shard}: {f.reason}" for f in coverage.failures)
 
 
 def print_datastore(described: dict[str, Any]) -> None:

@@ -18,7 +18,19 @@ import click
 
 from ..errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
 from ..version import __version__
-from . import answers, datastore, demonstration, experts, inspection, measurement, neighbors, pages, serving, texts
+from . import (
+    answers,
+    clusters,
+    datastore,
+    demonstration,
+    experts,
+    inspection,
+    measurement,
+    neighbors,
+    pages,
+    serving,
+    texts,
+)
 from .exit_codes import DAMAGED, FAILED, INTERRUPTED, USAGE
 
 # Errors whose message is a sentence for the person who typed the command.
@@ -63,6 +75,7 @@ for command in (
     measurement.lm_eval,
     pages.report,
     serving.serve,
+    clusters.cluster,
 ):
     app.add_command(command)
 

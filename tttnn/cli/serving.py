@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..config import PRESETS, AdaptConfig, ScoreConfig, SelectionConfig, ServeConfig
+from ..config import PRESETS, AdaptConfig, ClusterConfig, ScoreConfig, SelectionConfig, ServeConfig
 from ..errors import ConfigError, MissingExtraError
 from ..recipe import TrainerRecipe
 from .command import Command
@@ -39,6 +39,7 @@ KEY_VARIABLE = "TTTNN_API_KEY"
 @settings_flags(AdaptConfig, "adapt_flags")
 @settings_flags(SelectionConfig, "select_flags", prefix="select_")
 @settings_flags(ScoreConfig, "score_flags", prefix="score_")
+@settings_flags(ClusterConfig, "cluster_flags")
 @other_embedder_flag
 @click.option("--access-log/--no-access-log", default=True, show_default=True, help="A JSON line for each request.")
 @loading_flags()
@@ -55,6 +56,7 @@ def serve(
     adapt_flags: dict[str, Any],
     select_flags: dict[str, Any],
     score_flags: dict[str, Any],
+    cluster_flags: dict[str, Any],
     embedder: str | None,
     access_log: bool,
     loading: Loading,
@@ -86,6 +88,7 @@ def serve(
         cache_dir=loading.cache_dir,
         device=loading.device,
         dtype=loading.dtype,
+        cluster=ClusterConfig(**cluster_flags),
     )
     app = create_app(recipe, config, name=name, api_keys=_keys(api_key_file))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -1,9 +1,7 @@
 """ClusterDatastore: the shards of a cluster, searched as one datastore.
 
-Knows the merge of answers, coverage and texts. Does not know where shards run.
-
-A query is embedded once, here; every shard says which of its documents are nearest and how far they are; only the
-owners of the k nearest of all read texts. No vector comes back, and none but the query's is sent.
+Knows embedders, the state of the cluster and its documents by id. Does not know how answers are merged, nor where
+shards run.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,20 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import ClusterConfig, EmbedConfig
-from ..datastore.searcher import Hit
+from ..datastore.answer import required
 from ..embedding.embed_report import EmbedReport
 from ..embedding.identity import differences, settings_of
 from ..errors import ClusterError, DatastoreMismatchError
-from ..retrieval.coverage import Coverage, DocumentCounts, ShardCounts, ShardFailure
-from ..retrieval.neighbors import Neighbor, SearchResult
+from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
-from ..retrieval.where import Where, check_sources, names_of
+from ..retrieval.where import Where, names_of
 from ..store.document import Document
 from .document_id import DocumentId
-from .gathering import Carrier, Gathered, gather
+from .gathering import Carrier, gather
 from .local_shards import LocalShards
 from .manifest import CLUSTER, ClusterManifest, delete_from, open_cluster
-from .shard import Near, Row
+from .search import ClusterSearch
 
 if TYPE_CHECKING:
     from ..embedding.embedder import Embedder
@@ -46,21 +42,6 @@ class Shards(Carrier, Protocol):
 
     def close(self) -> None:
         """Let go of the shards."""
-
-
-@dataclass
-class _Question:
-    """One search, while it goes on: what it asks, of which state, until when, and what went wrong."""
-
-    manifest: ClusterManifest
-    vector: NDArray[np.float32]
-    ef: int | None
-    sources: frozenset[str] | None
-    deadline: float
-    first_replica: int
-    missing: dict[int, str] = field(default_factory=dict)
-    """Shards without an answer: "failed" or "timed out"."""
-    failures: list[ShardFailure] = field(default_factory=list)
 
 
 class ClusterDatastore:
@@ -80,6 +61,7 @@ class ClusterDatastore:
         self._seen = _stamp(place)
         self._embedder: Embedder | None = None
         self._searches = 0
+        self._closed = False
 
     @classmethod
     def open(
@@ -106,6 +88,8 @@ class ClusterDatastore:
 
     def refresh(self) -> bool:
         """Take over what was added, replaced or deleted since; say whether there was anything. Searches do so."""
+        if self._closed:
+            raise ValueError(f"{self.path}: the cluster is closed. Open it again.")
         seen = _stamp(self.path)
         if seen is None or seen == self._seen:
             return False
@@ -222,7 +206,7 @@ class ClusterDatastore:
     ) -> SearchResult:
         """Find the k documents nearest to a text in all shards, nearest first; ties by id.
 
-        The result's `coverage` says what was searched. The deadline counts from when the query is embedded.
+        The result's `coverage` says what was searched.
 
         Args:
             query: The text; the embedder reads its first `max_length` tokens.
@@ -240,129 +224,52 @@ class ClusterDatastore:
             ClusterError: A shard gave no answer and `on_missing_shard` is "error", or less than `min_coverage` of the
                 documents was searched.
         """
-        if not query.strip():
-            raise ValueError(f"query must hold some text, got {query!r}")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        k = required([query], k)
         if source is not None and where is not None:
             raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
         for name, asked in (("with_vectors", with_vectors), ("explain", explain)):
             if asked:
                 raise ValueError(f"{name} must be off for a cluster, whose vectors stay in their shards, got on")
+        sources = (Where.read(where) if source is None else Where(names_of("source", source))).sources
         self.refresh()
         started = time.perf_counter()
         report = EmbedReport()
         vector = self.embedder.embed([query], report=report)[0]
-        embedded = time.perf_counter()
-        self._searches += 1
-        question = _Question(
-            self.manifest,
-            vector,
-            ef,
-            (Where.read(where) if source is None else Where(names_of("source", source))).sources,
-            time.monotonic() + self.config.deadline_seconds,
-            self._searches,
-        )
-        excluded = set(exclude_digests)
-        wanted = k + len(excluded)
-        seconds = {"embed": embedded - started, "search": 0.0, "read": 0.0}
+        embedded = time.perf_counter() - started
         while True:
-            neighbors, complete = self._nearest(question, wanted, seconds)
+            try:
+                found = self._found(vector, k, set(exclude_digests), ef, sources)
+            except ClusterError:
+                if not self.refresh():
+                    raise
+                continue  # a shard was changed while it was asked
+            if (found.coverage is not None and found.coverage.full) or not self.refresh():
+                break
+        return found.replace(
+            seconds={"embed": embedded, **found.seconds},
+            query_tokens=report.tokens,
+            query_truncated=report.truncated > 0,
+        )
+
+    def _found(
+        self, vector: NDArray[np.float32], k: int, excluded: set[str], ef: int | None, sources: frozenset[str] | None
+    ) -> SearchResult:
+        """Search in the state as it is known, by the vector (dim,) of a query."""
+        self._searches += 1
+        search = ClusterSearch(self.path, self.manifest, self._shards, self.config, vector, ef, sources, self._searches)
+        wanted = k + len(excluded)
+        while True:
+            neighbors, complete = search.nearest(wanted)
             kept = [n for n in neighbors if n.digest not in excluded]
             if len(kept) >= k or complete:
                 break
             wanted *= 2  # more than one document has an excluded text
         return SearchResult(
             tuple(kept[:k]),
-            seconds,
+            search.seconds,
             requested=k,
-            query_tokens=report.tokens,
-            query_truncated=report.truncated > 0,
             excluded=len(neighbors) - len(kept),
-            coverage=self._coverage(question),
-        )
-
-    def _nearest(self, question: _Question, wanted: int, seconds: dict[str, float]) -> tuple[list[Neighbor], bool]:
-        """Return the nearest documents with their texts, and whether there are no more."""
-        started = time.perf_counter()
-        states = {n: shard.id for n, shard in enumerate(question.manifest.shards) if n not in question.missing}
-        arguments = {n: (state, question.vector, wanted, question.ef, question.sources) for n, state in states.items()}
-        near: dict[int, Near] = {n: Near(*a) for n, a in self._ask(question, "nearest", arguments).items()}
-        if question.sources is not None and not question.missing:
-            known: set[str] = set()
-            check_sources(question.sources, known.union(*(answer.sources or () for answer in near.values())))
-        while True:
-            # A shard gives its documents in the order of distance, then id, so that this is the order of all of them.
-            merged = sorted(
-                (found.distance, shard, place, Hit(*found))
-                for shard, answer in near.items()
-                for place, found in enumerate(answer.found)
-            )
-            chosen = merged[:wanted]
-            searched = time.perf_counter()
-            seconds["search"] += searched - started
-            owned: dict[int, list[Hit]] = {}
-            for _, shard, _, found in chosen:
-                owned.setdefault(shard, []).append(found)
-            questions = {shard: (states[shard], found) for shard, found in owned.items()}
-            texts = {n: iter(rows) for n, rows in self._ask(question, "read", questions).items()}
-            started = time.perf_counter()
-            seconds["read"] += started - searched
-            if len(texts) == len(owned):
-                break
-            # An owner was lost between its two answers: what it found is left out, and the others' come up.
-            near = {n: answer for n, answer in near.items() if n not in question.missing}
-        neighbors = []
-        for distance, shard, _, found in chosen:
-            row = Row(*next(texts[shard]))
-            local = DocumentId.of(shard, found.document)
-            neighbors.append(Neighbor(local, distance, row.text, row.meta, row.source, row.span))
-        return neighbors, len(merged) < wanted
-
-    def _ask(self, question: _Question, method: str, arguments: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
-        """Ask shards; note those without an answer, and refuse to go on where that is not allowed."""
-        gathered: Gathered = gather(
-            self._shards,
-            method,
-            arguments,
-            deadline=question.deadline,
-            retry_seconds=self.config.retry_seconds,
-            first_replica=question.first_replica,
-        )
-        question.failures += gathered.failures
-        question.missing |= dict.fromkeys(gathered.failed, "failed") | dict.fromkeys(gathered.timed_out, "timed out")
-        if question.missing:
-            self._require(question)
-        return gathered.answers
-
-    def _require(self, question: _Question) -> None:
-        coverage = self._coverage(question)
-        reasons = {failure.shard: failure.reason for failure in question.failures}
-        missing = "; ".join(
-            f"{question.manifest.name_of(n)}: {reasons.get(n, how)}" for n, how in sorted(question.missing.items())
-        )
-        said = f"{self.path}: {len(question.missing)} of {coverage.shards.total} shards gave no answer: {missing}"
-        if self.config.on_missing_shard == "error":
-            raise ClusterError(
-                f"{said}. Restore them, or accept partial answers (--on-missing-shard partial, "
-                "on_missing_shard='partial')."
-            )
-        if coverage.documents.ratio < self.config.min_coverage or coverage.shards.answered == 0:
-            raise ClusterError(
-                f"coverage must be at least {self.config.min_coverage} of the documents and one shard, "
-                f"got {coverage.documents.ratio:.4f}. {said}"
-            )
-
-    def _coverage(self, question: _Question) -> Coverage:
-        shards = question.manifest.shards
-        late = sum(how == "timed out" for how in question.missing.values())
-        total = question.manifest.documents
-        searched = sum(shard.documents for n, shard in enumerate(shards) if n not in question.missing)
-        return Coverage(
-            ShardCounts(len(shards), len(shards) - len(question.missing), len(question.missing) - late, late),
-            DocumentCounts(searched, total, searched / total if total else 1.0),
-            not question.missing,
-            tuple(question.failures),
+            coverage=search.coverage(),
         )
 
     def info(self) -> dict[str, Any]:
@@ -391,14 +298,14 @@ class ClusterDatastore:
         wanted = DocumentId(index)
         if index < 0 or wanted.shard >= len(self.manifest.shards):
             raise IndexError(f"document id must be in one of {len(self.manifest.shards)} shards, got {index}")
-        deadline = time.monotonic() + self.config.deadline_seconds
+        deadline = time.monotonic() + self.config.shard_deadline_seconds
         state = self.manifest.shards[wanted.shard].id
         gathered = gather(
             self._shards,
             "document",
             {wanted.shard: (state, wanted.local)},
             deadline=deadline,
-            retry_seconds=self.config.retry_seconds,
+            retry_seconds=self.config.shard_retry_seconds,
         )
         if wanted.shard not in gathered.answers:
             reason = gathered.failures[-1].reason
@@ -409,7 +316,8 @@ class ClusterDatastore:
         return document
 
     def close(self) -> None:
-        """Let go of the shards."""
+        """Let go of the shards; searching is a ValueError from then on."""
+        self._closed = True
         self._shards.close()
 
     def __enter__(self) -> ClusterDatastore:

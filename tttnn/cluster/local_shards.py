@@ -25,13 +25,12 @@ class LocalShards:
         Args:
             place: The cluster's directory.
             manifest: Its state.
-            partial: A shard that cannot be opened is not an error: each question to it is.
+            partial: A shard that cannot be opened is no error here: each question to it tries again.
         """
         self._place = place
         self._partial = partial
         self._pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="tttnn-shard")
-        self._paths: list[Path] = []
-        self._shards: list[Shard | Exception] = []
+        self._shards: list[Shard] = []
         try:
             self.update(manifest)
         except BaseException:
@@ -39,20 +38,12 @@ class LocalShards:
             raise
 
     def update(self, manifest: ClusterManifest) -> None:
-        """Take over another state of the cluster: shards that are new, or lie elsewhere, are opened."""
-        for number, entry in enumerate(manifest.shards):
-            path = manifest.path_of(self._place, number)
-            if number < len(self._shards) and self._paths[number] == path and isinstance(self._shards[number], Shard):
-                continue
-            shard: Shard | Exception
-            try:
-                shard = Shard(str(path), number, entry.id)
-            except Exception as error:
-                if not self._partial:
-                    raise
-                shard = error
-            self._paths[number : number + 1] = [path]
-            self._shards[number : number + 1] = [shard]
+        """Take over another state of the cluster; shards that are new are opened."""
+        for number in range(len(self._shards), len(manifest.shards)):
+            shard = Shard(str(self._place), number)
+            if not self._partial:
+                shard.ready()
+            self._shards.append(shard)
 
     def replicas(self, shard: int) -> int:
         """Return 1."""
@@ -60,13 +51,7 @@ class LocalShards:
 
     def submit(self, shard: int, replica: int, method: str, arguments: tuple[Any, ...]) -> Future[Any]:
         """Ask a shard in another thread."""
-        return self._pool.submit(self._ask, shard, method, arguments)
-
-    def _ask(self, shard: int, method: str, arguments: tuple[Any, ...]) -> Any:
-        opened = self._shards[shard]
-        if isinstance(opened, Exception):
-            raise opened
-        return getattr(opened, method)(*arguments)
+        return self._pool.submit(getattr(self._shards[shard], method), *arguments)
 
     def wait(self, handles: Sequence[Future[Any]], seconds: float) -> list[Future[Any]]:
         """Return those that are done."""
@@ -84,5 +69,4 @@ class LocalShards:
         """Close the shards' files."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         for shard in self._shards:
-            if isinstance(shard, Shard):
-                shard.close()
+            shard.close()

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..datastore.compaction import delete_documents
 from ..datastore.lock import locked
-from ..datastore.manifest import EmbedderEntry, Manifest, open_manifest
+from ..datastore.manifest import MANIFEST, EmbedderEntry, Manifest, open_manifest
 from ..datastore.records import read_record
 from ..errors import DatastoreMismatchError, IndexCorruptError
 from ..files import digest_of, read_manifest, write_manifest
@@ -78,7 +78,7 @@ def open_cluster(place: Path) -> ClusterManifest:
         IndexCorruptError: Its manifest is damaged, or names a shard twice.
     """
     path = place / CLUSTER
-    if not path.is_file():
+    if not is_cluster(place):
         raise FileNotFoundError(
             f"{place}: is not a cluster: there is no {CLUSTER} in it. Make one of datastores with: tttnn cluster add"
         )
@@ -87,6 +87,11 @@ def open_cluster(place: Path) -> ClusterManifest:
     if manifest.id != _id_of(manifest.shards):
         raise IndexCorruptError(f"{path}: its id is not that of its shards. Restore the file or make the cluster anew.")
     return manifest
+
+
+def is_cluster(place: str | os.PathLike[str]) -> bool:
+    """Say whether a directory is a cluster's."""
+    return (Path(place) / CLUSTER).is_file()
 
 
 def add_shards(place: Path, paths: Sequence[str | os.PathLike[str]]) -> ClusterManifest:
@@ -98,6 +103,8 @@ def add_shards(place: Path, paths: Sequence[str | os.PathLike[str]]) -> ClusterM
         DatastoreMismatchError: One is a shard already, or its embedder, unit or metric is not that of the others.
         DatastoreLockedError: Another process changes the cluster.
     """
+    if (place / MANIFEST).exists():
+        raise DatastoreMismatchError(f"{place}: must be a directory of its own, got that of a datastore")
     place.mkdir(parents=True, exist_ok=True)
     with locked(place):
         manifest = open_cluster(place) if (place / CLUSTER).exists() else None

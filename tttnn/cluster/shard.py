@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datastore.documents import Documents
-from ..datastore.manifest import open_manifest
 from ..datastore.searcher import Hit, Searcher
 from ..datastore.segment import Segment, open_segments
 from ..errors import DatastoreMismatchError
 from ..store.document import Document
+from .manifest import check_shard, open_cluster
 
 _HELD = 2  # states: the newest, and the one before, of which a search may still read the texts
 
@@ -42,11 +42,19 @@ class Shard:
     """A datastore that is searched by vector. Any number of threads may share it.
 
     Every call names the state that it is about, by the datastore's id: after a change the first call opens the new
-    one, and a search that began before it still reads its texts.
+    one, and a search that began before it still reads its texts. Where the datastore lies, the cluster's manifest says,
+    so that a shard that begins again finds what was put in its place.
     """
 
-    def __init__(self, path: str, number: int, state: str) -> None:
-        """Open a shard and check that it is the datastore that the cluster names.
+    def __init__(self, place: str, number: int) -> None:
+        """Name a shard by the cluster's directory and its number; nothing is opened yet."""
+        self._place = Path(place)
+        self._number = number
+        self._held: dict[str, tuple[Searcher, int]] = {}
+        self._newest: tuple[Path, Sequence[Segment]] = (self._place, ())
+
+    def ready(self) -> str:
+        """Open the state that the cluster names; return its id.
 
         Raises:
             FileNotFoundError: There is no datastore.
@@ -54,26 +62,25 @@ class Shard:
             IndexCorruptError: A file is damaged.
             StoreCorruptError: The texts are.
         """
-        self._path = Path(path)
-        self._number = number
-        self._held: dict[str, tuple[Searcher, int]] = {}
-        self._newest: Sequence[Segment] = ()
+        state = open_cluster(self._place).shards[self._number].id
         self._state(state)
+        return state
 
     def _state(self, state: str) -> tuple[Searcher, int]:
         held = self._held.get(state)
         if held is not None:
             return held
-        manifest = open_manifest(self._path)
-        if manifest.id != state:
+        cluster = open_cluster(self._place)
+        named = cluster.shards[self._number].id if self._number < len(cluster.shards) else None
+        if named != state:
             raise DatastoreMismatchError(
-                f"{self._path}: shard {self._number} must be the datastore {state}, got {manifest.id}: it is another "
-                "one, or was changed outside of the cluster. Restore it, or take it as it is with: "
-                f"tttnn cluster replace PLACE {self._number} {self._path}"
+                f"{self._place}: shard {self._number} must be the datastore {state}, but the cluster names {named} now"
             )
-        segments = open_segments(self._path, manifest, self._newest)
+        manifest = check_shard(self._place, cluster, self._number)
+        path = cluster.path_of(self._place, self._number)
+        segments = open_segments(path, manifest, self._newest[1] if self._newest[0] == path else ())
         opened = Searcher(segments, unit=manifest.unit, dim=manifest.dim), manifest.next_id
-        self._newest = segments
+        self._newest = path, segments
         # Replaced whole, so that a thread that reads it sees the one or the other.
         self._held = {**dict(list(self._held.items())[1 - _HELD :]), state: opened}
         return opened

@@ -78,6 +78,8 @@ def of_engine(error: dict[str, Any]) -> Refused:
         return bad(message, param=error.get("param"))
     if kind == "too_long":
         return bad(message, param=error.get("param"), code="context_length_exceeded")
+    if kind == "shards":
+        return Refused(503, "shards_missing", message, retry_after=5)
     if kind == "died":
         return Refused(503, "engine_died", message, retry_after=5)
     return Refused(500, "internal_error", "the server failed at this request; its log says where")

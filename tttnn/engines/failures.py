@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ..errors import NonFiniteLossError
+from ..errors import ClusterError, NonFiniteLossError
 
-Kind = Literal["value", "too_long", "non_finite", "internal"]
+Kind = Literal["value", "too_long", "non_finite", "shards", "internal"]
 
 
 class Wrong(Exception):  # noqa: N818 - the client's, not this program's
@@ -31,6 +31,9 @@ def described(error: BaseException) -> dict[str, Any]:
         return {"kind": error.kind, "message": str(error), "param": error.param}
     if isinstance(error, NonFiniteLossError):
         return {"kind": "non_finite", "message": str(error)}
+    if isinstance(error, ClusterError):
+        # Its own message names directories.
+        return {"kind": "shards", "message": "every shard of the datastore must answer, but some gave none"}
     return {"kind": "internal", "message": type(error).__name__}
 
 

@@ -38,7 +38,8 @@ def search(session: Session, turn: Turn) -> dict[str, Any]:
     turn.cost("retrieve", time.perf_counter() - started, 1)
     for stage, seconds in found.seconds.items():
         turn.stage(stage, seconds)
-    return {"object": "list", "data": [neighbor.to_dict() for neighbor in found]}
+    coverage = {} if found.coverage is None else {"coverage": found.coverage.to_dict()}
+    return {"object": "list", "data": [neighbor.to_dict() for neighbor in found], **coverage}
 
 
 def adapt(session: Session, turn: Turn) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..lm.neighbor_tokens import portion_of
 from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
+from ..retrieval.retriever import DocumentsById
 from ..store.document import Document, text_digest
 from ..training.experts import Member
 from .overlap import MAX_SHARE, NGRAM, ngrams_of, shared
@@ -78,7 +79,7 @@ class AuditReport:
 def audit_results(
     result: EvalResult,
     documents: Iterable[Document | str],
-    store: Sequence[Document],
+    store: DocumentsById,
     tokenizer: Any,
     *,
     ngram: int = NGRAM,
@@ -128,7 +129,7 @@ class _Audit:
         self,
         result: EvalResult,
         documents: Iterable[Document | str],
-        store: Sequence[Document],
+        store: DocumentsById,
         tokenizer: Any,
         report: AuditReport,
         experts: Seen | None,
@@ -239,7 +240,7 @@ def _document_problem(line: Line, documents: list[Document]) -> str | None:
     return None if digest == line.digest else f"its digest is {digest}, expected {line.digest}"
 
 
-def _neighbor_problem(neighbor: UsedNeighbor, store: Sequence[Document]) -> str | None:
+def _neighbor_problem(neighbor: UsedNeighbor, store: DocumentsById) -> str | None:
     try:
         text = store[neighbor.id].text
     except IndexError as error:

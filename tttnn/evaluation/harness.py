@@ -35,6 +35,7 @@ from .. import models
 from ..errors import ConfigError, MissingExtraError
 from ..lm.generate import continued
 from ..lm.tokens import prefix_token
+from ..retrieval.retriever import require_full
 from ..settings import check, read
 from ..store.document import text_digest
 from ..training.adapted_model import AdaptedModel
@@ -146,6 +147,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
                 "context_neighbors must be 0 where tasks bring their own context, got "
                 f"{self.trainer.config.in_context} (mode {self.trainer.config.mode}). Give context_neighbors=0."
             )
+        require_full(self.trainer.datastore, "an evaluation")
         self.tokenizer = self.trainer.tokenizer
         self._prompts = Prompts(
             self.tokenizer,

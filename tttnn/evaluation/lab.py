@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from ..config import AdaptConfig, EvalConfig
 from ..errors import ConfigError
+from ..retrieval.retriever import require_full
 from ..store.document import Document
 from ..training.adapted_model import AdaptedModel
 from ..training.trainer import TestTimeTrainer
@@ -60,6 +61,7 @@ class Lab:
                 f"context_neighbors must be 0 where the method {AUTO.name} is not measured, got "
                 f"{trainer.config.in_context}: the curve says how many neighbors other methods read"
             )
+        require_full(trainer.datastore, "an evaluation")
         limit = trainer.config.num_neighbors
         searching = [name for name in names if name in CATALOGUE and CATALOGUE[name].neighbors]
         if searching and limit and trainer.datastore is None:

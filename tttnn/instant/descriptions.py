@@ -5,6 +5,7 @@ Knows files, members and which documents are there. Does not know torch, nor how
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..datastore.datastore import Datastore
@@ -69,13 +70,18 @@ def described_experts(datastore: Datastore, *, full: bool = False) -> list[dict[
     return found
 
 
-def seen_by_experts(datastore: Datastore, model: str) -> dict[str, tuple[str, list[Member]]]:
+def seen_by_experts(datastore: Path, model: str) -> dict[str, tuple[str, list[Member]]]:
     """Return what each expert of a model saw, by its name: the digest of the documents, and these; none: nothing.
+
+    Args:
+        datastore: its directory.
+        model: the fingerprint of one.
+
 
     Raises:
         IndexCorruptError: a file is damaged.
     """
-    folder = folder_of(datastore.path, model)
+    folder = folder_of(datastore, model)
     if not (folder / MANIFEST).exists():
         return {}
     manifest = read_experts(folder, model=model)

@@ -22,7 +22,7 @@ STAGES = (
 )
 CODES = (
     *("queue_full", "queue_too_long", "would_miss_deadline", "draining", "loading", "invalid_api_key", "too_large"),
-    *("invalid", "internal_error", "engine_died", "non_finite_loss"),
+    *("invalid", "internal_error", "engine_died", "non_finite_loss", "shards_missing"),
 )
 """Closed label sets; what is none of these counts as "other" or "invalid"."""
 

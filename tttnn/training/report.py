@@ -98,10 +98,11 @@ class AdaptReport:
     train, guard, observe (without the scoring in it), score (inside `AdaptedModel.score`), restore, verify.
     `step_seconds` are those of each step; `generations` what was written inside of the block. `stopped_by` is
     "neighbors" when all of them were trained on. `excluded` counts texts that the caller excluded; `left_out` what a
-    selection left out, by reason. `coverage` says what share of a cluster was searched. `page_faults` counts the process's minor faults while training. `reused`: the weights
-    came from an earlier query with the same neighbors, whose losses, steps and tokens these are. `experts` are those
-    that were merged, None in the mode ``exact``; `context` the neighbors that stand before a text. `untrained` says why
-    no step was made though there were neighbors; None otherwise.
+    selection left out, by reason. `coverage` says what share of a cluster was searched. `page_faults` counts the
+    process's minor faults while training. `reused`: the weights came from an earlier query with the same neighbors,
+    whose losses, steps and tokens these are. `experts` are those that were merged, None in the mode ``exact``;
+    `context` the neighbors that stand before a text. `untrained` says why no step was made though there were neighbors;
+    None otherwise.
     """
 
     query_digest: str

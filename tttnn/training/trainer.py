@@ -23,7 +23,7 @@ from ..lm.loading import load_model
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..retrieval.neighbors import Neighbor
-from ..retrieval.retriever import Retriever
+from ..retrieval.retriever import Retriever, require_full
 from ..weights.shared_weights import SharedWeights
 from .adaptation import Adaptation, Finder, Merging
 from .adapted_model import Observer
@@ -286,6 +286,7 @@ class TestTimeTrainer:
         recorded = Recorded.read(report, self.fingerprint)
         config = recorded.settings(self.config)
         self._require_fit(config)
+        require_full(self.datastore, "a replay")
         neighbors = recorded.neighbors(self.datastore)
         # Without the query's text in the report, generate() must be given a prompt.
         again = replace(
