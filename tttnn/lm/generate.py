@@ -158,15 +158,7 @@ def continued(
     started = time.perf_counter()
     options |= {"attention_mask": torch.ones_like(inputs), "max_new_tokens": max_new_tokens}
     with Gradients(False), eval_mode(model), settings, _Seeded(seed) as seeded:
-        try:
-            out = model.generate(inputs, **options, **({"use_cache": False} if lacks_cache(model) else {}))  # type: ignore[operator]
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
-            if lacks_cache(model) or not fails_with_cache(model, ids[:2]):
-                raise
-            seeded.begin_again()
-            out = model.generate(inputs, **options, use_cache=False)  # type: ignore[operator]
+        out = _generated(model, inputs, options, seeded)
     seconds = time.perf_counter() - started
     tokens = tuple(out[0, len(ids) :].tolist())
     return Generation(
@@ -177,6 +169,20 @@ def continued(
         prompt_tokens=len(ids),
         prompt_cut=len(prompt) - len(ids),
     )
+
+
+def _generated(model: Any, inputs: Tensor, options: dict[str, Any], seeded: _Seeded) -> Tensor:
+    """Return a prompt's tokens and those after it, (1, length): made without a cache where the model fails with one."""
+    try:
+        out: Tensor = model.generate(inputs, **options, **({"use_cache": False} if lacks_cache(model) else {}))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        if lacks_cache(model) or not fails_with_cache(model, inputs[0, :2].tolist()):
+            raise
+        seeded.begin_again()
+        out = model.generate(inputs, **options, use_cache=False)
+    return out
 
 
 class _Reader:
