@@ -11,16 +11,17 @@ drawn at random and without those of the nearest cluster's leaf, and as many of 
 
 Measured in this order, each over all documents before the next one begins:
 
-1. `root`, `leaves 1`, `component`, `any-0`.
-2. `leaves1+context` and `any-0+context` behind 4 neighbors.
-3. `leaves 2`, and behind 2 and 4 neighbors `leaves2+context`; `any-1`, and `any-both`: the two at half each.
-4. exact training on 5 documents of the component and of any, from base and from the root (`root+exact-...`).
-5. The same on 10 documents.
-6. `leaves 3`, `leaves 4`.
+1. `root`, `leaves 1`, `any-0`.
+2. `leaves1+context` behind 4 neighbors.
+3. `component`; `any-0+context` behind 4 neighbors.
+4. `leaves 2`, and behind 2 and 4 neighbors `leaves2+context`; `any-1`, and `any-both`: the two at half each.
+5. exact training on 5 documents of the component and of any, from base and from the root (`root+exact-...`).
+6. The same on 10 documents.
+7. `leaves 3`, `leaves 4`.
 
-The learning rate is the one of --rates under which the leaves of three clusters (nearest to the documents of turns 0,
-6 and 12) have the lower mean loss on documents of those clusters that they were not trained on: no document that is
-measured decides it.
+The learning rate is the one of --rates under which the leaves of two clusters (nearest to the documents of turns 0 and
+6) have the lower mean loss on documents of those clusters that they were not trained on: no document that is measured
+decides it.
 
 OUT gets `settings.json`, `leaves.jsonl` (a line for each expert: digests of its documents, losses) and `lines.jsonl`
 (a line for each measurement). Interrupted anywhere, the same command goes on. `--table` prints what there is.
@@ -51,7 +52,7 @@ from tttnn.config import ExpertConfig
 from tttnn.evaluation.case import Case
 from tttnn.evaluation.lab import Lab
 from tttnn.evaluation.overlap import MAX_SHARE
-from tttnn.evaluation.protocols import split_task
+from tttnn.evaluation.protocols import Task, split_task
 from tttnn.evaluation.records import UsedNeighbor
 from tttnn.evaluation.sampling import group_of, sampled
 from tttnn.instant.centers import write_centers
@@ -70,7 +71,7 @@ from tttnn.instant.manifest import (
     write_experts,
 )
 from tttnn.instant.members import members_digest, read_members, write_members
-from tttnn.instant.plan import DocumentTokens, plan_leaves
+from tttnn.instant.plan import LEAF_PROBES, DocumentTokens, plan_leaves
 from tttnn.instant.rows import ExpertRows, begin_rows, numbers_of, put_row, row_of
 from tttnn.instant.tokenizer_digest import digest_of_tokenizer
 from tttnn.lm.loading import load_model
@@ -85,7 +86,7 @@ from tttnn.weights.low_rank_update import digest_of_matrices, shared_a
 
 _FAR = 100.0  # each coordinate of a control's center: nearest to no query
 _NO_DEADLINE = 1e12
-_RATE_TURNS = (0, 6, 12)
+_RATE_TURNS = (0, 6)
 _ANY = 2  # draws of any documents
 
 
@@ -123,8 +124,7 @@ class Study:
         documents = sampled(tttnn.iter_corpus(args.documents), self.settings)
         tasks = [(p, d, split_task(self.texts, d.text, self.settings)) for p, d in documents]
         whole = [(p, d, task) for p, d, task in tasks if task is not None]
-        scored = ScoredTexts((task for _, _, task in whole), MAX_SHARE)
-        self.copy = self._without(scored)
+        self.copy = self._without([task for _, _, task in whole])
         self.copy.attach(self.datastore.embedder)
         self.lab = Lab(self.trainer, self.settings, [])
         self.cases = [(p, d, Case(self.lab, d, task)) for p, d, task in whole[: args.limit]]
@@ -139,14 +139,14 @@ class Study:
         self.named = NamedExperts(self.experts)
         self._head(whole)
 
-    def _without(self, scored: ScoredTexts) -> tttnn.Datastore:
+    def _without(self, tasks: list[Task]) -> tttnn.Datastore:
         """A copy of the datastore without the documents that hold scored text."""
         place = self.args.work / "datastore"
         if not place.exists():
             partial = self.args.work / "datastore.partial"
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(self.args.datastore, partial)
-            tokens = DocumentTokens(self.datastore, self.texts, self.args.tokens)
+            tokens, scored = DocumentTokens(self.datastore, self.texts, self.args.tokens), ScoredTexts(tasks, MAX_SHARE)
             gone = []
             for number in map(int, self.datastore.ids):
                 passage = self.texts.tokenizer.decode(tokens.read(number)[1])
@@ -258,22 +258,25 @@ class Study:
         return [int(c) for c in np.argsort(distances_to(vector, self.plan.centers), kind="stable")[:4]]
 
     def rate(self) -> float:
-        """The rate of --rates under which three leaves have the lower loss on other documents of their clusters."""
+        """The rate of --rates under which two leaves have the lower loss on other documents of their clusters."""
         clusters = [self.nearest(self.cases[turn][2])[0] for turn in _RATE_TURNS]
         losses = {}
         for rate in self.args.rates:
-            lines = [self._trained(cluster, rate)[1] for cluster in clusters]
+            lines = [self._trained(cluster, rate, probes=LEAF_PROBES)[1] for cluster in clusters]
             losses[rate] = sum(line["loss_after"] - line["loss_before"] for line in lines)
         return min(losses, key=lambda rate: losses[rate])
 
-    def _trained(self, cluster: int, rate: float) -> tuple[bytes, dict[str, Any]]:
-        """The row of an expert and its line; trained where it is not in the work folder."""
+    def _trained(self, cluster: int, rate: float, *, probes: int = 1) -> tuple[bytes, dict[str, Any]]:
+        """The row of an expert and its line; trained where it is not in the work folder.
+
+        Its loss on other documents of its cluster is of so many of them; of a control, on some that it saw.
+        """
         place = self.args.work / f"row-{cluster}-{rate:g}.bin"
         lines = {(line["cluster"], line["rate"]): line for line in lines_of(self.out / "leaves.jsonl")}
         if place.exists() and (cluster, rate) in lines:
             return place.read_bytes(), lines[cluster, rate]
         members = self.lists()[cluster]
-        job = LeafJob(cluster, tuple(member.id for member in members), tuple(self.probes[cluster]))
+        job = LeafJob(cluster, tuple(member.id for member in members), tuple(self.probes[cluster][:probes]))
         tokens = DocumentTokens(self.copy, self.texts, self.args.tokens)
         started = time.perf_counter()
         with torch.enable_grad():
@@ -331,6 +334,7 @@ class Study:
         rounds = (
             self.one_leaf,
             self.one_leaf_and_context,
+            self.component,
             self.two_leaves,
             self.exact_on_five,
             self.exact_on_ten,
@@ -353,17 +357,18 @@ class Study:
                         file.flush()
 
     def one_leaf(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-        for cluster in self.nearest(case)[:1]:
-            self.want(cluster)
-        component = self.want(self.control_row[f"component {turn}"])
+        self.want(self.nearest(case)[0])
         yield from self._nearest(case, 0, {"root": []}, done)
         yield from self._nearest(case, 1, {"leaves": []}, done)
-        yield from self._merged(case, [component], {"component": []}, done)
         yield from self._merged(case, [self.want(self.control_row["any-0"])], {"any-0": []}, done)
 
     def one_leaf_and_context(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
         self.want(self.nearest(case)[0])
         yield from self._nearest(case, 1, {"leaves1+context": [4]}, done)
+
+    def component(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+        component = self.want(self.control_row[f"component {turn}"])
+        yield from self._merged(case, [component], {"component": []}, done)
         yield from self._merged(case, [self.want(self.control_row["any-0"])], {"any-0+context": [4]}, done)
 
     def two_leaves(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:

@@ -40,6 +40,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "build --dry-run": [docs, new, "--embedder", str(folder / "encoder"), "--dry-run"],
         "build": [docs, new, "--embedder", str(folder / "encoder")],
+        "build --experts": [docs, str(folder / "taught"), "--embedder", str(folder / "encoder"), "--experts", *model],
         "append": [docs, new],
         "append --discard": [new, "--discard"],
         "delete": [new, "0"],
@@ -56,6 +57,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "repair": [texts, str(folder / "repaired.zst")],
         "search": [store, "The cat", "-k", "2"],
         "search --explain": [store, "The cat", "-k", "2", "--explain"],
+        "search --mode": [store, "The cat", "-k", "2", "--mode", "instant", *model],
         "generate": [store, "The cat", *model, *ADAPT, "--max-new-tokens", "4"],
         "replay": [str(folder / "generate.json"), store, *model, "--threads", "1"],
         "eval": [store, docs, *model, *ADAPT, *measured, "--out", out],

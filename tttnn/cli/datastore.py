@@ -6,13 +6,14 @@ Knows flags and one call for each. Does not know how a datastore is made.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, StoreConfig
+from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, ExpertConfig, IndexConfig, StoreConfig
 from .bars import Bars
 from .command import Command
+from .experts import print_trained
 from .flags import (
     DocumentIdText,
     as_json_flag,
@@ -20,6 +21,7 @@ from .flags import (
     corpus_argument,
     embedder_flag,
     loading_flags,
+    model_flag,
     rejects_flag,
     settings_flags,
     writes,
@@ -27,12 +29,22 @@ from .flags import (
 from .loading import Loading
 from .printing import print_built, print_json, show, tell_rejected
 
+if TYPE_CHECKING:
+    from ..datastore.datastore import Datastore
+    from ..instant.precompute_report import PrecomputeReport
+
 
 @click.command(cls=Command)
 @corpus_argument
 @click.argument("datastore", type=click.Path())
 @embedder_flag
 @click.option("--dry-run", is_flag=True, help="Only estimate documents, time and disk: reads CORPUS once.")
+@click.option(
+    "--experts",
+    is_flag=True,
+    help="Then train --model's experts, as tttnn precompute does by itself; the datastore can be used meanwhile.",
+)
+@model_flag
 @rejects_flag
 @settings_flags(CorpusConfig, "corpus_flags")
 @settings_flags(DatastoreConfig, "datastore_flags")
@@ -49,6 +61,8 @@ def build(
     embedder: str,
     rejects: str | None,
     dry_run: bool,
+    experts: bool,
+    model: str,
     corpus_flags: dict[str, Any],
     datastore_flags: dict[str, Any],
     index_flags: dict[str, Any],
@@ -69,10 +83,13 @@ def build(
       tttnn build src/ docs/ my-code --unit passage --exclude node_modules
       zcat dump.gz | tttnn build - dump --text-field body --source-field forum
       tttnn build train.jsonl.zst pile-00 --dry-run
+      tttnn build train.jsonl.zst pile-00 --experts --model smollm2-135m
     """
     from ..datastore.build_report import BuildReport
     from ..store.corpus import iter_corpora
 
+    if experts and dry_run:
+        raise click.UsageError("--experts must stand without --dry-run. Of a datastore: tttnn precompute --dry-run")
     report = BuildReport()
     settings: dict[str, Any] = {
         "config": DatastoreConfig(**datastore_flags),
@@ -82,6 +99,8 @@ def build(
     documents = iter_corpora(corpus, CorpusConfig(**corpus_flags), rejects=rejects)
     with Bars(report) as bars:
         encoder = loading.embedder(embedder, EmbedConfig(**embed_flags), bars)
+        if experts:
+            loading.find(model, bars)  # a wrong name is said before hours of embedding, not after
         if dry_run:
             from ..datastore.estimate import estimate_build
 
@@ -93,11 +112,27 @@ def build(
 
         built = Datastore.build(datastore, documents, encoder, **settings, progress=bars, report=report)
         tell_rejected(documents, rejects, bars)
+        if experts:
+            trained = _with_experts(built, model, loading, bars)
     described = built.info() | {"rejected": documents.num_rejected, "build": report.to_dict()}
     if as_json:
-        print_json(described)
-    else:
-        print_built(described, datastore, len(built))
+        print_json(described | ({"precompute": trained.to_dict()} if experts else {}))
+        return
+    print_built(described, datastore, len(built))
+    if experts:
+        print_trained(datastore, trained)
+
+
+def _with_experts(built: Datastore, model: str, loading: Loading, bars: Bars) -> PrecomputeReport:
+    """Train the experts of a datastore, as `tttnn precompute` does unless it is told otherwise."""
+    from ..instant.precompute import Precompute
+    from ..lm.limits import model_max_length
+
+    loaded, tokenizer = loading.language_model(model, bars)
+    window = min(ExpertConfig().max_length, model_max_length(loaded, tokenizer))
+    leaves = built.manifest.unit == "document"
+    work = Precompute(built, loaded, tokenizer, ExpertConfig(max_length=window), leaves=leaves)
+    return work.run(progress=bars)
 
 
 @click.command(cls=Command)

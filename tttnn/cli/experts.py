@@ -100,8 +100,10 @@ def precompute(
             )
     if dry_run:
         _print_estimate(datastore, estimate, as_json)
+    elif as_json:
+        print_json(report.to_dict())
     else:
-        _print_report(datastore, report, as_json)
+        print_trained(datastore, report)
 
 
 @click.command("export-expert", cls=Command)
@@ -191,10 +193,8 @@ def _print_estimate(datastore: str, estimate: PrecomputeEstimate, as_json: bool)
     )
 
 
-def _print_report(datastore: str, report: PrecomputeReport, as_json: bool) -> None:
-    if as_json:
-        print_json(report.to_dict())
-        return
+def print_trained(datastore: str, report: PrecomputeReport) -> None:
+    """Print what was trained, and what it is used with."""
     click.echo(
         f"{datastore}: the root {'learned from' if report.trained else 'has learned already from'} "
         f"{counted(report.documents, 'document')}; loss on others {report.loss_before:.3f} -> {report.loss_after:.3f} "

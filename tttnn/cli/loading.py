@@ -47,7 +47,7 @@ class Loading:
 
         self.check()
         quiet_transformers()
-        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+        self.find(name, bars)
         return Embedder.load(name, config, device=self.device, threads=self.threads, cache_dir=self.cache_dir)
 
     def datastore(self, path: str, embedder: str | None, bars: Bars, cluster: ClusterConfig | None = None) -> Any:
@@ -76,6 +76,10 @@ class Loading:
             opened, device=self.device, threads=self.threads, cache_dir=self.cache_dir, on_fetch=bars.tell
         )
 
+    def find(self, name: str, bars: Bars) -> None:
+        """Fetch a demo model that is not there yet, and raise an UnknownModelError where there is no such model."""
+        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+
     def language_model(self, name: str, bars: Bars) -> Any:
         """Load a language model, in its own type, and its tokenizer, by demo name, hub id or directory."""
         import torch
@@ -86,7 +90,7 @@ class Loading:
         quiet_transformers()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+        self.find(name, bars)
         model, tokenizer = load_model(name, cache_dir=self.cache_dir)
         return model.to(self.device), tokenizer
 
@@ -98,7 +102,7 @@ class Loading:
 
         self.check()
         quiet_transformers()
-        models.resolve(name, cache_dir=self.cache_dir, on_fetch=bars.tell)
+        self.find(name, bars)
         return TestTimeTrainer.load(
             name,
             datastore,

@@ -1,22 +1,30 @@
-"""The command that finds documents: search.
+"""The command that finds documents, and says which experts a query would use: search.
 
-Knows how neighbors are printed. Does not know how they are found.
+Knows how neighbors and experts are printed. Does not know how they are found.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..config import ClusterConfig
+from ..config import AdaptConfig, ClusterConfig
+from ..errors import ConfigError
 from ..retrieval.neighbors import SearchResult
 from .bars import Bars
 from .command import Command
-from .flags import Query, as_json_flag, loading_flags, other_embedder_flag, queries_flag, settings_flags
+from .flags import Query, as_json_flag, loading_flags, model_flag, other_embedder_flag, queries_flag, settings_flags
 from .loading import Loading
 from .printing import counted, coverage_line, excerpt, print_json, stages_line
 from .queries import answer_all, one_or_many
+
+if TYPE_CHECKING:
+    from ..training.experts import ExpertsReport
+
+_ExpertsFor = Callable[[str, SearchResult], "ExpertsReport"]
 
 
 @click.command(cls=Command)
@@ -28,6 +36,21 @@ from .queries import answer_all, one_or_many
 @click.option("--ef", type=click.IntRange(1), help="Width of the search in the graph.")
 @click.option("--explain", is_flag=True, help="Say how the query was answered; costs an exact search.")
 @settings_flags(ClusterConfig, "cluster_flags")
+@click.option(
+    "--mode",
+    default="exact",
+    show_default=True,
+    type=click.Choice(["exact", "instant", "auto"]),
+    help="instant, auto: say also which of --model's experts would be merged; with --json under `experts`.",
+)
+@model_flag
+@click.option(
+    "--leaves",
+    default=AdaptConfig().leaves,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Experts of the nearest clusters that would be merged with the root.",
+)
 @other_embedder_flag
 @loading_flags(dtype=False)
 @as_json_flag
@@ -40,6 +63,9 @@ def search(
     ef: int | None,
     explain: bool,
     cluster_flags: dict[str, Any],
+    mode: Literal["exact", "instant", "auto"],
+    model: str,
+    leaves: int,
     embedder: str | None,
     loading: Loading,
     as_json: bool,
@@ -54,16 +80,27 @@ def search(
       tttnn search pile-00 "def quicksort(" -k 3
       tttnn search pile-00 "def quicksort(" --source Github --explain
       tttnn search pile-00 --queries questions.txt > neighbors.jsonl
+      tttnn search pile-00 "def quicksort(" --mode instant
     """
     one_or_many(query, queries)
+    experts: _ExpertsFor | None = None
     with Bars() as bars:
         opened = loading.datastore(datastore, embedder, bars, ClusterConfig(**cluster_flags))
+        if mode != "exact":
+            experts = _experts(opened, model, AdaptConfig(mode=mode, leaves=leaves), loading, bars)
     options: dict[str, Any] = {"ef": ef, "source": sources or None, "explain": explain}
+
+    def answer(text: str) -> tuple[SearchResult, dict[str, Any]]:
+        result = opened.search(text, k, **options)
+        described = _described(result)
+        return result, described if experts is None else described | {"experts": _plain(experts(text, result))}
+
     if queries is not None:
         with bars:
-            answer_all(queries, lambda text: {"query": text, **_described(opened.search(text, k, **options))}, bars)
+            answer_all(queries, lambda text: {"query": text, **answer(text)[1]}, bars)
         return
-    result = opened.search(query, k, **options)
+    assert query is not None
+    result, described = answer(query)
     if result.query_truncated:
         bars.tell("the query is longer than the embedder reads: its end was not searched with")
     if len(result) < k:
@@ -71,15 +108,47 @@ def search(
     if result.coverage is not None:
         bars.tell(coverage_line(result.coverage))
     if as_json:
-        described = _described(result)
         print_json(described["neighbors"] if list(described) == ["neighbors"] else described)
         return
     for neighbor in result:
         name = neighbor.source or neighbor.meta.get("path") or ""
         click.echo(f"{neighbor.distance:8.4f}  {neighbor.id:>8}  {name}")
         click.echo(f"          {excerpt(neighbor.text)}")
+    if "experts" in described:
+        _print_experts(described["experts"])
     if explain:
         _print_explanation(result)
+
+
+def _experts(opened: Any, model: str, config: AdaptConfig, loading: Loading, bars: Bars) -> _ExpertsFor:
+    """Return what says which experts of a model a query would use."""
+    from ..datastore.datastore import Datastore
+    from ..instant.experts import Experts
+    from ..instant.fingerprint import fingerprint_of
+
+    if not isinstance(opened, Datastore):
+        raise ConfigError(f"mode must be exact for a cluster, which has no experts, got {config.mode!r}")
+    loaded, tokenizer = loading.language_model(model, bars)
+    experts = Experts(opened, model=fingerprint_of(loaded), tokenizer=tokenizer)
+    return lambda query, found: experts.choose(query, config, (), distance=_nearest(found)).report
+
+
+def _nearest(found: SearchResult) -> float | None:
+    return min((neighbor.distance for neighbor in found), default=None)
+
+
+def _plain(report: ExpertsReport) -> dict[str, Any]:
+    """Return the experts as plain values, in the shape of a report's own."""
+    return dataclasses.asdict(report)
+
+
+def _print_experts(experts: dict[str, Any]) -> None:
+    click.echo("\nexperts that would be merged, with their weights:")
+    for expert in experts["used"]:
+        away = "" if expert["distance"] is None else f", at {expert['distance']:.4f}"
+        click.echo(f"{expert['weight']:8.4f}  {expert['name']}{away}, of {counted(expert['documents'], 'document')}")
+    for reason, count in experts["left_out"].items():
+        click.echo(f"left out as {reason}: {counted(count, 'expert')}")
 
 
 def _described(result: SearchResult) -> dict[str, Any]:
