@@ -418,6 +418,11 @@ class ServeConfig(Config):
     )
     shutdown_timeout: float = setting(30.0, "seconds in which requests may finish at the end", minimum=0.0)
     verify_every: int = setting(0, "prove the weights after this many requests; 0: never", minimum=0)
+    train_when_idle: bool = setting(
+        False,
+        "train the experts that queries missed while no request is there, in a process of the lowest priority with a "
+        "model of its own; a request stops it at once",
+    )
 
 
 PRESETS: dict[str, AdaptConfig] = {

@@ -14,7 +14,9 @@ from typing import Literal, Protocol
 from ..config import ServeConfig
 from ..engines.cost import Costs
 from ..engines.pipe import Frame
+from ..errors import ConfigError
 from .engine_link import EngineLink, HeldWeights, close_weights
+from .idle_training import IdleTraining, idle_command
 from .job import Job
 from .line import Line, Place
 from .refusals import Refused, of_engine
@@ -97,7 +99,15 @@ class Dispatcher:
             observer: is told what happens.
             link: makes the link to an engine from what it loads and the weights that engines share.
             clock: seconds.
+
+        Raises:
+            ConfigError: experts are to be trained for a model in less than float32.
         """
+        if config.train_when_idle and loads["recipe"]["dtype"] != "float32":
+            raise ConfigError(
+                "dtype must be float32 with train_when_idle, because experts are of the weights in it, got "
+                f"{loads['recipe']['dtype']}"
+            )
         self.config = config
         self.costs = Costs()
         self.line = Line(
@@ -122,6 +132,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._idle_training = IdleTraining(idle_command(loads["recipe"])) if config.train_when_idle else None
 
     # --- for those who ask ---
 
@@ -155,6 +166,8 @@ class Dispatcher:
         self.line.add(place)
         job.place = place
         self._idle.clear()
+        if self._idle_training is not None:
+            self._idle_training.pause()
         self._feed()
 
     def cancel(self, job: Job) -> None:
@@ -184,6 +197,8 @@ class Dispatcher:
         if all(task.done() for task in self._tasks):
             self._draining = self._closing = False
             self._tasks = [asyncio.create_task(self._keep(number)) for number in range(self.config.engines)]
+            if self._idle_training is not None:
+                self._tasks.append(asyncio.create_task(self._train_while_idle(self._idle_training)))
 
     async def drain(self, timeout: float) -> None:
         """Let nobody in, finish what there is within `timeout` seconds, and cancel the rest at its next step."""
@@ -250,6 +265,17 @@ class Dispatcher:
             if engine.link.facts is None and self.failure is None:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _train_while_idle(self, training: IdleTraining) -> None:
+        """Train experts from when the first engine is ready; nothing where none can be started."""
+        waits = {asyncio.ensure_future(event.wait()) for event in (self.settled, self.failed)}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self.failure is None:
+            await training.keep(self._idle)
 
     async def _end(self, engine: _Engine) -> None:
         """Take an engine out, whatever it is at."""

@@ -17,13 +17,18 @@ from typing import Any
 from ..engines.pipe import AsyncPipe, Frame
 
 
-def engine_command() -> list[str]:
-    """Return what starts an engine; no module of the working directory takes the place of one that it imports.
+def module_command(module: str) -> list[str]:
+    """Return what runs one of our modules; none of the working directory takes the place of one that it imports.
 
     Where tttnn itself lies there, as in its checkout, that directory is needed.
     """
     here = Path(__file__).resolve().parents[2] == Path.cwd()
-    return [sys.executable, *([] if here else ["-P"]), "-m", "tttnn.engines.process"]
+    return [sys.executable, *([] if here else ["-P"]), "-m", module]
+
+
+def engine_command() -> list[str]:
+    """Return what starts an engine."""
+    return module_command("tttnn.engines.process")
 
 
 @dataclass(frozen=True)
