@@ -73,8 +73,8 @@ from tttnn.instant.manifest import (
 from tttnn.instant.members import members_digest, read_members, write_members
 from tttnn.instant.plan import LEAF_PROBES, DocumentTokens, plan_leaves
 from tttnn.instant.rows import ExpertRows, begin_rows, numbers_of, put_row, row_of
-from tttnn.instant.tokenizer_digest import digest_of_tokenizer
 from tttnn.lm.loading import load_model
+from tttnn.lm.tokenizer_digest import digest_of_tokenizer
 from tttnn.lm.tokens import TextTokens
 from tttnn.recipe import open_datastore
 from tttnn.retrieval.neighbors import Neighbor

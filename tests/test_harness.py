@@ -6,6 +6,7 @@ import copy
 import importlib
 import json
 import math
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -32,8 +33,9 @@ from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from sqlitedict import SqliteDict
 
-from tttnn.evaluation.harness import TttnnLM
+from tttnn.evaluation.harness import _ANSWERED_BY, TttnnLM
 from tttnn.evaluation.harness_command import TASKS, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -286,6 +288,50 @@ def test_answers_go_into_the_cache_and_come_from_it(lm: TttnnLM, retriever: Fake
     cached.dbdict.close()
 
 
+def test_answers_of_other_settings_do_not_come_from_the_cache(place: SimpleNamespace, tmp_path: Path) -> None:
+    kept = str(tmp_path / "answers.db")
+
+    def answers(k: int, **settings: Any) -> Any:
+        lm = TttnnLM(place.model, place.store, embedder=place.encoder, k=k, precision="float32", **settings)
+        cached = CachingLM(lm, kept)
+        try:
+            return cached.loglikelihood(requests("loglikelihood", PAIRS[:1]))
+        finally:
+            cached.dbdict.close()
+
+    base = answers(0)
+    assert answers(0) == answers(0, threads=torch.get_num_threads()) == base
+    for settings, differs in (
+        ({"k": 1}, "num_neighbors"),
+        ({"k": 0, "rolling": "split"}, "rolling"),
+        ({"k": 0, "query_tokens": 9}, "query_tokens"),
+        ({"k": 0, "add_bos_token": True}, "add_bos_token"),
+        ({"k": 0, "max_length": 50}, "max_length"),
+        ({"k": 0, "learning_rate": 1e-2}, "learning_rate"),
+    ):
+        with pytest.raises(tttnn.ConfigError, match=rf"those of {kept} differ in .*{differs}"):
+            answers(**settings)  # type: ignore[arg-type]
+    with SqliteDict(kept) as unsaid:
+        del unsaid[_ANSWERED_BY]
+        unsaid.commit()
+    with pytest.raises(tttnn.ConfigError, match="differ in what it does not say"):
+        answers(0)
+    os.unlink(kept)
+    assert answers(1) != base
+
+
+def test_the_harness_tells_tokenizers_apart(lm: TttnnLM, tokenizer: Any, model: Any) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{{ messages }}"
+    assert TttnnLM(without_neighbors(tiny_gpt2(), other)).tokenizer_name != lm.tokenizer_name
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 256)]
+    )
+    assert TttnnLM(without_neighbors(tiny_gpt2(), other)).tokenizer_name != lm.tokenizer_name
+    assert TttnnLM(without_neighbors(tiny_gpt2(), copy.deepcopy(tokenizer))).tokenizer_name == lm.tokenizer_name
+
+
 def test_model_info_is_plain_and_counts(lm: TttnnLM) -> None:
     lm.loglikelihood(requests("loglikelihood", PAIRS[:3]), disable_tqdm=True)
     info = json.loads(json.dumps(lm.get_model_info()))
@@ -452,10 +498,10 @@ def test_where_an_adaptation_fails_the_base_model_answers(tokenizer: Any) -> Non
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def measured(model: str, metadata: dict[str, str]) -> dict[str, Any]:
+def measured(model: str, metadata: dict[str, str], **options: Any) -> dict[str, Any]:
     """Run the packaged task as `lm-eval run` does, without its search through all the harness's own tasks."""
     tasks = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
-    results = simple_evaluate("tttnn", model, tasks=["tttnn_jsonl"], task_manager=tasks, bootstrap_iters=0)
+    results = simple_evaluate("tttnn", model, tasks=["tttnn_jsonl"], task_manager=tasks, bootstrap_iters=0, **options)
     assert results is not None
     return dict(results)
 
@@ -472,6 +518,20 @@ def test_the_packaged_task_measures_a_local_file(place: SimpleNamespace, tokeniz
         assert values["byte_perplexity,none"] == pytest.approx(2**bits, rel=1e-6)
         assert values["word_perplexity,none"] > 1
         assert held["n-samples"]["tttnn_jsonl"]["effective"] == len(scores)
+
+
+def test_kept_requests_are_of_the_same_documents(
+    place: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path))
+    (tmp_path / "other.jsonl").write_text('{"text": "another document"}\n')
+    model, found = f"pretrained={place.model},k=0", []
+    for documents in (place.documents, str(tmp_path / "other.jsonl"), place.documents):
+        metadata = {"documents": documents}
+        found.append(measured(model, metadata, cache_requests=True)["results"]["tttnn_jsonl"]["bits_per_byte,none"])
+        assert found[-1] == measured(model, metadata)["results"]["tttnn_jsonl"]["bits_per_byte,none"]
+    assert found[0] == found[2] != found[1]
+    assert len(list(tmp_path.glob("*tttnn_jsonl*.pickle"))) == 2
 
 
 def test_a_task_without_documents_says_what_to_give() -> None:

@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import tttnn
-from tests.conftest import TEXTS, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, tiny_gpt2, tiny_llama
+from tttnn.engines.adapting_turn import AdaptedTurn
+from tttnn.engines.heard_retriever import HeardRetriever
 from tttnn.retrieval.neighbors import Neighbor
 
 PACKAGE = str(Path(tttnn.__file__).parent)
@@ -233,6 +235,32 @@ def test_answers_of_the_base_model(precision: str, tokenizer: Any) -> None:
 
     for _, tracer in events_of(answers, every=False):
         assert_nothing_stayed(model, weights, rest, tracer.where)
+    trainer.release()
+
+
+def test_a_turn_of_an_engine(tokenizer: Any) -> None:
+    model = tiny_gpt2()
+    retriever = HeardRetriever(FakeRetriever([neighbor.text for neighbor in NEIGHBORS]))
+    trainer = tttnn.TestTimeTrainer(model, tokenizer, retriever, BASE.with_(precision="float32", num_neighbors=2))
+    session: Any = SimpleNamespace(trainer=trainer, retriever=retriever, query_loss=lambda *_: 0.0)
+    frame = {"mode": "exact", "context_neighbors": 0, "num_neighbors": 2, "exclude_digests": (), "events": True}
+    turn: Any = SimpleNamespace(
+        frame=frame | {"sources": ("Fake",), "salt": ""},
+        joined=(),
+        counts={"trained": 0, "reused": 0},
+        nobody=lambda: False,
+        left_ms=lambda _: None,
+        **dict.fromkeys(("say", "stage", "cost"), lambda *_, **__: None),
+    )
+    weights, rest = state_of(model), everything_else(model)
+
+    def work() -> None:
+        with AdaptedTurn(session, turn, QUERY, 0.0) as adapted:
+            assert adapted.report.steps == 2
+
+    for _, tracer in events_of(work, every=False):
+        assert_nothing_stayed(model, weights, rest, tracer.where)
+        assert (retriever.sources, retriever.found) == ((), None), tracer.where
     trainer.release()
 
 

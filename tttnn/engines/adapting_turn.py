@@ -5,11 +5,12 @@ Knows trainers and turns. Does not know what is done with the adapted model.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
+
+import tttnn._core as _core
 
 from ..errors import AdaptError, ConfigError, DatastoreMismatchError, NonFiniteLossError, RestoreError
 from ..retrieval.neighbors import SearchResult
@@ -29,80 +30,96 @@ _WATCHED_TOKENS = 256
 """Tokens at the query's end whose loss is told to one who watches."""
 
 
-@contextlib.contextmanager
-def base_model(session: Session) -> Iterator[None]:
-    """The model as it is, where `adapted` would give it trained."""
-    yield None
+class AdaptedTurn:
+    """A block in which the session's model is adapted to a query; the weights are back when it has ended, however."""
 
+    def __init__(self, session: Session, turn: Turn, query: str, reserve: float) -> None:
+        """Do nothing before the block.
 
-@contextlib.contextmanager
-def adapted(session: Session, turn: Turn, query: str, reserve: float) -> Iterator[AdaptedModel]:
-    """Adapt the session's model to a query; the weights are back when the block has ended, however it ends.
+        Args:
+            session: whose trainer is used.
+            turn: whose frame says how; is told neighbors and steps.
+            query: the text to search with.
+            reserve: seconds of the turn's deadline that are needed after training.
+        """
+        self._session = session
+        self._turn = turn
+        self._query = query
+        self._reserve = reserve
+        self._steps = 0
+        self._started: float | None = None
+        self._adaptation: Adaptation | None = None
 
-    Args:
-        session: whose trainer is used.
-        turn: whose frame says how; is told neighbors and steps.
-        query: the text to search with.
-        reserve: seconds of the turn's deadline that are needed after training.
+    def _enter(self) -> AdaptedModel:
+        """Adapt.
 
-    Raises:
-        Wrong: the frame's mode wants experts that cannot be used.
-        Cancelled: nobody waits any more.
-    """
-    frame, retriever = turn.frame, session.retriever
-    steps = 0
+        Raises:
+            Wrong: the frame's mode wants experts that cannot be used.
+            Cancelled: nobody waits any more.
+        """
+        session, turn = self._session, self._turn
+        frame, trainer = turn.frame, session.trainer
+        if turn.nobody():
+            raise Cancelled
+        self._started = time.perf_counter()
+        session.retriever.sources, session.retriever.found = frame["sources"], self._found
+        self._adaptation = trainer.adapt(
+            self._query,
+            config=trainer.config.with_(mode=frame["mode"], context_neighbors=frame["context_neighbors"]),
+            num_neighbors=frame["num_neighbors"],
+            deadline_ms=turn.left_ms(self._reserve),
+            exclude_digests=frame["exclude_digests"],
+            observe=self._watch if frame["events"] else None,
+            cancelled=self._gone,
+            salt=frame["salt"],
+        )
+        model = _entered(self._adaptation, frame["mode"])
+        if model.report.stopped_by == "cancelled":
+            raise Cancelled
+        return model
 
-    def found(result: SearchResult) -> None:
-        if frame["events"]:
-            turn.say("neighbors", neighbors=[_shown(neighbor) for neighbor in result])
+    def _undo(self) -> None:
+        if self._adaptation is not None:
+            self._adaptation.__exit__(None, None, None)
+        self._session.retriever.sources, self._session.retriever.found = (), None
+        started, self._started = self._started, None
+        if started is not None and self._adaptation is not None:
+            _note(self._turn, self._adaptation.report, time.perf_counter() - started)
 
-    def gone() -> bool:
-        nonlocal steps
-        report = adaptation.report
-        if report.steps != steps or report.steps == 0:
-            steps = report.steps
-            if not frame["events"]:
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo()
+
+    __enter__ = _core.undoing(_enter, _undo)
+    __exit__ = _core.retried(_leave)
+
+    def _found(self, result: SearchResult) -> None:
+        if self._turn.frame["events"]:
+            self._turn.say("neighbors", neighbors=[_shown(neighbor) for neighbor in result])
+
+    def _gone(self) -> bool:
+        assert self._adaptation is not None
+        turn, report = self._turn, self._adaptation.report
+        if report.steps != self._steps or report.steps == 0:
+            self._steps = report.steps
+            if not turn.frame["events"]:
                 for one in (turn, *turn.joined):
                     one.say("step", step=len(report.neighbors), of=report.found)
         return turn.nobody()
 
-    def watch(model: Any, k: int) -> None:
-        report = adaptation.report
+    def _watch(self, model: Any, k: int) -> None:
+        assert self._adaptation is not None
+        report = self._adaptation.report
         last = report.neighbors[-1].losses if k and report.neighbors else []
-        loss = session.query_loss(query, _WATCHED_TOKENS)
-        turn.say("step", step=k, of=report.found, loss=loss, neighbor_loss=last[0] if last else None)
-
-    if turn.nobody():
-        raise Cancelled
-    retriever.sources, retriever.found = frame["sources"], found
-    started = time.perf_counter()
-    trainer = session.trainer
-    adaptation = trainer.adapt(
-        query,
-        config=trainer.config.with_(mode=frame["mode"], context_neighbors=frame["context_neighbors"]),
-        num_neighbors=frame["num_neighbors"],
-        deadline_ms=turn.left_ms(reserve),
-        exclude_digests=frame["exclude_digests"],
-        observe=watch if frame["events"] else None,
-        cancelled=gone,
-        salt=frame["salt"],
-    )
-    report = adaptation.report
-    try:
-        with contextlib.ExitStack() as held:
-            model = _entered(held, adaptation, frame["mode"])
-            if report.stopped_by == "cancelled":
-                raise Cancelled
-            yield model
-    finally:
-        retriever.sources, retriever.found = (), None
-        _note(turn, report, time.perf_counter() - started)
+        loss = self._session.query_loss(self._query, _WATCHED_TOKENS)
+        self._turn.say("step", step=k, of=report.found, loss=loss, neighbor_loss=last[0] if last else None)
 
 
-def _entered(held: contextlib.ExitStack, adaptation: Adaptation, mode: str) -> AdaptedModel:
+def _entered(adaptation: Adaptation, mode: str) -> AdaptedModel:
     """Enter an adaptation; of a mode that wants experts, what is wrong with these is told to the one who asked."""
     try:
-        return held.enter_context(adaptation)
+        return adaptation.__enter__()
     except (NonFiniteLossError, RestoreError):
         raise
     except (AdaptError, ConfigError, DatastoreMismatchError, FileNotFoundError) as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ..lm.generate import Generation, continued, drawing
 from ..training.adapted_model import AdaptedModel
 from . import logprobs
-from .adapting_turn import adapted, base_model
+from .adapting_turn import AdaptedTurn
 from .cost import Work
 from .failures import Cancelled, Wrong
 from .session import Session
@@ -62,7 +63,7 @@ def answer(session: Session, turn: Turn) -> dict[str, Any]:
                 new_tokens=new * len(after),
             )
         )
-        block = base_model(session) if frame["mode"] == "base" else adapted(session, turn, query, reserve)
+        block = nullcontext() if frame["mode"] == "base" else AdaptedTurn(session, turn, query, reserve)
         with block as model:
             last = _answer_all(session, turn, model, members)
         if model is not None:
@@ -223,18 +224,19 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
         return cancelled or now + session.costs.each("restore") >= turn.deadline
 
     temperature, seed = sampling["temperature"], sampling["seed"]
-    made = continued(
-        session.trainer.model,
-        session.tokenizer,
-        _read(prompt),
-        window=session.window,
-        begins=prompt.begins,
-        max_new_tokens=sampling["max_new_tokens"],
-        stop=sampling["stop"],
-        seed=(session.trainer.config.seed if seed is None else seed) if temperature > 0 else None,
-        on_token=on_token,
-        **drawing(temperature, sampling["top_p"]),
-    )
+    with session.trainer.engine.turns.reading():
+        made = continued(
+            session.trainer.model,
+            session.tokenizer,
+            _read(prompt),
+            window=session.window,
+            begins=prompt.begins,
+            max_new_tokens=sampling["max_new_tokens"],
+            stop=sampling["stop"],
+            seed=(session.trainer.config.seed if seed is None else seed) if temperature > 0 else None,
+            on_token=on_token,
+            **drawing(temperature, sampling["top_p"]),
+        )
     ended = time.perf_counter()
     turn.stage("generate", ended - started)
     turn.cost("read", first[0] - started, len(prompt.ids) + len(prompt.before))
@@ -257,9 +259,10 @@ def _logprobs(session: Session, turn: Turn, prompt: _Prompt, written: list[int])
     started = time.perf_counter()
     ids = [*_read(prompt), *written]
     first = len(prompt.before) + (prompt.begins if turn.frame["echo"] else len(prompt.ids))
-    values, likeliest = logprobs.token_logprobs(
-        session.trainer.model, ids, first=first, count=count, precision=session.trainer.scorer.config.precision
-    )
+    with session.trainer.engine.turns.reading():
+        values, likeliest = logprobs.token_logprobs(
+            session.trainer.model, ids, first=first, count=count, precision=session.trainer.scorer.config.precision
+        )
     turn.stage("score", time.perf_counter() - started)
     turn.counts["scored"] += len(values)
     return logprobs.described(session.tokenizer, ids[first:], values, likeliest)

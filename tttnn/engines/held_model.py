@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from ..training.adapted_model import AdaptedModel
-from .adapting_turn import adapted
+from .adapting_turn import AdaptedTurn
 from .cost import Work
 from .failures import Cancelled
 from .pipe import Frame
@@ -26,7 +26,7 @@ def block(session: Session, turn: Turn) -> dict[str, Any]:
     """
     frame = turn.frame
     reserve = session.costs.predict(Work(adaptations=1, new_tokens=frame["reserve_tokens"]))
-    with adapted(session, turn, frame["query"], reserve) as model:
+    with AdaptedTurn(session, turn, frame["query"], reserve) as model:
         turn.say("adapted", report=session.report(model.report))
         while (command := turn.command()) is not None:
             _do(session, turn, model, command)

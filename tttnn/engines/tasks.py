@@ -9,11 +9,12 @@ import math
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from ..embedding.embed_report import EmbedReport
 from ..errors import AdaptError, ConfigError
-from .adapting_turn import adapted, base_model
+from .adapting_turn import AdaptedTurn
 from .answering import answer
 from .cost import Work
 from .failures import Wrong
@@ -44,7 +45,7 @@ def search(session: Session, turn: Turn) -> dict[str, Any]:
 
 def adapt(session: Session, turn: Turn) -> dict[str, Any]:
     """Adapt, and put back at once: what it would do and cost."""
-    with adapted(session, turn, turn.frame["query"], session.costs.each("restore")) as model:
+    with AdaptedTurn(session, turn, turn.frame["query"], session.costs.each("restore")) as model:
         pass
     return {"report": session.report(model.report)}
 
@@ -62,7 +63,7 @@ def score(session: Session, turn: Turn) -> dict[str, Any]:
         return {"nats": nats, "bits_per_byte": nats / math.log(2) / size}
 
     reserve = session.costs.predict(Work(adaptations=1, read_tokens=1 + len(before) + len(tokens)))
-    block = base_model(session) if frame["mode"] == "base" else adapted(session, turn, frame["query"], reserve)
+    block = nullcontext() if frame["mode"] == "base" else AdaptedTurn(session, turn, frame["query"], reserve)
     with block as model:
         room = session.trainer.scorer.max_length - len(tokens) - len(before)
         result = scored([] if model is None else model.before(room))

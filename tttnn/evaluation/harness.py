@@ -33,7 +33,9 @@ import torch
 
 from .. import models
 from ..errors import ConfigError, MissingExtraError
+from ..files import digest_of
 from ..lm.generate import continued
+from ..lm.tokenizer_digest import digest_of_tokenizer
 from ..lm.tokens import prefix_token
 from ..retrieval.retriever import require_full
 from ..settings import check, read
@@ -47,7 +49,7 @@ from .harness_prompts import DEFAULT_NEW_TOKENS, Prompts, readable, sampling_of
 from .seen_texts import SeenByExperts
 
 try:
-    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.model import CacheHook, TemplateLM
     from lm_eval.api.registry import register_model
     from tqdm import tqdm
 except ImportError as error:
@@ -59,6 +61,9 @@ _log = logging.getLogger("tttnn")
 
 
 Rolling = Literal["full", "split"]
+
+_ANSWERED_BY = "tttnn: what these answers depend on"
+"""Its key among the hashes of requests in the harness's cache of answers."""
 
 _REASONS = 3
 """Reasons why adaptations failed that the results name."""
@@ -188,8 +193,50 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def tokenizer_name(self) -> str:
-        """Name of the tokenizer in the harness's cache of requests."""
-        return str(self.tokenizer.name_or_path).replace("/", "__")
+        """Name of the tokenizer in the harness's cache of requests: another one of the same folder has another name."""
+        rules = digest_of([digest_of_tokenizer(self.tokenizer), str(self.tokenizer.chat_template)])
+        return f"{self.tokenizer.name_or_path}-{rules}".replace("/", "__")
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Let the harness keep answers (``--use_cache``), in a file that holds none of another model or other settings.
+
+        The harness knows an answer by its request alone.
+
+        Raises:
+            ConfigError: the file holds answers of another model, datastore or setting, or does not say of which.
+        """
+        kept = cache_hook.dbdict
+        if kept is not None:
+            held, mine = kept.get(_ANSWERED_BY), self._answered_by()
+            if held is None and len(kept) == 0:
+                kept[_ANSWERED_BY] = mine
+                kept.commit()
+            elif held != mine:
+                names = sorted(name for name in mine if held is not None and held.get(name) != mine[name])
+                raise ConfigError(
+                    f"use_cache must name a file of answers with the same settings, but those of {kept.filename} "
+                    f"differ in {', '.join(names) or 'what it does not say'}. Give another file, or remove this one."
+                )
+        super().set_cache_hook(cache_hook)
+
+    def _answered_by(self) -> dict[str, Any]:
+        """Return what answers depend on beside requests, but for what rounds them otherwise: threads, devices."""
+        described = self.trainer.describe().to_dict()
+        versions = described.pop("versions")
+        for name in ("name", "threads", "device", "parameters", "trained", "embedder"):
+            del described[name]
+        settings = described.pop("settings") | {f"score_{k}": v for k, v in described.pop("score").items()}
+        experts = self.trainer.experts
+        return {
+            **described,
+            **settings,
+            "version": versions["tttnn"],
+            "tokenizer": self.tokenizer_name.rpartition("-")[2],
+            "experts": experts.digest() if experts is not None and self.trainer.config.mode != "exact" else None,
+            **self._prompts.settings,
+            "rolling": self._rolling,
+            "max_length": self.max_length,
+        }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Write a conversation as one prompt, in the form that the tokenizer states."""
@@ -424,13 +471,14 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         drawn = dict(options)
         until = drawn.pop("until", None) or []
         end = self.tokenizer.decode(self.eot_token_id)
-        return continued(
-            self.trainer.model,
-            self.tokenizer,
-            self.tok_encode(context) or [self.prefix_token_id],
-            window=self.max_length,
-            max_new_tokens=self._prompts.longest(options),
-            stop=[*([until] if isinstance(until, str) else until), end],
-            checkpoint_settings=True,
-            **sampling_of(drawn),
-        ).text
+        with self.trainer.engine.turns.reading():
+            return continued(
+                self.trainer.model,
+                self.tokenizer,
+                self.tok_encode(context) or [self.prefix_token_id],
+                window=self.max_length,
+                max_new_tokens=self._prompts.longest(options),
+                stop=[*([until] if isinstance(until, str) else until), end],
+                checkpoint_settings=True,
+                **sampling_of(drawn),
+            ).text

@@ -50,6 +50,11 @@ class Prompts:
         self._add_bos_token = add_bos_token
         self._window = window
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What prompts depend on beside the tokenizer."""
+        return {"query_tokens": self.query_tokens, "add_bos_token": self._add_bos_token}
+
     def tokens(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Return a text's tokens, with the tokenizer's special tokens unless the text begins with `bos` already."""
         text = readable(text)

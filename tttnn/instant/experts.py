@@ -19,6 +19,7 @@ from ..config import AdaptConfig
 from ..datastore.datastore import Datastore
 from ..errors import AdaptError, DatastoreMismatchError
 from ..files import digest_of
+from ..lm.tokenizer_digest import digest_of_tokenizer
 from ..training.experts import ChosenExperts, ExpertsReport, Member, UsedExpert
 from ..weights.low_rank_update import LowRankUpdate, digest_of_matrices, shared_a
 from .asked import ask
@@ -27,7 +28,6 @@ from .clusters import distances_to
 from .manifest import FOLDER, MANIFEST, ExpertEntry, ExpertsManifest, folder_of, read_experts, remedy
 from .members import check_members, read_members
 from .rows import ExpertRows
-from .tokenizer_digest import digest_of_tokenizer
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from ..datastore.lock import locked
 from ..errors import AdaptError, ConfigError
 from ..files import digest_of
 from ..lm.limits import model_max_length
+from ..lm.tokenizer_digest import digest_of_tokenizer
 from ..lm.tokens import TextTokens
 from ..training.experts import Member
 from ..version import __version__
@@ -56,7 +57,6 @@ from .plan import DocumentTokens, LeafPlan, plan_leaves, plan_root, require_docu
 from .precompute_report import PrecomputeEstimate, PrecomputeReport
 from .rows import ExpertRows, begin_rows, put_row, row_bytes, row_of
 from .time_limit import TimeLimit
-from .tokenizer_digest import digest_of_tokenizer
 
 _OF_LEAVES = ("leaf_documents", "leaf_learning_rate")
 _OF_CLUSTERS = ("cluster_size",)

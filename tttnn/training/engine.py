@@ -27,6 +27,7 @@ from ..lm.gate import check_model, check_trains, probe_ids
 from ..lm.generate import Generation, OnToken, continued, drawing
 from ..lm.loss import loss_of
 from ..lm.modes import eval_mode
+from ..lm.plain_states import PlainStates
 from ..lm.precision import usable_precision
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
@@ -103,9 +104,13 @@ class Engine:
         self.tokenizer = tokenizer
         self.config = config
         self.texts = TextTokens(tokenizer, config.control_tokens)
-        check_model(model, self.texts, getattr(model, "name_or_path", None))
+        self._before = PlainStates(model)
+        try:
+            check_model(model, self.texts, getattr(model, "name_or_path", None))
+        finally:
+            self._before.put_back()
         self.device = next(model.parameters()).device
-        self.turns = Turns()
+        self.turns = Turns(self._begin_reading)
         self.scorer = Scorer(model, self.texts, score, reading=self.turns.reading)
         self.max_window = self.scorer.model_length
         self.low_rank = _low_rank(model, config)
@@ -141,6 +146,7 @@ class Engine:
         bfloat16 = self.precision == "bfloat16"
         with eval_mode(self.model):
             self.attention = NativeAttention.for_model(self.model) if bfloat16 and config.attention == "auto" else None
+        self._before.put_back()
         # Weights rounded ahead for training; otherwise bfloat16 products round them each time (autocast).
         rounded = config.optimizer == "adamw" and on_cpu and bfloat16
         self.arena = _arena(self.model, config, self.low_rank, shared_weights, rounded)
@@ -152,8 +158,21 @@ class Engine:
             self.arena.release()
         if self.low_rank is not None:
             self.low_rank.remove()
+        self._before.put_back()
 
     _take_over = _core.undoing(_take, _give_back)
+
+    def _begin_reading(self) -> Callable[[], None]:
+        """Take note of what a pass over the weights may leave in the model; return what puts it back."""
+        before = PlainStates(self.model)
+        untouched = self.arena.is_untouched  # else a caller wrote there, which the next query must find
+
+        def end() -> None:
+            before.put_back()
+            if untouched:
+                self.arena.put_back_buffers()
+
+        return end
 
     def step(self, tokens: Sequence[int], rate: float) -> Step:
         """Train one step on a window of tokens.

@@ -16,6 +16,7 @@ from ..errors import AdaptError, RestoreError
 from ..kernels.hf_attention import NativeAttention
 from ..kernels.thread_modes import ThreadModes
 from ..lm.modes import eval_mode
+from ..lm.plain_states import PlainStates
 from ..stages import Stages
 from .engine import Engine
 from .turns import Claim
@@ -110,12 +111,13 @@ class Transaction:
 class _Before:
     """What a transaction changes beside what the arena puts back.
 
-    That is train/eval modes, torch's random state, which attention the model has, and the thread's gradients and
-    autocast: steps put the last three back themselves, but an interrupt may keep them from it.
+    That is train/eval modes, plain attributes of modules, torch's random state, which attention the model has, and the
+    thread's gradients and autocast: steps put the last three back themselves, but an interrupt may keep them from it.
     """
 
     def __init__(self, model: torch.nn.Module, device: torch.device, attention: NativeAttention | None) -> None:
         self.modes = eval_mode(model)
+        self._plain = PlainStates(model)
         self._attention = None if attention is None else attention.enabled()
         self._thread = ThreadModes("cpu", device.type)
         self._cpu_rng = torch.random.get_rng_state()
@@ -127,6 +129,7 @@ class _Before:
         if self._attention is not None:
             self._attention.put_back()
         self.modes.put_back()
+        self._plain.put_back()
         torch.random.set_rng_state(self._cpu_rng)
         if self._cuda_rng is not None:
             torch.cuda.set_rng_state_all(self._cuda_rng)

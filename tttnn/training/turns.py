@@ -6,6 +6,7 @@ Knows threads. Does not know models or what is done in a turn.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 import tttnn._core as _core
@@ -23,7 +24,13 @@ class Claim:
 class Turns:
     """One transaction at a time, and no reader in another thread beside it. Everything else is refused, not queued."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins_reading: Callable[[], Callable[[], None]] | None = None) -> None:
+        """Nobody has the turn.
+
+        Args:
+            begins_reading: called where a block begins to read; returns what is called when it ends, perhaps twice.
+        """
+        self.begins_reading = begins_reading
         self._taken: dict[str, Claim] = {}  # "by": the claim of the open transaction
         self._readers: dict[Reading, int] = {}  # and their threads
         self._closed = False
@@ -111,17 +118,22 @@ class Reading:
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
+        self._after: Callable[[], None] | None = None
 
     def _enter(self) -> None:
         self._turns.begin_reading(self)
+        if self._turns.begins_reading is not None:
+            self._after = self._turns.begins_reading()
 
     def _undo(self) -> None:
+        if self._after is not None:
+            self._after()
         self._turns.end_reading(self)
 
     def _leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._turns.end_reading(self)
+        self._undo()
 
     __enter__ = _core.undoing(_enter, _undo)
     __exit__ = _core.retried(_leave)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import compress, repeat
 from operator import attrgetter, is_not
 from types import TracebackType
 
@@ -369,6 +369,27 @@ class WeightArena:
         if missing:
             raise AdaptError(f"{missing[0]} must be a trained parameter of the model to be changed, and is not")
         return [known[name] for name in names]
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether torch counted no write to anything since the last query."""
+        return self._inspection.versions() == self._inspection.expected_versions
+
+    def put_back_buffers(self) -> None:
+        """Put back, between queries, the buffers that a pass wrote or replaced: some architectures do, as they run.
+
+        Does nothing inside a query, where `restore` will; nor to parameters.
+        """
+        if self._active or self._released:
+            return
+        versions, expected = self._inspection.versions(), self._inspection.expected_versions
+        self._slots.put_back_buffers()
+        if versions == expected:
+            return
+        kept = [isinstance(item.tensor, nn.Parameter) for item in self._items]
+        written = [a != b and not keep for a, b, keep in zip(versions, expected, kept, strict=True)]
+        self._working.copy_from(self._pristine, [i for i in compress(self._items, written) if i.nbytes > 0])
+        self._inspection.expect([b if keep else a for a, b, keep in zip(versions, expected, kept, strict=True)])
 
     def restore(self) -> None:
         """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.

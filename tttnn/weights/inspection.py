@@ -57,12 +57,18 @@ class Slots:
         self._dicts = [slots for slots, _, _, _ in self.entries]
         self._names = [name for _, name, _, _ in self.entries]
         self._tensors = [tensor for _, _, _, tensor in self.entries]
+        of_buffers = [entry for entry in self.entries if not isinstance(entry[3], nn.Parameter)]
+        self._buffers = tuple([entry[column] for entry in of_buffers] for column in (0, 1, 3))
         self._children: list[dict[str, nn.Module | None]] = [getattr(module, _MODULES) for module in model.modules()]
         self._child_lists = list(map(tuple, map(dict.values, self._children)))
 
     def put_back(self) -> None:
         """Put every tensor back where the model kept it."""
         run_at_once(map(setitem, self._dicts, self._names, self._tensors))
+
+    def put_back_buffers(self) -> None:
+        """Put every buffer back where the model kept it."""
+        run_at_once(map(setitem, *self._buffers))
 
     def check(self) -> None:
         """Raise RestoreError where a slot holds another tensor, or the model other submodules."""

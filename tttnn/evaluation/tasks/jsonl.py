@@ -7,11 +7,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from lm_eval.api.task import ConfigurableTask
+
 # Absolute: the harness loads this file by its path, outside of any package.
 from tttnn.config import CorpusConfig
 from tttnn.errors import ConfigError
+from tttnn.files import digest_of
 from tttnn.store.corpus import iter_corpus
 from tttnn.store.document import text_digest
+
+
+class LocalDocuments(ConfigurableTask):  # type: ignore[misc]
+    """The task ``tttnn_jsonl``."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Take the fields of tttnn_jsonl.yaml, which names this class among them."""
+        super().__init__(config={name: value for name, value in config.items() if name != "class"})
+
+    def build_all_requests(self, *, tokenizer_name: str = "", **options: Any) -> None:
+        """Build requests; those that the harness kept (``--cache_requests``) count only for the same documents.
+
+        The harness knows kept requests by the names of the task and of the tokenizer.
+        """
+        documents = digest_of(list(self.dataset["test"]["digest"]))
+        super().build_all_requests(tokenizer_name=f"{tokenizer_name}-{documents}", **options)
 
 
 def load(
