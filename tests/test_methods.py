@@ -103,6 +103,28 @@ def test_in_context_reads_the_nearest_last_and_cuts_the_farthest(wide: Any) -> N
     assert [n.tokens for n in line.neighbors] == [*(len(ids[i]) for i in range(4)), room]
 
 
+def test_in_context_may_be_scored_at_fewer_points(wide: Any) -> None:
+    passes: list[int] = []
+    for curve in (None, (), (2, 9)):
+        scored: list[None] = []
+        result = evaluate(
+            wide,
+            [DOCUMENT],
+            config=CONFIG,
+            methods=("in-context",),
+            context_curve=curve,
+            on_scored=lambda scored=scored: scored.append(None),  # type: ignore[misc]
+        )
+        passes.append(len(scored))
+        line = result.lines[-1]
+        assert [point.k for point in line.points] == {None: [0, 1, 2, 5], (): [0, 5], (2, 9): [0, 2, 5]}[curve]
+        if curve is None:
+            whole = line
+        assert all(line.at(point.k) == whole.at(point.k) for point in line.points)
+        assert result.summary().rows
+    assert passes == [4, 2, 3]
+
+
 def test_in_context_leaves_room_for_query_and_scored_text(trainer: Any) -> None:
     line = lines(trainer, "in-context")["in-context"]
     # 128 tokens in all, 120 of which are the query's and the scored text's; two are the gap's.

@@ -66,7 +66,7 @@ class DemoMeasurement:
         self._steps = trainer.config.num_neighbors
         points = len({k for k in CURVE if 0 < k < self._steps} | {self._steps})
         # Of training; of scoring base, the trained model, and behind neighbors.
-        self._passes = self._steps + 1 + 2 * points
+        self._passes = self._steps + 1 + points + 1
         self._taken = 0
 
     def run(self, results: Path) -> None:
@@ -78,6 +78,7 @@ class DemoMeasurement:
             out=results,
             config=self._config,
             methods=(BASE.name, TTT_NN.name, IN_CONTEXT.name),
+            context_curve=(),  # with all neighbors alone: nothing else of it is shown
             observe=self._observe,
             on_scored=self._advance_one,
             on_document=self._collect,

@@ -23,8 +23,9 @@ class InContext:
     name = IN_CONTEXT.name
 
     def settings(self, lab: Lab) -> dict[str, Any]:
-        """Return the room for neighbors and how they stand in it."""
-        return context_settings(lab)
+        """Return the room for neighbors and how they stand in it, and their numbers where they are others."""
+        other = {"curve": lab.context_curve} if lab.context_curve != lab.curve else {}
+        return context_settings(lab) | other
 
     def measure(self, case: Case) -> Measurement:
         """Score behind each number of neighbors."""
@@ -33,7 +34,7 @@ class InContext:
         spent = scoring = 0.0
         before: list[int] = []
         scored = case.base()
-        for k in case.lab.curve:
+        for k in case.lab.context_curve:
             started = time.perf_counter()
             context, used = case.neighbors_in_context(found, k)
             spent += time.perf_counter() - started

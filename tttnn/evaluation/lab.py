@@ -29,6 +29,7 @@ class Lab:
         *,
         exclude_own_text: bool = True,
         keep_text: bool = False,
+        context_curve: Sequence[int] | None = None,
         observe: Callable[[Document, AdaptedModel, int], None] | None = None,
         on_scored: Callable[[], None] | None = None,
     ) -> None:
@@ -40,6 +41,7 @@ class Lab:
             names: of the methods, in the order in which they are measured.
             exclude_own_text: leaves neighbors out whose text is the document's own.
             keep_text: keeps queries, excerpts of neighbors and continuations.
+            context_curve: numbers of neighbors to score behind in the method in-context; None: those of `config`.
             observe: called in the pass of ttt-nn, as by `evaluate`.
             on_scored: called after each pass that scores a text.
 
@@ -76,6 +78,8 @@ class Lab:
         self.raised: Exception | None = None
         """What `observe` raised: no fault of the document."""
         self.curve = sorted({0, *(k for k in config.curve if k <= limit), limit})
+        chosen = self.curve if context_curve is None else context_curve
+        self.context_curve = sorted({0, *(k for k in chosen if 0 <= k <= limit), limit})
         self._variants: dict[str, TestTimeTrainer] = {}
         self._seen: SeenByExperts | None = None
 

@@ -44,6 +44,7 @@ def evaluate(
     methods: Sequence[str] = DEFAULT_METHODS,
     exclude_own_text: bool = True,
     keep_text: bool = False,
+    context_curve: Sequence[int] | None = None,
     progress: Progress | None = None,
     observe: Callable[[Document, AdaptedModel, int], None] | None = None,
     on_scored: Callable[[], None] | None = None,
@@ -64,6 +65,8 @@ def evaluate(
         methods: names of `catalogue.CATALOGUE`; base is measured in any case.
         exclude_own_text: leaves neighbors out whose text is the document's own, by digest.
         keep_text: keeps queries, excerpts of neighbors and continuations beside the results.
+        context_curve: numbers of neighbors to score behind in the method in-context, each of which takes a pass of its
+            own; 0 and the most are among them. None: those of `config`.
         progress: called after each document.
         observe: called as ``observe(document, adapted, k)`` in the pass of ttt-nn, with the base model (k = 0) and
             after each neighbor.
@@ -81,6 +84,7 @@ def evaluate(
         names,
         exclude_own_text=exclude_own_text,
         keep_text=keep_text,
+        context_curve=context_curve,
         observe=observe,
         on_scored=on_scored,
     )
