@@ -15,6 +15,8 @@ from transformers import (
     Phi3ForCausalLM,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 import tttnn
@@ -45,7 +47,15 @@ def long_rope() -> Any:
 
 
 def dynamic_rope() -> Any:
-    return LlamaForCausalLM(LlamaConfig(**SIZES, rope_scaling={"rope_type": "dynamic", "factor": 4.0}))
+    """Writes another buffer, and its length, above 64 tokens."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 64}
+    return LlamaForCausalLM(LlamaConfig(**SIZES | {"max_position_embeddings": 256}, rope_scaling=rope))
+
+
+def rescaling() -> Any:
+    """Divides weights in evaluation mode, once, and keeps that it did."""
+    sizes = {"vocab_size": 258, "hidden_size": 32, "num_hidden_layers": 3, "context_length": 256, "rescale_every": 1}
+    return RwkvForCausalLM(RwkvConfig(**sizes, bos_token_id=256, eos_token_id=256))
 
 
 def recurrent() -> Any:
@@ -80,15 +90,24 @@ def attributes_of(model: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("build", [long_rope, dynamic_rope, recurrent, remembering])
+def direct_nats(model: Any, tokenizer: Any) -> float:
+    ids = torch.tensor([[256, *tokenizer(SHORT)["input_ids"]]])
+    with torch.no_grad():
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
+    return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+
+
+@pytest.mark.parametrize("build", [long_rope, dynamic_rope, recurrent, rescaling, remembering])
 def test_nothing_of_a_text_stays_in_a_model(build: Callable[[], Any], tokenizer: Any) -> None:
     torch.manual_seed(0)
     model = build().eval()
-    before, weights = attributes_of(model), state_of(model)
+    held, expected = attributes_of(model), direct_nats(copy.deepcopy(model), tokenizer)
     config = tttnn.AdaptConfig(num_neighbors=2, max_length=40, learning_rate=1e-3, precision="float32")
     trainer = tttnn.TestTimeTrainer(model, tokenizer, FakeRetriever(TEXTS), config)
-    assert attributes_of(model) == before
+    assert build in (long_rope, rescaling, remembering) or attributes_of(model) == held
+    before, weights = attributes_of(model), state_of(model)
     alone = trainer.scorer.score(SHORT).nats
+    assert alone == pytest.approx(expected, rel=1e-5)
     for _ in range(2):
         trainer.scorer.score(LONG)
         trainer.generate(LONG[:40], max_new_tokens=2)

@@ -32,6 +32,7 @@ from ..lm.precision import usable_precision
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..weights.arena import WeightArena
+from ..weights.inspection import Writes
 from ..weights.lora import LowRankLayers, is_transposed
 from ..weights.low_rank_update import LowRankUpdate
 from ..weights.memory import require_memory
@@ -104,11 +105,11 @@ class Engine:
         self.tokenizer = tokenizer
         self.config = config
         self.texts = TextTokens(tokenizer, config.control_tokens)
-        self._before = PlainStates(model)
+        self._before, self._writes = PlainStates(model), Writes(model)
         try:
             check_model(model, self.texts, getattr(model, "name_or_path", None))
         finally:
-            self._before.put_back()
+            self._forget_probes()
         self.device = next(model.parameters()).device
         self.turns = Turns(self._begin_reading)
         self.scorer = Scorer(model, self.texts, score, reading=self.turns.reading)
@@ -146,19 +147,24 @@ class Engine:
         bfloat16 = self.precision == "bfloat16"
         with eval_mode(self.model):
             self.attention = NativeAttention.for_model(self.model) if bfloat16 and config.attention == "auto" else None
-        self._before.put_back()
+        self._forget_probes()
         # Weights rounded ahead for training; otherwise bfloat16 products round them each time (autocast).
         rounded = config.optimizer == "adamw" and on_cpu and bfloat16
         self.arena = _arena(self.model, config, self.low_rank, shared_weights, rounded)
         self.fingerprint = self.digest()
         self.optimizer = build_optimizer(self.arena, config)
 
+    def _forget_probes(self) -> None:
+        """Leave nothing of probes in the model, unless they wrote buffers or weights: attributes say that they did."""
+        if self._writes.none:
+            self._before.put_back()
+
     def _give_back(self, *_: Any) -> None:
         if hasattr(self, "arena"):
             self.arena.release()
         if self.low_rank is not None:
             self.low_rank.remove()
-        self._before.put_back()
+        self._forget_probes()
 
     _take_over = _core.undoing(_take, _give_back)
 
@@ -168,9 +174,9 @@ class Engine:
         untouched = self.arena.is_untouched  # else a caller wrote there, which the next query must find
 
         def end() -> None:
-            before.put_back()
-            if untouched:
-                self.arena.put_back_buffers()
+            # Attributes say what was done to buffers and weights, so both go back or neither.
+            if untouched and self.arena.put_back_written():
+                before.put_back()
 
         return end
 

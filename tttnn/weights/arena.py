@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import repeat
 from operator import attrgetter, is_not
 from types import TracebackType
 
@@ -375,21 +375,25 @@ class WeightArena:
         """Whether torch counted no write to anything since the last query."""
         return self._inspection.versions() == self._inspection.expected_versions
 
-    def put_back_buffers(self) -> None:
-        """Put back, between queries, the buffers that a pass wrote or replaced: some architectures do, as they run.
+    def put_back_written(self) -> bool:
+        """Put back, between queries, what a pass wrote or replaced: some architectures write buffers or weights.
 
-        Does nothing inside a query, where `restore` will; nor to parameters.
+        Returns:
+            Whether all of it is what it was: not inside a query, where `restore` puts back, nor where weights that are
+            not trained were written, of which there is no other copy.
         """
         if self._active or self._released:
-            return
+            return False
         versions, expected = self._inspection.versions(), self._inspection.expected_versions
-        self._slots.put_back_buffers()
+        self._slots.put_back()
         if versions == expected:
-            return
-        kept = [isinstance(item.tensor, nn.Parameter) for item in self._items]
-        written = [a != b and not keep for a, b, keep in zip(versions, expected, kept, strict=True)]
-        self._working.copy_from(self._pristine, [i for i in compress(self._items, written) if i.nbytes > 0])
-        self._inspection.expect([b if keep else a for a, b, keep in zip(versions, expected, kept, strict=True)])
+            return True
+        written = [item for item, now, before in zip(self._items, versions, expected, strict=True) if now != before]
+        if any(item.kind == "frozen" for item in written):
+            return False
+        self._working.copy_from(self._pristine, [item for item in written if item.nbytes > 0])
+        self._inspection.expect(versions)
+        return True
 
     def restore(self) -> None:
         """Close the query: weights, buffers, gradients and ``requires_grad`` are what they were before `begin`.

@@ -57,18 +57,12 @@ class Slots:
         self._dicts = [slots for slots, _, _, _ in self.entries]
         self._names = [name for _, name, _, _ in self.entries]
         self._tensors = [tensor for _, _, _, tensor in self.entries]
-        of_buffers = [entry for entry in self.entries if not isinstance(entry[3], nn.Parameter)]
-        self._buffers = tuple([entry[column] for entry in of_buffers] for column in (0, 1, 3))
         self._children: list[dict[str, nn.Module | None]] = [getattr(module, _MODULES) for module in model.modules()]
         self._child_lists = list(map(tuple, map(dict.values, self._children)))
 
     def put_back(self) -> None:
         """Put every tensor back where the model kept it."""
         run_at_once(map(setitem, self._dicts, self._names, self._tensors))
-
-    def put_back_buffers(self) -> None:
-        """Put every buffer back where the model kept it."""
-        run_at_once(map(setitem, *self._buffers))
 
     def check(self) -> None:
         """Raise RestoreError where a slot holds another tensor, or the model other submodules."""
@@ -79,6 +73,25 @@ class Slots:
                     raise moved(path, found + " (replaced or re-tied)")
         if list(map(tuple, map(dict.values, self._children))) != self._child_lists:
             raise moved(self._model_name, "has other submodules now")
+
+
+class Writes:
+    """Whether a model's tensors were written or replaced since this was made, before an arena holds them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take note of them."""
+        self._entries = Slots(model).entries
+        self._versions = self._now()
+
+    def _now(self) -> list[int]:
+        return [getattr(tensor, _VERSION, 0) for *_, tensor in self._entries]
+
+    @property
+    def none(self) -> bool:
+        """Whether all are what they were, as far as torch counts."""
+        return all(slots.get(name) is tensor for slots, name, _, tensor in self._entries) and (
+            self._now() == self._versions
+        )
 
 
 class Inspection:
