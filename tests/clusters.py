@@ -60,8 +60,8 @@ class FakeCarrier:
     asked: list[tuple[int, int, float]] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
 
-    def replicas(self, shard: int) -> int:
-        return self.number
+    def order(self, shard: int, first: int) -> list[int]:
+        return [(first + i) % self.number for i in range(self.number)]
 
     def submit(self, shard: int, replica: int, method: str, arguments: tuple[Any, ...]) -> int:
         self.asked.append((shard, replica, self.now))

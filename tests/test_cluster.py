@@ -19,7 +19,7 @@ from tests.encoders import tiny_embedder
 from tests.test_workers import saved_recipe
 from tttnn.cli.program import app
 from tttnn.cluster.document_id import MOST_SHARDS, DocumentId
-from tttnn.cluster.gathering import gather
+from tttnn.cluster.gathering import ReplicaLostError, gather
 from tttnn.cluster.manifest import add_shards, open_cluster, replace_shard
 from tttnn.config import ClusterConfig
 from tttnn.errors import ClusterError, ConfigError, DatastoreMismatchError, IndexCorruptError
@@ -161,6 +161,19 @@ def test_queries_in_turn_begin_at_another_replica() -> None:
         gathered(carrier, 1, first_replica=turn)
         first.append(carrier.asked[0][1])
     assert first == [0, 1, 0, 1]
+
+
+def test_a_replica_that_was_lost_is_asked_again_and_one_that_refuses_is_not() -> None:
+    carrier = FakeCarrier({(0, 0): ReplicaLostError("gone"), (0, 1): ReplicaLostError("gone"), (1, 0): OSError("no")})
+    carrier.number = 2
+    found = gathered(carrier, 2, deadline=7.0)
+    assert found.answers == {1: (1, 1)}
+    assert found.timed_out == {0}
+    assert [asked for asked in carrier.asked if asked[0] == 0] == [
+        *((0, 0, 0.0), (0, 1, 0.0), (0, 0, 2.0), (0, 1, 4.0), (0, 0, 6.0))
+    ]
+    carrier.behaviour[0, 1] = 0.5  # it is back
+    assert gathered(carrier, 1, deadline=carrier.now + 7.0).answers == {0: (0, 1)}
 
 
 def test_a_shard_without_a_replica_failed() -> None:

@@ -470,5 +470,5 @@ class ClusterConfig(Config):
         30.0, "seconds in which shards must answer: what is near, and again the texts", minimum=0.001
     )
     shard_retry_seconds: float = setting(
-        2.0, "seconds after which another replica of a shard that is late is asked too", minimum=0.001
+        0.5, "seconds after which another replica of a shard that is late is asked too", minimum=0.001
     )

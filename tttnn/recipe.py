@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from . import models
 from .cluster.cluster_datastore import ClusterDatastore
 from .cluster.manifest import ClusterManifest, is_cluster, open_cluster
+from .cluster.running import running_cluster
 from .config import AdaptConfig, ClusterConfig, ScoreConfig, SelectionConfig
 from .datastore.datastore import Datastore
 from .datastore.manifest import Manifest, open_manifest
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
     from .training.trainer import TestTimeTrainer
     from .weights.shared_weights import SharedWeights
 
+RUNNING = "ray:"
+"""Before the name of a running cluster, wherever a datastore's path can stand."""
 OnFetch = Callable[[str], None]
 Opened = TypeVar("Opened", bound=Datastore | ClusterDatastore)
+
+
+def running_name(path: str | os.PathLike[str]) -> str | None:
+    """Return the name of the running cluster that ``ray:NAME`` stands for; of a directory None."""
+    text = os.fspath(path)
+    return text.removeprefix(RUNNING) if text.startswith(RUNNING) else None
 
 
 def open_documents(
@@ -34,12 +43,16 @@ def open_documents(
     """Open a datastore, or the shards of a cluster, without an embedder.
 
     Args:
-        path: The directory.
+        path: The directory; or ``ray:NAME``, a cluster that runs on Ray.
         cluster: How long a cluster's shards are waited for, and what happens when one is missing.
 
     Raises:
         FileNotFoundError: There is neither.
+        ClusterError: No cluster of this name runs.
     """
+    name = running_name(path)
+    if name is not None:
+        return ClusterDatastore.connect(name, config=cluster)
     return ClusterDatastore.open(path, config=cluster) if is_cluster(path) else Datastore.open(path)
 
 
@@ -162,10 +175,11 @@ class TrainerRecipe:
             DatastoreMismatchError: its vectors were imported and no embedder is named.
             UnknownModelError: there is no such model.
         """
-        path = Path(self.datastore)
+        name = running_name(self.datastore)
+        path = Path(self.datastore if name is None else running_cluster(name)["place"])
         manifest = open_cluster(path) if is_cluster(path) else open_manifest(path)
-        for name in (_embedder_of(path, manifest, self.embedder), self.model):
-            models.resolve(name, cache_dir=self.cache_dir, on_fetch=on_fetch)
+        for model in (_embedder_of(path, manifest, self.embedder), self.model):
+            models.resolve(model, cache_dir=self.cache_dir, on_fetch=on_fetch)
 
     def load(self, shared_weights: SharedWeights | None = None) -> TestTimeTrainer:
         """Open the datastore, once, and load embedder and model.

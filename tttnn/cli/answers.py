@@ -17,6 +17,8 @@ from .bars import Bars
 from .command import Command
 from .exit_codes import FAILED
 from .flags import (
+    ClusterCommand,
+    DatastorePlace,
     Query,
     as_json_flag,
     config_file_flag,
@@ -32,8 +34,8 @@ from .printing import counted, print_json, show, stages_line
 from .queries import answer_all, one_or_many
 
 
-@click.command(cls=Command)
-@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.command(cls=ClusterCommand)
+@click.argument("datastore", type=DatastorePlace())
 @click.argument("query", required=False, type=Query())
 @model_flag
 @queries_flag

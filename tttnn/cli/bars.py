@@ -62,10 +62,11 @@ class Bars:
     ) -> None:
         self._progress.stop()
 
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Show how far a stage is."""
-        counts = None if self._report is None else self._report.stages.get(stage)
-        rates = {} if counts is None else counts.rates
+    def __call__(self, stage: str, done: int, total: int | None, *, rates: dict[str, float] | None = None) -> None:
+        """Show how far a stage is, at these rates a second or at those of the report."""
+        if rates is None:
+            counts = None if self._report is None else self._report.stages.get(stage)
+            rates = {} if counts is None else counts.rates
         if not self._on_terminal:
             line = self._lines.setdefault(stage, _Line(stage, self._clock()))
             if (sentence := line.due(done, total, rates, self._clock())) is not None:

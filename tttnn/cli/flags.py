@@ -18,8 +18,9 @@ from click.core import ParameterSource
 from ..config import PRESETS
 from ..errors import ConfigError
 from ..files import check_target
+from ..recipe import RUNNING
 from ..settings import Config, check, read, text_of
-from .command import Flag
+from .command import Command, Flag
 from .config_file import load_config_file
 from .loading import Loading
 
@@ -139,6 +140,37 @@ class Query(click.ParamType):  # type: ignore[type-arg]
         if not value.strip():
             self.fail(f"query must hold some text, got {value!r}", param, ctx)
         return value
+
+
+class DatastorePlace(click.Path):
+    """A directory of a datastore or a cluster, or ``ray:NAME`` for a cluster that runs."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the place."""
+        return value if str(value).startswith(RUNNING) else super().convert(value, param, ctx)
+
+
+class ClusterCommand(Command):
+    """A command whose DATASTORE may be left out for --cluster NAME, a cluster that runs."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        about = "Instead of DATASTORE: a cluster that runs, by its name."
+        self.params.append(Flag(["--cluster"], metavar="NAME", expose_value=False, group="Cluster", help=about))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read --cluster NAME as the first argument."""
+        for i, word in enumerate(args):
+            if word == "--":
+                break
+            if word == "--cluster" and i + 1 < len(args):
+                return super().parse_args(ctx, [f"{RUNNING}{args[i + 1]}", *args[:i], *args[i + 2 :]])
+            if word.startswith("--cluster="):
+                return super().parse_args(ctx, [f"{RUNNING}{word.partition('=')[2]}", *args[:i], *args[i + 1 :]])
+        return super().parse_args(ctx, args)
 
 
 class DocumentIdText(click.ParamType):  # type: ignore[type-arg]

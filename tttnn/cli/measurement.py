@@ -19,6 +19,8 @@ from .bars import Bars
 from .command import Command
 from .exit_codes import FAILED
 from .flags import (
+    ClusterCommand,
+    DatastorePlace,
     as_json_flag,
     cache_dir_flag,
     config_file_flag,
@@ -40,8 +42,8 @@ if TYPE_CHECKING:
 _METHODS = "\b\nMethods:\n" + "\n".join(f"{entry.name:<17}  {entry.about}" for entry in CATALOGUE.values())
 
 
-@click.command("eval", cls=Command, epilog=_METHODS)
-@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.command("eval", cls=ClusterCommand, epilog=_METHODS)
+@click.argument("datastore", type=DatastorePlace())
 @click.argument("docs", type=click.Path(exists=True, allow_dash=True))
 @model_flag
 @preset_flag

@@ -15,8 +15,17 @@ from ..config import AdaptConfig, ClusterConfig
 from ..errors import ConfigError
 from ..retrieval.neighbors import SearchResult
 from .bars import Bars
-from .command import Command
-from .flags import Query, as_json_flag, loading_flags, model_flag, other_embedder_flag, queries_flag, settings_flags
+from .flags import (
+    ClusterCommand,
+    DatastorePlace,
+    Query,
+    as_json_flag,
+    loading_flags,
+    model_flag,
+    other_embedder_flag,
+    queries_flag,
+    settings_flags,
+)
 from .loading import Loading
 from .printing import counted, coverage_line, excerpt, print_json, stages_line
 from .queries import answer_all, one_or_many
@@ -27,8 +36,8 @@ if TYPE_CHECKING:
 _ExpertsFor = Callable[[str, SearchResult], "ExpertsReport"]
 
 
-@click.command(cls=Command)
-@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.command(cls=ClusterCommand)
+@click.argument("datastore", type=DatastorePlace())
 @click.argument("query", required=False, type=Query())
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Neighbors to show.")
 @queries_flag
@@ -81,6 +90,7 @@ def search(
       tttnn search pile-00 "def quicksort(" --source Github --explain
       tttnn search pile-00 --queries questions.txt > neighbors.jsonl
       tttnn search pile-00 "def quicksort(" --mode instant
+      tttnn search --cluster pile "def quicksort(" --on-missing-shard partial
     """
     one_or_many(query, queries)
     experts: _ExpertsFor | None = None

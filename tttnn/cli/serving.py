@@ -16,15 +16,23 @@ import click
 from ..config import PRESETS, AdaptConfig, ClusterConfig, ScoreConfig, SelectionConfig, ServeConfig
 from ..errors import ConfigError, MissingExtraError
 from ..recipe import TrainerRecipe
-from .command import Command
-from .flags import config_file_flag, loading_flags, model_flag, other_embedder_flag, preset_flag, settings_flags
+from .flags import (
+    ClusterCommand,
+    DatastorePlace,
+    config_file_flag,
+    loading_flags,
+    model_flag,
+    other_embedder_flag,
+    preset_flag,
+    settings_flags,
+)
 from .loading import Loading
 
 KEY_VARIABLE = "TTTNN_API_KEY"
 
 
-@click.command(cls=Command)
-@click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.command(cls=ClusterCommand)
+@click.argument("datastore", type=DatastorePlace())
 @model_flag
 @click.option("--name", help="What clients call the model  [default: --model's last part]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: from anywhere.")

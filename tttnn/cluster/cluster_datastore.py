@@ -52,8 +52,12 @@ class ClusterDatastore:
     True
     """
 
-    def __init__(self, place: Path, shards: Shards, manifest: ClusterManifest, config: ClusterConfig) -> None:
+    def __init__(
+        self, place: Path, shards: Shards, manifest: ClusterManifest, config: ClusterConfig, *, name: str | None = None
+    ) -> None:
         self.path = place
+        self.name = name
+        """Of the running cluster it is connected to; None where the shards are open in this process."""
         self.config = config
         """How long a search waits, and what happens when a shard is missing."""
         self.manifest = manifest
@@ -84,6 +88,38 @@ class ClusterDatastore:
         manifest = open_cluster(path)
         shards = LocalShards(path, manifest, partial=config.on_missing_shard == "partial")
         opened = cls(path, shards, manifest, config)
+        return opened if embedder is None else opened.attach(embedder)
+
+    @classmethod
+    def connect(
+        cls,
+        name: str,
+        embedder: Embedder | None = None,
+        *,
+        address: str = "auto",
+        config: ClusterConfig | None = None,
+    ) -> ClusterDatastore:
+        """Connect to a cluster that runs on Ray (`tttnn cluster start`).
+
+        Args:
+            name: What it was called when it was started.
+            embedder: As of `Datastore.open`. It is this process that embeds queries.
+            address: Of Ray; ``auto``: of the one that runs on this machine.
+            config: As of `open`.
+
+        Raises:
+            ClusterError: No such cluster runs, or no Ray.
+            MissingExtraError: Ray is not installed.
+            FileNotFoundError: The cluster's directory cannot be read here.
+        """
+        from .ray_shards import RayShards
+        from .running import running_cluster
+
+        facts = running_cluster(name, address=address)
+        path = Path(facts["place"])
+        manifest = open_cluster(path)
+        shards = RayShards(name, path, facts["replicas"])
+        opened = cls(path, shards, manifest, config or ClusterConfig(), name=name)
         return opened if embedder is None else opened.attach(embedder)
 
     def refresh(self) -> bool:
@@ -326,10 +362,10 @@ class ClusterDatastore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[..., ClusterDatastore], tuple[str, ClusterConfig, Any]]:
-        """Pickle the place alone; see `Datastore.__reduce__`."""
+    def __reduce__(self) -> tuple[Callable[..., ClusterDatastore], tuple[str, str | None, ClusterConfig, Any]]:
+        """Pickle the place, or the name, alone; see `Datastore.__reduce__`."""
         named = (self._embedder.name, self._embedder.config) if self.foreign and self._embedder is not None else None
-        return _unpickled, (str(self.path), self.config, named)
+        return _unpickled, (str(self.path), self.name, self.config, named)
 
     def __repr__(self) -> str:
         return f"ClusterDatastore({str(self.path)!r}, {len(self.manifest.shards)} shards, {len(self)} documents)"
@@ -354,8 +390,12 @@ def _stamp(place: Path) -> tuple[int, ...] | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _unpickled(place: str, config: ClusterConfig, embedder: tuple[str, EmbedConfig | None] | None) -> ClusterDatastore:
+def _unpickled(
+    place: str, name: str | None, config: ClusterConfig, embedder: tuple[str, EmbedConfig | None] | None
+) -> ClusterDatastore:
     from ..embedding.embedder import Embedder
 
-    opened = ClusterDatastore.open(place, config=config)
+    opened = (
+        ClusterDatastore.open(place, config=config) if name is None else ClusterDatastore.connect(name, config=config)
+    )
     return opened if embedder is None else opened.attach(Embedder.load(*embedder))

@@ -37,6 +37,7 @@ from ..files import digest_of
 from ..lm.generate import continued
 from ..lm.tokenizer_digest import digest_of_tokenizer
 from ..lm.tokens import prefix_token
+from ..recipe import RUNNING
 from ..retrieval.retriever import require_full
 from ..settings import check, read
 from ..store.document import text_digest
@@ -85,6 +86,7 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         pretrained: str | TestTimeTrainer,
         datastore: str | None = None,
         *,
+        cluster: str | None = None,
         embedder: str | None = None,
         k: int | None = None,
         query_tokens: int | None = 256,
@@ -104,7 +106,8 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
 
         Args:
             pretrained: demo name, hub id or directory; or a trainer, which then brings datastore and settings.
-            datastore: its directory; None where `k` is 0.
+            datastore: its directory, or a cluster's; None where `k` is 0.
+            cluster: instead of a datastore, a cluster that runs, by its name.
             embedder: instead of the one that the datastore was built with.
             k: neighbors to train on: another name of ``num_neighbors``.
             query_tokens: longest query; the end of a longer context is taken, because examples stand at its beginning.
@@ -128,6 +131,10 @@ class TttnnLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         if rolling not in get_args(Rolling):
             raise ConfigError(f"rolling must be one of {', '.join(get_args(Rolling))}, got {rolling!r}")
+        if cluster is not None:
+            if datastore is not None:
+                raise ConfigError(f"datastore must not be given beside cluster, got {datastore!r}")
+            datastore = f"{RUNNING}{cluster}"
         given = read(int | None, query_tokens, "query_tokens")
         if isinstance(pretrained, TestTimeTrainer):
             for name, value in {"datastore": datastore, "k": k, "max_length": max_length, **settings}.items():
