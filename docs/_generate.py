@@ -130,17 +130,30 @@ def commands_page() -> str:
         "| command | |",
         "| --- | --- |",
     ]
-    context = click.Context(app, info_name="tttnn")
-    names = [name for name in app.list_commands(context) if not app.commands[name].hidden]
-    lines += [f"| [`{name}`](#{name}) | {app.commands[name].get_short_help_str(200)} |" for name in names]
-    for name in names:
-        command = app.commands[name]
-        inner = click.Context(command, info_name=name, parent=context)
+    found = dict(_commands(app, click.Context(app, info_name="tttnn")))
+    lines += [
+        f"| [`{name}`](#{name.replace(' ', '-')}) | {inner.command.get_short_help_str(200)} |"
+        for name, inner in found.items()
+    ]
+    for name, inner in found.items():
+        command = inner.command
         usage = " ".join(command.collect_usage_pieces(inner))
         lines += ["", f"## {name}", "", "```text", f"tttnn {name} {usage}", "```", ""]
         lines += [*_prose(command.help or ""), "", *_prose(command.epilog or ""), ""]
         lines += _options(command, inner)
     return "\n".join(lines) + "\n"
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Context]]:
+    """Yield the commands of a group by name, after a group in it those of that one."""
+    for name in group.list_commands(context):
+        command = group.commands[name]
+        if command.hidden:
+            continue
+        inner = click.Context(command, info_name=name, parent=context)
+        yield name, inner
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {below}", one) for below, one in _commands(command, inner))
 
 
 def _prose(text: str) -> Iterator[str]:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -246,11 +247,17 @@ def test_every_error_is_explained() -> None:
     assert told == listed.split(", ")
 
 
+def every_command(group: click.Group) -> Iterator[click.Command]:
+    """Yield the commands of a group, those of groups in it too."""
+    for command in group.commands.values():
+        yield from every_command(command) if isinstance(command, click.Group) else [command]
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
 def test_flags_that_are_named_are_there(page: Path) -> None:
     ours = {
         flag
-        for command in program.app.commands.values()
+        for command in every_command(program.app)
         for option in command.params
         for flag in (*option.opts, *option.secondary_opts)
     }

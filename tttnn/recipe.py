@@ -37,6 +37,11 @@ def running_name(path: str | os.PathLike[str]) -> str | None:
     return text.removeprefix(RUNNING) if text.startswith(RUNNING) else None
 
 
+def names_cluster(path: str | os.PathLike[str]) -> bool:
+    """Say whether a path is a cluster's, or stands for one that runs."""
+    return running_name(path) is not None or is_cluster(path)
+
+
 def open_documents(
     path: str | os.PathLike[str], *, cluster: ClusterConfig | None = None
 ) -> Datastore | ClusterDatastore:

@@ -15,6 +15,7 @@ from ..config import ServeConfig
 from ..engines.cost import Costs
 from ..engines.pipe import Frame
 from ..errors import ConfigError
+from ..recipe import names_cluster
 from .engine_link import EngineLink, HeldWeights, close_weights
 from .idle_training import IdleTraining, idle_command
 from .job import Job
@@ -101,8 +102,10 @@ class Dispatcher:
             clock: seconds.
 
         Raises:
-            ConfigError: experts are to be trained for a model in less than float32.
+            ConfigError: experts are to be trained for a model in less than float32, or for a cluster.
         """
+        if config.train_when_idle and names_cluster(loads["recipe"]["datastore"]):
+            raise ConfigError("train_when_idle must be off for a cluster, which has no experts, got on")
         if config.train_when_idle and loads["recipe"]["dtype"] != "float32":
             raise ConfigError(
                 "dtype must be float32 with train_when_idle, because experts are of the weights in it, got "
