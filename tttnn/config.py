@@ -84,6 +84,10 @@ class EmbedConfig(Config):
     precision: Precision = setting("auto", "arithmetic of the encoder; auto: bfloat16 where the processor has it")
 
 
+IndexVectors = Literal["float32", "float16", "int8"]
+"""What the walk through a graph reads of a vector."""
+
+
 @dataclass(frozen=True)
 class IndexConfig(Config):
     """How vectors are indexed and searched."""
@@ -92,6 +96,11 @@ class IndexConfig(Config):
 
     backend: Literal["hnsw", "exact"] = setting("hnsw", "approximate graph search, or exact search")
     metric: Literal["l2", "ip"] = setting("l2", "squared Euclidean distance, or 1 - inner product")
+    vectors: IndexVectors = setting(
+        "float32",
+        "what a search walks on: vectors as they are, or in fewer bytes, and then the nearest are ranked again",
+        flag="index_vectors",
+    )
     M: int = setting(16, "links per node of the HNSW graph", minimum=2, maximum=512)
     ef_construction: int = setting(200, "width of the search while building", minimum=2, maximum=100_000)
     ef_search: int = setting(128, "smallest width of a search", minimum=1, maximum=1_000_000)

@@ -242,12 +242,17 @@ def check_file(path: Path, expected: dict[str, Any], *, content: Any = None, err
         content: A buffer with the file's content, where it is mapped already; None reads the file.
         error: The class to raise; a missing file is a FileNotFoundError.
     """
-    size = path.stat().st_size
-    if size != expected["size"]:
-        raise error(f"{path}: holds {size} bytes, expected {expected['size']}. {_REMEDY}")
+    check_size(path, expected, error=error)
     digest = describe_file(path)["sha256"] if content is None else hashlib.sha256(content).hexdigest()
     if digest != expected["sha256"]:
         raise error(f"{path}: its sha256 is {digest[:16]}, expected {expected['sha256'][:16]}. {_REMEDY}")
+
+
+def check_size(path: Path, expected: dict[str, Any], *, error: type[Exception]) -> None:
+    """Raise `error` unless a file has the size it is expected to have; a missing file is a FileNotFoundError."""
+    size = path.stat().st_size
+    if size != expected["size"]:
+        raise error(f"{path}: holds {size} bytes, expected {expected['size']}. {_REMEDY}")
 
 
 def digest_of(value: Any) -> str:

@@ -28,6 +28,7 @@ def setting(
     group: str = "",
     per_call: bool = False,
     trains: bool = True,
+    flag: str = "",
 ) -> Any:
     """Declare a field.
 
@@ -39,10 +40,12 @@ def setting(
         group: under which heading help shows it, "common" before all others; empty: that of its class.
         per_call: whether it may differ from one call to the next of what was made with the settings.
         trains: whether it changes what is trained of given texts.
+        flag: name of its flag where the field's own would say too little; empty: the field's name.
     """
     limits = {"minimum": minimum, "maximum": maximum}
     return field(
-        default=default, metadata={"help": about, "group": group, "per_call": per_call, "trains": trains, **limits}
+        default=default,
+        metadata={"help": about, "group": group, "per_call": per_call, "trains": trains, "flag": flag, **limits},
     )
 
 

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings.h"
+#include "index_arguments.h"
 
 namespace py = pybind11;
 
@@ -16,27 +17,7 @@ namespace {
 
 using tttnn::Error;
 using tttnn::ErrorCode;
-using Vectors = py::array_t<float, py::array::c_style>;
-using Ids = py::array_t<std::int64_t, py::array::c_style>;
-using Bytes = py::array_t<std::uint8_t, py::array::c_style>;
-
-tttnn::Metric metric_named(const std::string& name) {
-  if (name == "l2") return tttnn::Metric::kL2;
-  if (name == "ip") return tttnn::Metric::kIp;
-  throw Error(ErrorCode::kInvalidArgument, "metric must be l2 or ip, got " + name);
-}
-
-tttnn::SearchMethod method_named(const std::string& name) {
-  if (name == "auto") return tttnn::SearchMethod::kAuto;
-  if (name == "graph") return tttnn::SearchMethod::kGraph;
-  if (name == "scan") return tttnn::SearchMethod::kScan;
-  throw Error(ErrorCode::kInvalidArgument, "method must be auto, graph or scan, got " + name);
-}
-
-void check_matrix(const Vectors& vectors, std::size_t dim, const char* what) {
-  if (vectors.ndim() != 2 || static_cast<std::size_t>(vectors.shape(1)) != dim)
-    throw Error(ErrorCode::kInvalidArgument, std::string(what) + " must be (n, " + std::to_string(dim) + ") float32");
-}
+using namespace index_arguments;
 
 // Holds the array whose bytes the index reads.
 struct BoundIndex {
@@ -83,10 +64,7 @@ void bind_hnsw(py::module_& module) {
       .def(py::init([](Bytes bytes, const Ids& copies, std::size_t dim, const std::string& metric, std::size_t ids,
                        const std::string& name) {
              if (dim == 0) throw Error(ErrorCode::kInvalidArgument, "dim must be at least 1, got 0");
-             if (copies.ndim() != 2 || copies.shape(1) != 2)
-               throw Error(ErrorCode::kInvalidArgument, "copies must be (n, 2)");
-             std::vector<std::pair<std::int64_t, std::int64_t>> pairs;
-             for (py::ssize_t i = 0; i < copies.shape(0); ++i) pairs.emplace_back(copies.at(i, 0), copies.at(i, 1));
+             auto pairs = pairs_of(copies);
              const auto* from = reinterpret_cast<const std::byte*>(bytes.data());
              const auto size = static_cast<std::size_t>(bytes.size());
              const tttnn::Metric kind = metric_named(metric);
@@ -123,25 +101,7 @@ void bind_hnsw(py::module_& module) {
           [](const BoundIndex& self, const Vectors& queries, std::size_t k, std::size_t ef,
              const std::optional<Bytes>& allowed, const std::string& method, int threads) {
             check_matrix(queries, self.index->table().dim, "queries");
-            if (allowed && static_cast<std::size_t>(allowed->size()) != self.ids)
-              throw Error(ErrorCode::kInvalidArgument, "allowed must have one value for each id");
-            Ids ids({queries.shape(0), static_cast<py::ssize_t>(k)});
-            Vectors distances({queries.shape(0), static_cast<py::ssize_t>(k)});
-            Ids computed(queries.shape(0));
-            tttnn::SearchRequest request{queries.data(), static_cast<std::size_t>(queries.shape(0)), k, ef};
-            request.allowed = allowed ? allowed->data() : nullptr;
-            request.method = method_named(method);
-            request.threads = threads;
-            std::int64_t* to_ids = ids.mutable_data();
-            float* to_distances = distances.mutable_data();
-            std::int64_t* to_computed = computed.mutable_data();
-            std::size_t scanned = 0;
-            {
-              // The arguments hold the inputs, this frame the outputs; the index never changes.
-              py::gil_scoped_release release;
-              scanned = self.index->search(request, to_ids, to_distances, to_computed);
-            }
-            return py::make_tuple(ids, distances, computed, scanned);
+            return search_of(*self.index, self.ids, queries, k, ef, allowed, method, threads);
           },
           py::arg("queries"), py::arg("k"), py::kw_only(), py::arg("ef"), py::arg("allowed") = py::none(),
           py::arg("method") = "auto", py::arg("threads") = 0,

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   bind_build_info(module);
   bind_pooling(module);
   bind_hnsw(module);
+  bind_compact_index(module);
   bind_store(module);
   bind_mapped_file(module);
   bind_shared_memory(module);

@@ -155,6 +155,33 @@ __attribute__((target("avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))) st
 }
 #endif
 
+float byte_distance(Metric metric, ByteDotFn dot, const std::byte* a, const std::byte* b, std::size_t dim) {
+  const std::int32_t products =
+      dot(reinterpret_cast<const std::int8_t*>(a + kCodes), reinterpret_cast<const std::int8_t*>(b + kCodes), dim);
+  const float product = read<float>(a) * read<float>(b) * static_cast<float>(products);
+  if (metric == Metric::kIp) return 1.0f - product;
+  return (read<float>(a + 4) + read<float>(b + 4)) - 2.0f * product;
+}
+
+template <Metric kMetric>
+float byte_pair(const void* a, const void* b, const void* dim) {
+  static const ByteDotFn dot = byte_dot_function();
+  return byte_distance(kMetric, dot, static_cast<const std::byte*>(a), static_cast<const std::byte*>(b),
+                       *static_cast<const std::size_t*>(dim));
+}
+
+// One of the two is widened first: a graph is built once, and searched with queries of float32.
+template <Metric kMetric>
+float half_pair(const void* a, const void* b, const void* dim) {
+  static const HalfDistanceFn distance = half_distance_function(kMetric);
+  const std::size_t size = *static_cast<const std::size_t*>(dim);
+  thread_local std::vector<float> wide;
+  if (wide.size() < size) wide.resize(size);
+  for (std::size_t i = 0; i < size; ++i)
+    wide[i] = half_to_float(read<std::uint16_t>(static_cast<const std::byte*>(a) + 2 * i));
+  return distance(static_cast<const std::byte*>(b), wide.data(), size);
+}
+
 }  // namespace
 
 std::size_t compact_bytes(CompactKind kind, std::size_t dim) noexcept {
@@ -215,6 +242,7 @@ bool compact(CompactKind kind, const float* vector, std::size_t dim, std::byte* 
   const auto length_bits = static_cast<float>(length);
   std::memcpy(out, &scale, sizeof(scale));
   std::memcpy(out + 4, &length_bits, sizeof(length_bits));
+  if (!std::isfinite(length_bits)) return false;
   if (scale == 0.0f) return true;  // all is zero, or too small to be told from it
   for (std::size_t i = 0; i < dim; ++i) {
     const float code = std::nearbyint(vector[i] / scale);
@@ -248,6 +276,11 @@ HalfDistanceFn half_distance_function(Metric metric, SimdLevel level) noexcept {
   return metric == Metric::kL2 ? choose_half<lanes::L2>(level) : choose_half<lanes::Ip>(level);
 }
 
+DistanceFn compact_distance_function(CompactKind kind, Metric metric) noexcept {
+  if (kind == CompactKind::kFloat16) return metric == Metric::kL2 ? half_pair<Metric::kL2> : half_pair<Metric::kIp>;
+  return metric == Metric::kL2 ? byte_pair<Metric::kL2> : byte_pair<Metric::kIp>;
+}
+
 CompactQuery::CompactQuery(CompactKind kind, Metric metric, const float* query, std::size_t dim)
     : kind_(kind),
       metric_(metric),
@@ -262,11 +295,7 @@ CompactQuery::CompactQuery(CompactKind kind, Metric metric, const float* query, 
 
 float CompactQuery::distance(const std::byte* vector) const {
   if (kind_ == CompactKind::kFloat16) return half_(vector, query_, dim_);
-  const auto* a = reinterpret_cast<const std::int8_t*>(vector + kCodes);
-  const auto* b = reinterpret_cast<const std::int8_t*>(codes_.data() + kCodes);
-  const float product = read<float>(vector) * read<float>(codes_.data()) * static_cast<float>(dot_(a, b, dim_));
-  if (metric_ == Metric::kIp) return 1.0f - product;
-  return (read<float>(vector + 4) + read<float>(codes_.data() + 4)) - 2.0f * product;
+  return byte_distance(metric_, dot_, vector, codes_.data(), dim_);
 }
 
 }  // namespace tttnn

@@ -22,7 +22,8 @@ constexpr std::size_t kMostCompactDim = 65536;
 // Bytes of one vector, a multiple of 4.
 std::size_t compact_bytes(CompactKind kind, std::size_t dim) noexcept;
 
-// Writes compact_bytes() bytes. Returns false where an element is too large for float16 (65,520 or more).
+// Writes compact_bytes() bytes. Returns false where an element is too large for float16 (65,520 or more), or of int8
+// the squared length too large for float32.
 bool compact(CompactKind kind, const float* vector, std::size_t dim, std::byte* out) noexcept;
 
 float half_to_float(std::uint16_t half) noexcept;
@@ -37,6 +38,9 @@ using HalfDistanceFn = float (*)(const std::byte* halves, const float* query, st
 // `byte_products`: only true where has_byte_products() is.
 ByteDotFn byte_dot_function(SimdLevel level = simd_level(), bool byte_products = has_byte_products()) noexcept;
 HalfDistanceFn half_distance_function(Metric metric, SimdLevel level = simd_level()) noexcept;
+
+// The distance between two vectors that compact() wrote, as CompactQuery::distance; `dim` points to a std::size_t.
+DistanceFn compact_distance_function(CompactKind kind, Metric metric) noexcept;
 
 // A query made ready to be compared with compact vectors. It is copied or points to `query`, which must outlive it.
 class CompactQuery {

@@ -8,14 +8,9 @@
 #include <queue>
 
 #include "error.h"
+#include "hnswlib_graph.h"
 #include "parallel.h"
-
-// hnswlib prefetches where USE_SSE is defined; its prefetch loop reads one link past a full list, which the address
-// sanitizer would report. The distance kernels that USE_SSE brings are not used.
-#if defined(__SSE__) && !defined(__SANITIZE_ADDRESS__)
-#define USE_SSE
-#endif
-#include <hnswlib/hnswlib.h>
+#include "walk.h"
 
 namespace tttnn {
 
@@ -23,11 +18,7 @@ namespace {
 
 constexpr std::size_t kHeaderSize = 96;
 constexpr std::size_t kMostLinks = 20000;  // hnswlib caps M at 10000, and level 0 has twice as many
-// What a walk costs per unit of ef, in distances of a scan, whose vectors come from memory in order: measured on text
-// embeddings (benchmarks/records/retrieval.md).
-constexpr std::size_t kCostPerEf = 32;
-constexpr std::size_t kSeeds = 2147483646;  // states of std::minstd_rand0, which takes seeds 0 and 1 for the same
-constexpr std::size_t kLinesAhead = 4;      // cache lines of a vector to ask for; the processor follows the rest
+constexpr std::size_t kLinesAhead = 4;     // cache lines of a vector to ask for; the processor follows the rest
 
 template <typename T>
 T read(const std::byte* from) {
@@ -60,7 +51,7 @@ struct Links {
 struct HnswBuilder::State {
   State(std::size_t dim, Metric metric, std::size_t capacity, const HnswOptions& options)
       : space(dim, metric),
-        graph(&space, capacity, options.M, options.ef_construction, options.seed % kSeeds + 1),
+        graph(&space, capacity, options.M, options.ef_construction, graph_seed(options.seed)),
         dim_(dim) {}
   Space space;
   hnswlib::HierarchicalNSW<float> graph;
@@ -89,7 +80,7 @@ void HnswBuilder::save(const std::string& path) const {
 }
 
 struct HnswIndex::Scratch {
-  explicit Scratch(std::size_t nodes) : visited(nodes, 0), nearest(0) {}
+  explicit Scratch(std::size_t nodes) : visited(nodes, 0) {}
 
   // Marks of earlier walks are told apart by their number, so nothing is cleared between walks.
   void begin(std::size_t ef) {
@@ -97,9 +88,7 @@ struct HnswIndex::Scratch {
       std::fill(visited.begin(), visited.end(), std::uint16_t{0});
       walk = 1;
     }
-    nearest = NearestList(ef);
-    expanded.assign(ef + 1, 0);
-    frontier.clear();
+    lists.begin(ef);
     computed = 0;
   }
   bool visit(std::uint32_t node) {
@@ -110,11 +99,18 @@ struct HnswIndex::Scratch {
 
   std::vector<std::uint16_t> visited;  // by node: the number of the walk that saw it
   std::uint16_t walk = 0;
-  NearestList nearest;
-  std::vector<std::uint8_t> expanded;  // by place in `nearest`
-  std::vector<std::uint32_t> batch;
-  std::int64_t computed = 0;        // distances, in the current walk
-  std::vector<Candidate> frontier;  // a heap, for walks with a filter
+  WalkLists lists;
+  std::int64_t computed = 0;  // distances, in the current walk
+};
+
+struct HnswIndex::Reader {
+  const HnswIndex& index;
+  const float* query;
+  Scratch& scratch;
+
+  bool visit(std::uint32_t node) { return scratch.visit(node); }
+  void gather(std::uint32_t of, std::vector<std::uint32_t>& batch) { index.gather_unvisited(of, scratch, batch); }
+  float distance(std::uint32_t node) const { return index.distance_(query, index.table_.at(node), &index.table_.dim); }
 };
 
 HnswIndex::~HnswIndex() = default;
@@ -233,98 +229,19 @@ std::uint32_t HnswIndex::descend(const float* query, Scratch& scratch) const {
   return best;
 }
 
-// Puts the neighbors of `of` that were not visited yet into scratch.batch, their vectors on the way to the cache.
-void HnswIndex::gather_unvisited(std::uint32_t of, Scratch& scratch) const {
+// Puts the neighbors of `of` that were not visited yet into `batch`, their vectors on the way to the cache.
+void HnswIndex::gather_unvisited(std::uint32_t of, Scratch& scratch, std::vector<std::uint32_t>& batch) const {
   const Links links{level0_ + of * record_size_};
   const std::size_t size = links.size();
-  scratch.batch.clear();
+  batch.clear();
   for (std::size_t i = 0; i < size; ++i) {
     const std::uint32_t node = links[i];
     if (!scratch.visit(node)) continue;
     const auto* vector = reinterpret_cast<const char*>(table_.at(node));
     for (std::size_t line = 0; line < kLinesAhead; ++line) __builtin_prefetch(vector + 64 * line);
-    scratch.batch.push_back(node);
+    batch.push_back(node);
   }
-  scratch.computed += static_cast<std::int64_t>(scratch.batch.size());
-}
-
-// The search of a layer in the HNSW paper (algorithm 2) with one ordered list in place of two heaps: a candidate that
-// leaves the list of the ef nearest could never be expanded.
-void HnswIndex::walk(const float* query, std::size_t ef, Scratch& scratch) const {
-  scratch.begin(ef);
-  NearestList& nearest = scratch.nearest;
-  std::vector<std::uint8_t>& expanded = scratch.expanded;
-  const std::uint32_t start = descend(query, scratch);
-  scratch.visit(start);
-  nearest.offer({distance_(query, table_.at(start), &table_.dim), start});
-
-  for (std::size_t next = 0; next < nearest.size();) {
-    if (expanded[next]) {
-      ++next;
-      continue;
-    }
-    expanded[next] = 1;
-    gather_unvisited(nearest[next].node, scratch);
-    for (const std::uint32_t node : scratch.batch) {
-      const float d = distance_(query, table_.at(node), &table_.dim);
-      if (!nearest.admits(d)) continue;
-      const std::size_t before = nearest.size();
-      const bool was_full = nearest.full();
-      const std::size_t place = nearest.offer({d, node});
-      if (was_full && place == before) continue;  // lost a tie
-      const std::size_t moved = (was_full ? before - 1 : before) - place;
-      std::memmove(expanded.data() + place + 1, expanded.data() + place, moved);
-      expanded[place] = 0;
-      next = std::min(next, place);
-    }
-  }
-}
-
-// The same walk, where only allowed nodes enter the answer but every node may be passed through.
-void HnswIndex::walk_allowed(const float* query, std::size_t ef, const std::uint8_t* allowed_nodes,
-                             Scratch& scratch) const {
-  scratch.begin(ef);
-  NearestList& nearest = scratch.nearest;
-  std::vector<Candidate>& frontier = scratch.frontier;
-  const auto farther = [](const Candidate& a, const Candidate& b) { return b < a; };
-  const std::uint32_t start = descend(query, scratch);
-  scratch.visit(start);
-  frontier.push_back({distance_(query, table_.at(start), &table_.dim), start});
-  if (allowed_nodes[start]) nearest.offer(frontier.front());
-
-  while (!frontier.empty()) {
-    std::pop_heap(frontier.begin(), frontier.end(), farther);
-    const Candidate current = frontier.back();
-    frontier.pop_back();
-    if (!nearest.admits(current.distance)) break;
-    gather_unvisited(current.node, scratch);
-    for (const std::uint32_t node : scratch.batch) {
-      const float d = distance_(query, table_.at(node), &table_.dim);
-      if (!nearest.admits(d)) continue;
-      frontier.push_back({d, node});
-      std::push_heap(frontier.begin(), frontier.end(), farther);
-      if (allowed_nodes[node]) nearest.offer({d, node});
-    }
-  }
-}
-
-void HnswIndex::emit(const NearestList& nearest, const SearchRequest& request, std::int64_t* out_ids,
-                     float* out_distances) const {
-  std::size_t filled = 0;
-  const auto put = [&](std::int64_t id, float distance) {
-    if (filled == request.k || (request.allowed != nullptr && request.allowed[id] == 0)) return;
-    out_ids[filled] = id;
-    out_distances[filled] = distance;
-    ++filled;
-  };
-  for (const Candidate& candidate : nearest) {
-    if (filled == request.k) break;
-    put(ids_[candidate.node], candidate.distance);
-    auto copy = std::lower_bound(copies_.begin(), copies_.end(), std::make_pair(candidate.node, std::int64_t{0}));
-    for (; copy != copies_.end() && copy->first == candidate.node; ++copy) put(copy->second, candidate.distance);
-  }
-  std::fill(out_ids + filled, out_ids + request.k, -1);
-  std::fill(out_distances + filled, out_distances + request.k, std::numeric_limits<float>::infinity());
+  scratch.computed += static_cast<std::int64_t>(batch.size());
 }
 
 std::unique_ptr<HnswIndex::Scratch> HnswIndex::take_scratch() const {
@@ -362,30 +279,29 @@ std::size_t HnswIndex::search(const SearchRequest& request, std::int64_t* out_id
   const std::uint8_t* allowed = request.allowed == nullptr ? nullptr : allowed_nodes.data();
   const std::size_t ef = std::min(std::max(request.ef, request.k), std::max<std::size_t>(1, table_.count));
 
-  bool scanning = request.method == SearchMethod::kScan || candidates == 0;
-  if (request.method == SearchMethod::kAuto) {
-    // With a filter a walk passes nodes / candidates nodes for each that may be an answer.
-    const double walk_cost = static_cast<double>(kCostPerEf) * static_cast<double>(ef) *
-                             static_cast<double>(table_.count) /
-                             static_cast<double>(std::max<std::size_t>(1, candidates));
-    scanning = scanning || static_cast<double>(candidates) <= walk_cost;
-  }
-  if (scanning) {
+  const auto id_of = [this](std::uint32_t node) { return ids_[node]; };
+  const auto emit = [&](const NearestList& nearest, std::size_t q) {
+    write_answer(nearest, id_of, copies_, request, out_ids + q * request.k, out_distances + q * request.k);
+  };
+
+  if (prefers_scan(request.method, ef, table_.count, candidates)) {
     const auto lists = scan(table_, request.queries, request.count, request.k, allowed, request.threads);
-    for (std::size_t q = 0; q < request.count; ++q)
-      emit(lists[q], request, out_ids + q * request.k, out_distances + q * request.k);
+    for (std::size_t q = 0; q < request.count; ++q) emit(lists[q], q);
     if (out_computed != nullptr) std::fill_n(out_computed, request.count, static_cast<std::int64_t>(candidates));
     return request.count;
   }
   const auto task = [&](std::size_t q) {
     auto scratch = take_scratch();
-    const float* query = request.queries + q * table_.dim;
+    Reader reader{*this, request.queries + q * table_.dim, *scratch};
+    scratch->begin(ef);
+    const std::uint32_t node = descend(reader.query, *scratch);
+    const Candidate start{reader.distance(node), node};
     if (allowed == nullptr) {
-      walk(query, ef, *scratch);
+      walk(reader, start, scratch->lists);
     } else {
-      walk_allowed(query, ef, allowed, *scratch);
+      walk_allowed(reader, start, allowed, scratch->lists);
     }
-    emit(scratch->nearest, request, out_ids + q * request.k, out_distances + q * request.k);
+    emit(scratch->lists.nearest, q);
     if (out_computed != nullptr) out_computed[q] = scratch->computed;
     give_scratch(std::move(scratch));
   };

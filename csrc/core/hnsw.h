@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "distance.h"
-#include "scan.h"
+#include "search_request.h"
 
 namespace tttnn {
 
@@ -42,22 +42,6 @@ class HnswBuilder {
   std::unique_ptr<State> state_;
 };
 
-enum class SearchMethod {
-  kAuto,   // whichever computes fewer distances
-  kGraph,  // walk the graph
-  kScan,   // compare with every vector: exact
-};
-
-struct SearchRequest {
-  const float* queries;  // (count, dim)
-  std::size_t count;
-  std::size_t k;
-  std::size_t ef;                         // width of the walk; at least k is used
-  const std::uint8_t* allowed = nullptr;  // by id, nonzero: may be an answer; null: all may
-  SearchMethod method = SearchMethod::kAuto;
-  int threads = 0;  // 0: all of the shared pool
-};
-
 class HnswIndex {
  public:
   // `ids`: every id of the file and of `copies` is below it. `copies`: (id, id of the equal vector that is in the
@@ -79,14 +63,11 @@ class HnswIndex {
 
  private:
   struct Scratch;  // visited marks and lists of one thread
+  struct Reader;
 
   void check_links(const std::string& name) const;
   std::uint32_t descend(const float* query, Scratch& scratch) const;
-  void walk(const float* query, std::size_t ef, Scratch& scratch) const;
-  void gather_unvisited(std::uint32_t of, Scratch& scratch) const;
-  void walk_allowed(const float* query, std::size_t ef, const std::uint8_t* allowed_nodes, Scratch& scratch) const;
-  void emit(const NearestList& nearest, const SearchRequest& request, std::int64_t* out_ids,
-            float* out_distances) const;
+  void gather_unvisited(std::uint32_t of, Scratch& scratch, std::vector<std::uint32_t>& batch) const;
   std::unique_ptr<Scratch> take_scratch() const;
   void give_scratch(std::unique_ptr<Scratch> scratch) const;
 
@@ -98,10 +79,10 @@ class HnswIndex {
   std::uint32_t entry_ = 0;
   VectorTable table_;
   DistanceFn distance_;
-  std::vector<std::int64_t> ids_;                               // by node
-  std::vector<const std::byte*> upper_;                         // by node: its link lists above level 0, or null
-  std::vector<std::uint8_t> levels_;                            // by node
-  std::vector<std::pair<std::uint32_t, std::int64_t>> copies_;  // (node, id), ascending
+  std::vector<std::int64_t> ids_;        // by node
+  std::vector<const std::byte*> upper_;  // by node: its link lists above level 0, or null
+  std::vector<std::uint8_t> levels_;     // by node
+  Copies copies_;
 
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Scratch>> free_;  // guarded by mutex_

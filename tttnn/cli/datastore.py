@@ -6,11 +6,11 @@ Knows flags and one call for each. Does not know how a datastore is made.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, ExpertConfig, IndexConfig, StoreConfig
+from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, ExpertConfig, IndexConfig, IndexVectors, StoreConfig
 from .bars import Bars
 from .command import Command
 from .experts import print_trained
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @corpus_argument
 @click.argument("datastore", type=click.Path())
 @embedder_flag
-@click.option("--dry-run", is_flag=True, help="Only estimate documents, time and disk: reads CORPUS once.")
+@click.option("--dry-run", is_flag=True, help="Only estimate documents, time, disk and memory: reads CORPUS once.")
 @click.option(
     "--experts",
     is_flag=True,
@@ -231,8 +231,13 @@ def delete(
 
 @click.command(cls=Command)
 @click.argument("datastore", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--index-vectors",
+    type=click.Choice(get_args(IndexVectors)),
+    help="Index every segment anew where it has other vectors than these.",
+)
 @as_json_flag
-def compact(datastore: str, as_json: bool) -> None:
+def compact(datastore: str, index_vectors: IndexVectors | None, as_json: bool) -> None:
     """Rewrite DATASTORE without its deleted documents, and merge small segments. Ids stay.
 
     Interrupted, it leaves the datastore as it was.
@@ -240,9 +245,10 @@ def compact(datastore: str, as_json: bool) -> None:
     \b
     Examples:
       tttnn compact pile-00
+      tttnn compact pile-00 --index-vectors int8
     """
     from ..datastore.datastore import Datastore
 
     with Bars() as bars:
-        report = Datastore.open(datastore).compact(progress=bars)
+        report = Datastore.open(datastore).compact(vectors=index_vectors, progress=bars)
     show(report.to_dict(), as_json)

@@ -55,7 +55,7 @@ def _is_words(hint: Any) -> bool:
 
 def settings_flags(cls: type[Config], keyword: str, *, prefix: str = "") -> Callable[[_Command], _Command]:
     """Give a command one flag per field of `cls`; it receives those that were given, as `keyword`."""
-    names = {field.name: f"{prefix}{field.name}" for field in dataclasses.fields(cls)}
+    names = {field.name: field.metadata["flag"] or f"{prefix}{field.name}" for field in dataclasses.fields(cls)}
 
     hints = get_type_hints(cls)
 

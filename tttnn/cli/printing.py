@@ -93,6 +93,10 @@ def print_datastore(described: dict[str, Any]) -> None:
     click.echo(
         f"files: {files}; {in_bytes(described['text_bytes'])} of text; recall@20 {described['recall_at_20']:.3f}"
     )
+    each, kept = described["bytes_per_vector"], described["settings"]["index"].get("vectors", "float32")
+    click.echo(
+        f"a vector: {each['memory']:,.0f} bytes that searches want in memory ({kept}), {each['disk']:,.0f} on disk"
+    )
     made_by = described["embedder"]
     limit = made_by.get("identity", {}).get("max_length")
     reads = f", which reads {limit} tokens" if limit else ""

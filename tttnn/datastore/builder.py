@@ -31,7 +31,7 @@ from ..store.writer import TextStoreWriter, train_dictionary
 from .build_report import BuildReport
 from .corpus_documents import Corpus, bytes_of, can_be_read_again, compare_documents, documents_of
 from .index import MANIFEST as INDEX_MANIFEST
-from .index import NeighborIndex
+from .index import NeighborIndex, require_graph
 from .lock import LOCK, locked
 from .manifest import (
     FORMAT,
@@ -114,6 +114,7 @@ class Builder:
             # The number of threads does not change a store.
             "store": {f.name: getattr(store, f.name) for f in fields(store) if f.name != "threads"},
         }
+        require_graph(index)
         embedder = source.embedder
         if config.unit == "passage" and embedder is None:
             raise ValueError("unit must be document where vectors are imported, got passage")

@@ -7,6 +7,7 @@ left behind is removed by the next writer.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Progress
+from ..config import IndexVectors, Progress
 from ..errors import DatastoreLockedError
 from ..files import explained, write_file
 from ..retrieval.where import check_sources
@@ -24,7 +25,7 @@ from ..store.writer import TextStoreWriter, train_dictionary
 from .builder import VECTORS
 from .deletions import write_deleted
 from .documents import Documents
-from .index import NeighborIndex
+from .index import NeighborIndex, require_graph
 from .lock import locked
 from .manifest import (
     IDS,
@@ -132,7 +133,13 @@ def _doomed(
     return doomed
 
 
-def compact_datastore(path: Path, *, progress: Progress | None = None, opened: Sequence[Segment] = ()) -> CompactReport:
+def compact_datastore(
+    path: Path,
+    *,
+    vectors: IndexVectors | None = None,
+    progress: Progress | None = None,
+    opened: Sequence[Segment] = (),
+) -> CompactReport:
     """Rewrite segments that have deleted documents without them, and merge small neighboring segments.
 
     Segments are merged, in the order of their ids, as long as the result has no more documents than a segment may have
@@ -141,10 +148,13 @@ def compact_datastore(path: Path, *, progress: Progress | None = None, opened: S
 
     Args:
         path: The datastore.
+        vectors: As of `IndexConfig`: every segment is indexed so from now on, and what is appended later too. None:
+            as the datastore's settings say.
         progress: Called with the stage "compact" and the documents written, then with "index" and vectors.
         opened: Segments that are open already; see `open_segments`.
 
     Raises:
+        ValueError: The index is exact and compact vectors are asked for.
         DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
     """
     with locked(path), explained(path):
@@ -154,19 +164,27 @@ def compact_datastore(path: Path, *, progress: Progress | None = None, opened: S
                 f"{path}: an append there was interrupted. Append the same documents again or discard it, then compact."
             )
         remove_unlisted(path, manifest)
+        settings = manifest.settings
+        if vectors is not None and vectors != manifest.index_config.vectors:
+            index = manifest.index_config.with_(vectors=vectors)
+            require_graph(index)
+            settings = {**settings, "index": index.to_dict()}
+        changed = replace(manifest, settings=settings)
         segments = open_segments(path, manifest, opened)
         before = sum(_size(segment.folder) for segment in segments)
         removed = sum(len(segment.store) - len(segment) for segment in segments)
         entries: list[SegmentEntry] = []
         number = manifest.next_segment
         for group in _groups(segments, manifest.datastore_config.segment_documents):
-            if len(group) == 1 and group[0].deleted is None:
+            whole = len(group) == 1 and group[0].deleted is None
+            if whole and (vectors is None or group[0].index.walks_on == vectors):
                 entries.append(group[0].entry)
             elif any(len(segment) for segment in group):
-                entries.append(_merge(path / SEGMENTS / segment_name(number), group, manifest, number, progress))
+                write = _index_again if whole else _merge
+                entries.append(write(path / SEGMENTS / segment_name(number), group, changed, number, progress))
                 number += 1
-        if number > manifest.next_segment or len(entries) < len(segments):
-            manifest = replace_manifest(path, replace(manifest, segments=tuple(entries), next_segment=number))
+        if number > manifest.next_segment or len(entries) < len(segments) or changed != manifest:
+            manifest = replace_manifest(path, replace(changed, segments=tuple(entries), next_segment=number))
         remove_unlisted(path, manifest)
         after = sum(_size(path / SEGMENTS / entry.name) for entry in entries)
         return CompactReport(removed, len(segments), len(entries), before, after)
@@ -228,21 +246,54 @@ def _merge(
     if manifest.unit == "passage":
         _merge_passages(group, units).save(folder / PASSAGES)
         files.append(PASSAGES)
+    _index(folder, group, units, manifest, number, progress)
+    return _described(folder, group, summary.documents, summary.store_id, files)
+
+
+def _index_again(
+    folder: Path, group: list[Segment], manifest: Manifest, number: int, progress: Progress | None
+) -> SegmentEntry:
+    """Write a segment that has all of another but its index; return what the manifest says of it."""
+    (segment,) = group
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    files = [name for name in (IDS, PASSAGES) if name in segment.entry.files]
+    for name in (TEXTS, *files):
+        try:
+            os.link(segment.folder / name, folder / name)  # no file of a segment is ever changed
+        except OSError:
+            shutil.copyfile(segment.folder / name, folder / name)
+    _index(folder, group, [segment.live_units], manifest, number, progress)
+    return _described(folder, group, segment.entry.documents, segment.entry.store_id, files)
+
+
+def _index(
+    folder: Path,
+    group: list[Segment],
+    units: list[NDArray[np.int64]],
+    manifest: Manifest,
+    number: int,
+    progress: Progress | None,
+) -> None:
     _copy_vectors(folder / VECTORS, group, units, manifest.dim)
     vectors = np.memmap(folder / VECTORS, "<f4", "r", shape=(sum(map(len, units)), manifest.dim))
     seed = manifest.datastore_config.seed + number
     NeighborIndex.build(folder, vectors, manifest.index_config, seed=seed, progress=progress)
     del vectors
     (folder / VECTORS).unlink()
+
+
+def _described(folder: Path, group: list[Segment], documents: int, store_id: str, files: list[str]) -> SegmentEntry:
+    """Return what the manifest says of a segment that was written in the place of several."""
     # What embedding counted stays a count of what was embedded, deleted documents included.
     counts = EmbeddedCounts(
-        sum(map(len, units)),
+        sum(len(segment.live_units) for segment in group),
         sum(segment.entry.tokens for segment in group),
         sum(segment.entry.truncated for segment in group),
         sum(segment.entry.empty for segment in group),
     )
-    written = IngestedSegment(summary.documents, summary.store_id)
-    return replace(describe_segment(folder, base, written, counts, files), end=end)
+    written = IngestedSegment(documents, store_id)
+    return replace(describe_segment(folder, group[0].base, written, counts, files), end=group[-1].end)
 
 
 def _merge_passages(group: list[Segment], units: list[NDArray[np.int64]]) -> PassageTable:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, Progress, StoreConfig
+from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, IndexVectors, Progress, StoreConfig
 from ..embedding.identity import differences, settings_of
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
@@ -388,18 +388,20 @@ class Datastore:
         self._reopen()
         return deleted
 
-    def compact(self, *, progress: Progress | None = None) -> CompactReport:
+    def compact(self, *, vectors: IndexVectors | None = None, progress: Progress | None = None) -> CompactReport:
         """Rewrite segments without their deleted documents, and merge small ones. Every document keeps its id.
 
         Embeds nothing. Interrupted, it leaves the datastore as it was.
 
         Args:
+            vectors: As of `IndexConfig`: index every segment so, and what is appended later. None: as it is.
             progress: Called with the stages "compact" (documents) and "index" (vectors).
 
         Raises:
+            ValueError: The index is exact and compact vectors are asked for.
             DatastoreLockedError: Another writer holds the directory, or an append there was interrupted.
         """
-        report = compact_datastore(self.path, progress=progress, opened=self._opened)
+        report = compact_datastore(self.path, vectors=vectors, progress=progress, opened=self._opened)
         self._reopen()
         return report
 
@@ -494,7 +496,8 @@ class Datastore:
         """Describe the datastore: counts, sizes in bytes, embedder, index settings, estimated recall.
 
         `memory`: bytes of vectors and links that searches read through memory maps (fast where the machine keeps them),
-        and bytes of tables in this process's own memory.
+        and bytes of tables in this process's own memory. `bytes_per_vector`: those bytes of a vector, and those of the
+        index on disk.
         """
         return described(self.path, self.manifest, self._searcher.segments)
 
@@ -502,7 +505,7 @@ class Datastore:
         """Compare every file with its checksums again.
 
         Args:
-            full: Read every text too; otherwise the tables of the stores only.
+            full: Read every text and every compact vector too; otherwise the tables alone.
             progress: Called with the stage "verify", documents done and all of them.
 
         Raises:
@@ -519,7 +522,7 @@ class Datastore:
         again.close()
 
     def verify_texts(self, *, full: bool = True, progress: Progress | None = None) -> None:
-        """Compare the texts with their checksums; all other files were compared when the datastore was opened.
+        """Compare with their checksums what opening does not read: texts and compact vectors.
 
         Args:
             full: As of `verify`.
@@ -527,6 +530,7 @@ class Datastore:
 
         Raises:
             StoreCorruptError: A text store is damaged.
+            IndexCorruptError: A compact vector or a link is.
         """
         segments = self._searcher.segments
         total = sum(len(segment.store) for segment in segments)
@@ -534,6 +538,8 @@ class Datastore:
         for segment in segments:
             report = None if progress is None else _shifted(progress, done, total)
             segment.verify_texts(full=full, progress=report)
+            if full:
+                segment.index.verify()
             done += len(segment.store)
 
     def close(self) -> None:

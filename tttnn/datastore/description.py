@@ -18,6 +18,9 @@ def described(path: Path, manifest: Manifest, segments: Sequence[Segment]) -> di
     entries = manifest.segments
     indexes = [segment.index.manifest["files"].values() for segment in segments]
     units = sum(entry.units for entry in entries)
+    mapped = sum(segment.index.mapped_bytes for segment in segments)
+    held = sum(segment.held_bytes for segment in segments)
+    index_bytes = sum(described["size"] for files in indexes for described in files)
     recall = sum(entry.recall_at_20 * entry.units for entry in entries)
     return {
         "path": str(path),
@@ -33,11 +36,15 @@ def described(path: Path, manifest: Manifest, segments: Sequence[Segment]) -> di
         "sources": sorted({name for segment in segments for name in segment.sources}),
         "text_bytes": sum(segment.store.info()["text_bytes"] for segment in segments),
         "store_bytes": sum(entry.store_bytes for entry in entries),
-        "index_bytes": sum(described["size"] for files in indexes for described in files),
+        "index_bytes": index_bytes,
         "passage_bytes": sum(entry.files[PASSAGES].size for entry in entries if PASSAGES in entry.files),
         "memory": {
-            "mapped_for_search_bytes": sum(segment.index.mapped_bytes for segment in segments),
-            "held_bytes": sum(segment.held_bytes for segment in segments),
+            "mapped_for_search_bytes": mapped,
+            "held_bytes": held,
+        },
+        "bytes_per_vector": {
+            "memory": round((mapped + held) / units, 1) if units else 0.0,
+            "disk": round(index_bytes / units, 1) if units else 0.0,
         },
         "embedded_tokens": sum(entry.tokens for entry in entries),
         "truncated": sum(entry.truncated for entry in entries),

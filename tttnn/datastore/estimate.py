@@ -1,4 +1,4 @@
-"""What a build would cost, before it is begun: documents, time and disk, from one reading of the corpus and a sample.
+"""What a build would cost, before it is begun, in time, disk and memory: from one reading of the corpus and a sample.
 
 Knows what the stages of a build do; writes nothing that stays.
 """
@@ -23,6 +23,7 @@ from ..store.corpus import iter_corpus, no_documents
 from ..store.document import Document
 from ..store.text_store import TextStore
 from ..store.writer import write_store
+from .compact_vectors import bytes_per_vector
 from .corpus_documents import Corpus, documents_of
 from .index import NeighborIndex
 from .passages import RECORD_BYTES, byte_spans, cut_passages
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 256  # documents: embedding them takes seconds, and their mean length is known to some percent
 _UNITS = 512  # passages of them that are embedded
+_BUILDER_BYTES = 130  # hnswlib's lock, table of labels, level and marks of a node, and what finding copies holds of it
 _SAMPLE_CHARACTERS = 1 << 16  # of each document; all are counted, the rest is scaled
 
 
@@ -53,6 +55,8 @@ class BuildEstimate:
     the logarithm of their number."""
     disk_bytes: dict[str, int]
     """texts, index, passages; and vectors, which are there until the index is built."""
+    memory_bytes: int
+    """What indexing holds: the graphs of the segments that are built side by side, and the vectors that walks read."""
     sample_documents: int
     """Documents, spread evenly over the corpus, from which everything else is estimated."""
 
@@ -118,8 +122,17 @@ def estimate_build(
             **({"passages": RECORD_BYTES * count} if passages else {}),
             "vectors": 4 * embedder.dim * count,
         },
+        memory_bytes=_index_memory(math.ceil(count / segments), segments, embedder.dim, index),
         sample_documents=len(sample),
     )
+
+
+def _index_memory(vectors: int, segments: int, dim: int, index: IndexConfig) -> int:
+    """Return the bytes that building the index holds, of segments with so many vectors each."""
+    if index.backend == "exact":
+        return 0
+    each = bytes_per_vector(dim, index.vectors, index.M) + _BUILDER_BYTES
+    return min(segments, len(os.sched_getaffinity(0))) * vectors * each
 
 
 @dataclass(frozen=True)

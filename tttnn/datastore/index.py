@@ -1,7 +1,8 @@
 """NeighborIndex: the nearest vectors to a query, by an HNSW graph or exactly. Knows vectors and ids, not texts.
 
-An index is a directory: index.json (the manifest), vectors.hnsw or vectors.f32, and copies.bin, which lists vectors
-that are equal to an earlier one: HNSW loses reachability on duplicates, so equal vectors are one node.
+An index is a directory: index.json (the manifest), vectors.hnsw, vectors.f32 or the files of compact_vectors.py, and
+copies.bin, which lists vectors that are equal to an earlier one: HNSW loses reachability on duplicates, so equal
+vectors are one node.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..config import IndexConfig, Progress
 from ..errors import EmbeddingError, IndexCorruptError
 from ..files import (
     check_file,
+    check_size,
     describe_file,
     finish_file,
     new_beside,
@@ -27,8 +29,9 @@ from ..files import (
     write_file,
     write_manifest,
 )
+from .compact_vectors import build_compact, names_of
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "index.json"
 COPIES = "copies.bin"
 
@@ -63,19 +66,29 @@ class NeighborIndex:
     ([[0, 1]], [[0.0, 2.0]])
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], file: _core.MappedFile, copies: NDArray[np.int64]) -> None:
+    def __init__(
+        self, path: Path, manifest: dict[str, Any], file: _core.MappedFile | None, copies: NDArray[np.int64]
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.dim: int = manifest["dim"]
         self._count: int = manifest["vectors"]
         self._copies = copies
         self._file = file
-        content = file.bytes
-        self._graph: _core.HnswIndex | None = None
+        self._graph: _core.HnswIndex | _core.CompactIndex | None = None
         self._vectors: NDArray[np.float32] | None = None
-        if manifest["backend"] == "hnsw":
+        if file is None:
+            self._graph = _core.CompactIndex(
+                str(path),
+                copies,
+                dim=self.dim,
+                vectors=manifest["walks"],
+                metric=manifest["metric"],
+                ids=self._count,
+            )
+        elif manifest["backend"] == "hnsw":
             self._graph = _core.HnswIndex(
-                content,
+                file.bytes,
                 copies,
                 dim=self.dim,
                 metric=manifest["metric"],
@@ -87,7 +100,7 @@ class NeighborIndex:
                     f"{path / 'vectors.hnsw'}: holds {self._graph.nodes} vectors, expected {self._count - len(copies)}"
                 )
         else:
-            self._vectors = content.view(np.float32).reshape(self._count, self.dim)
+            self._vectors = file.bytes.view(np.float32).reshape(self._count, self.dim)
 
     @classmethod
     def build(
@@ -104,46 +117,53 @@ class NeighborIndex:
         Args:
             path: The directory; made if it is missing.
             vectors: (n, dim) float32; may be a memory map.
-            config: Backend, metric and the HNSW settings.
+            config: Backend, metric, the HNSW settings, and how the vectors are kept that a search reads.
             seed: Seed of the nodes' levels.
             progress: Called with the stage "index", vectors done and n.
 
         Raises:
-            ValueError: `vectors` is not (n, dim) with n, dim >= 1.
-            EmbeddingError: A vector is not finite.
+            ValueError: `vectors` is not (n, dim) with n, dim >= 1; or compact vectors are asked for without a graph.
+            EmbeddingError: A vector is not finite, or too large for compact vectors.
         """
         config = config or IndexConfig()
+        require_graph(config)
+        compact = config.vectors != "float32"
         path = Path(path)
         if vectors.ndim != 2 or vectors.shape[0] < 1 or vectors.shape[1] < 1:
             raise ValueError(f"vectors must be (n, dim) with n and dim at least 1, got shape {vectors.shape}")
         path.mkdir(parents=True, exist_ok=True)
-        for name in (MANIFEST, COPIES, "vectors.hnsw", "vectors.f32"):
+        for name in (MANIFEST, COPIES, "vectors.hnsw", "vectors.f32", *names_of("float16"), *names_of("int8")):
             require_regular(path / name)
         (path / MANIFEST).unlink(missing_ok=True)
         count, dim = vectors.shape
         files: dict[str, Any] = {}
         copies = np.zeros((0, 2), np.int64)
+        names = _names_of_files(config.backend, config.vectors)
+        partials = [new_beside(path / name) for name in names]
         if config.backend == "hnsw":
             copies = _find_copies(vectors)
-            name = "vectors.hnsw"
-            partial = new_beside(path / name)
-            _build_graph(partial, vectors, copies, config, seed, progress)
+            first = np.ones(count, np.bool_)
+            first[copies[:, 0]] = False
+            if compact:
+                build_compact(partials, vectors, first, config, seed, progress)
+            else:
+                _build_graph(partials[0], vectors, first, config, seed, progress)
         else:
-            name = "vectors.f32"
-            partial = new_beside(path / name)
-            with open(partial, "wb") as file:
+            with open(partials[0], "wb") as file:
                 for begin in range(0, count, _CHUNK):
                     file.write(_finite(vectors, begin).astype("<f4", copy=False).tobytes())
                     if progress is not None:
                         progress("index", min(count, begin + _CHUNK), count)
-        files[name] = describe_file(partial)
-        finish_file(partial, path / name)
+        for name, partial in zip(names, partials, strict=True):
+            files[name] = describe_file(partial)
+            finish_file(partial, path / name)
         write_file(path / COPIES, copies.astype("<i8").tobytes())
         files[COPIES] = describe_file(path / COPIES)
         write_manifest(
             path / MANIFEST,
             {
-                "format": FORMAT,
+                # What earlier versions can open says so.
+                **({"format": FORMAT, "walks": config.vectors} if compact else {"format": 1}),
                 "backend": config.backend,
                 "metric": config.metric,
                 "dim": dim,
@@ -161,19 +181,38 @@ class NeighborIndex:
     def open(cls, path: str | Path) -> NeighborIndex:
         """Map an index, after checking the size and digest of every file and every link of the graph.
 
+        Of one with compact vectors the sizes and headers are checked, and of vectors and links each when a search first
+        needs it: it may be larger than memory. `verify` checks all of it.
+
         Raises:
             FileNotFoundError: The directory or one of its files is missing.
             IndexCorruptError: A file disagrees with the manifest, or the manifest with its digest; later from any
-                search that meets what was cut off meanwhile.
+                search that meets what is damaged or was cut off meanwhile.
         """
         path = Path(path)
         manifest = read_manifest(path / MANIFEST, format_version=FORMAT)
-        name = "vectors.hnsw" if manifest["backend"] == "hnsw" else "vectors.f32"
-        file = _core.MappedFile(str(path / name))
-        check_file(path / name, manifest["files"][name], content=file.bytes, error=IndexCorruptError)
         check_file(path / COPIES, manifest["files"][COPIES], error=IndexCorruptError)
         copies = np.fromfile(path / COPIES, "<i8").astype(np.int64).reshape(-1, 2)
+        names = _names_of_files(manifest["backend"], manifest.get("walks", "float32"))
+        if "walks" in manifest:
+            for name in names:
+                check_size(path / name, manifest["files"][name], error=IndexCorruptError)
+            return cls(path, manifest, None, copies)
+        (name,) = names
+        file = _core.MappedFile(str(path / name))
+        check_file(path / name, manifest["files"][name], content=file.bytes, error=IndexCorruptError)
         return cls(path, manifest, file, copies)
+
+    def verify(self) -> None:
+        """Check what opening left unread: of compact vectors every record, every link and every digest.
+
+        Raises:
+            IndexCorruptError: Something is damaged.
+        """
+        if isinstance(self._graph, _core.CompactIndex):
+            self._graph.verify()
+            for name in names_of(self.manifest["walks"]):
+                check_file(self.path / name, self.manifest["files"][name], error=IndexCorruptError)
 
     def __len__(self) -> int:
         return self._count
@@ -270,8 +309,18 @@ class NeighborIndex:
         return ids, distances
 
     @property
+    def walks_on(self) -> str:
+        """What a walk reads of a vector: float32, float16 or int8."""
+        return str(self.manifest.get("walks", "float32"))
+
+    @property
     def mapped_bytes(self) -> int:
-        """Bytes of vectors and links, which are read through a memory map: what searches want to find in memory."""
+        """Bytes of vectors and links, which are read through a memory map: what searches want to find in memory.
+
+        Of compact vectors the full ones are not among them: a search reads a few for each neighbor.
+        """
+        if isinstance(self._graph, _core.CompactIndex):
+            return self._graph.walked_bytes
         return sum(int(described["size"]) for name, described in self.manifest["files"].items() if name != COPIES)
 
     @property
@@ -281,8 +330,14 @@ class NeighborIndex:
 
     @property
     def vectors_path(self) -> Path:
-        """The file that is read through a map."""
-        return self.path / ("vectors.hnsw" if self.manifest["backend"] == "hnsw" else "vectors.f32")
+        """The file that holds the float32 vectors."""
+        names = {"hnsw": "vectors.full" if "walks" in self.manifest else "vectors.hnsw", "exact": "vectors.f32"}
+        return self.path / names[self.manifest["backend"]]
+
+    @property
+    def mapped_paths(self) -> list[Path]:
+        """The files that are read through maps."""
+        return [self.path / name for name in self.manifest["files"] if name != COPIES]
 
     def default_ef(self, k: int) -> int:
         """Return the width of a graph search for k neighbors where the caller names none."""
@@ -302,13 +357,18 @@ class NeighborIndex:
             row = np.minimum(np.searchsorted(self._copies[:, 0], wanted), len(self._copies) - 1)
             is_copy = self._copies[row, 0] == wanted
             wanted = np.where(is_copy, self._copies[row, 1], wanted)
+        if isinstance(self._graph, _core.CompactIndex):
+            # Nodes are numbered in the order of their ids.
+            return self._graph.read(wanted - np.searchsorted(self._copies[:, 0], wanted))
         vectors = np.array(self._graph.vectors[np.searchsorted(self._graph.node_ids, wanted)])
         self._require_whole()
         return vectors
 
     def _require_whole(self) -> None:
         """Refuse what was read where the file was cut short since it was opened: zeros stand in the row of bytes."""
-        if self._file.broken:
+        if isinstance(self._graph, _core.CompactIndex):
+            self._graph.require_whole()
+        elif self._file is not None and self._file.broken:
             raise IndexCorruptError(
                 f"{self.vectors_path}: was cut short while it was open, or its disk cannot be read. "
                 "Restore the file or rebuild the datastore."
@@ -323,6 +383,23 @@ class NeighborIndex:
         # Distances, not ids: of several vectors at one distance any may be the answer.
         _, true = self.search(queries, k, method="scan")
         return float(np.mean(got[found >= 0] <= np.broadcast_to(true[:, -1:], got.shape)[found >= 0]))
+
+
+def _names_of_files(backend: str, vectors: str) -> list[str]:
+    """Return the names of the files that hold vectors and links."""
+    if backend == "exact":
+        return ["vectors.f32"]
+    return ["vectors.hnsw"] if vectors == "float32" else names_of(vectors)
+
+
+def require_graph(config: IndexConfig) -> None:
+    """Refuse compact vectors without a graph: exact search compares with the vectors as they are.
+
+    Raises:
+        ValueError: The backend is exact and the vectors are not float32.
+    """
+    if config.backend != "hnsw" and config.vectors != "float32":
+        raise ValueError(f"vectors must be float32 where backend is {config.backend}, got {config.vectors}")
 
 
 def _finite(vectors: NDArray[np.float32], begin: int) -> NDArray[np.float32]:
@@ -366,18 +443,16 @@ def _find_copies(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
 def _build_graph(
     path: Path,
     vectors: NDArray[np.float32],
-    copies: NDArray[np.int64],
+    first: NDArray[np.bool_],
     config: IndexConfig,
     seed: int,
     progress: Progress | None,
 ) -> None:
     count, dim = vectors.shape
-    first = np.ones(count, np.bool_)
-    first[copies[:, 0]] = False
     builder = _core.HnswBuilder(
         dim=dim,
         metric=config.metric,
-        capacity=count - len(copies),
+        capacity=int(first.sum()),
         M=config.M,
         ef_construction=config.ef_construction,
         seed=seed,

@@ -71,7 +71,7 @@ class Segment:
             raise DatastoreMismatchError(
                 f"{folder / INDEX_MANIFEST}: indexes {len(self.index)} vectors, but there are {units} {unit}s"
             )
-        self._sizes = {path: path.stat().st_size for path in (self.index.vectors_path, folder / TEXTS)}
+        self._sizes = {path: path.stat().st_size for path in (*self.index.mapped_paths, folder / TEXTS)}
         self._ids = self._read_ids() if IDS in entry.files else None
         self.deleted = read_deleted(folder, entry)
         """(documents,) of bool by position; None where no document is deleted."""
