@@ -99,7 +99,8 @@ void answers(const fs::path& folder) {
       const auto index = open(folder, kind, metric);
       CHECK(index.nodes() == kIds - 2);
       index.verify();
-      for (const std::uint8_t* may : {static_cast<const std::uint8_t*>(nullptr), allowed.data()}) {
+      for (const std::uint8_t* may :
+           {static_cast<const std::uint8_t*>(nullptr), static_cast<const std::uint8_t*>(allowed.data())}) {
         const Answer true_one = search(index, queries, tttnn::SearchMethod::kScan, may);
         const Answer found = search(index, queries, tttnn::SearchMethod::kGraph, may);
         std::size_t good = 0;

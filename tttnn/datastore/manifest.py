@@ -36,8 +36,8 @@ _SEGMENT = re.compile(r"[0-9]{3,}")
 _DELETED = re.compile(r"deleted\.[0-9]+\.bin")
 _BEGUN = re.compile(r"(manifest\.json|build\.json|texts\.zst)(\.[0-9]+)?\.partial")
 _FILES = (
-    r"(index\.json|copies\.bin|vectors\.hnsw|vectors\.f32|passages\.bin|ids\.bin|deleted\.[0-9]+\.bin|"
-    r"cut\.json|embedded\.json|dictionary\.partial)"
+    r"(index\.json|copies\.bin|vectors\.(hnsw|f32|full|float16|int8)|graph\.links|passages\.bin|ids\.bin|"
+    r"deleted\.[0-9]+\.bin|cut\.json|embedded\.json|dictionary\.partial)"
 )
 _BEGUN_IN_SEGMENT = re.compile(_FILES + r"(\.[0-9]+)?\.partial")
 _IN_SEGMENT = re.compile(_FILES + r"((\.[0-9]+)?\.partial)?|texts\.zst(\.partial)?|(vectors|passages)\.partial")
