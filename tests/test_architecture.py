@@ -45,6 +45,7 @@ SINGLE = (
     "errors",
     "version",
     "stages",
+    "undone",
     "processes",
     "worker_pool",
     "settings",

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from types import TracebackType
 from typing import Any
-
-import tttnn._core as _core
 
 from ..errors import AdaptError, ConfigError, DatastoreMismatchError, NonFiniteLossError, RestoreError
 from ..retrieval.neighbors import SearchResult
 from ..training.adaptation import Adaptation
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
+from ..undone import UndoneBlock
 from .failures import Cancelled, Wrong, where
 from .session import Session
 from .turn import Turn
@@ -30,7 +28,7 @@ _WATCHED_TOKENS = 256
 """Tokens at the query's end whose loss is told to one who watches."""
 
 
-class AdaptedTurn:
+class AdaptedTurn(UndoneBlock[AdaptedModel]):
     """A block in which the session's model is adapted to a query; the weights are back when it has ended, however."""
 
     def __init__(self, session: Session, turn: Turn, query: str, reserve: float) -> None:
@@ -78,21 +76,14 @@ class AdaptedTurn:
             raise Cancelled
         return model
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Put the weights back, and note what the turn cost; nothing where that was done."""
         if self._adaptation is not None:
-            self._adaptation.__exit__(None, None, None)
+            self._adaptation.undo()
         self._session.retriever.sources, self._session.retriever.found = (), None
         started, self._started = self._started, None
         if started is not None and self._adaptation is not None:
             _note(self._turn, self._adaptation.report, time.perf_counter() - started)
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
-
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)
 
     def _found(self, result: SearchResult) -> None:
         if self._turn.frame["events"]:

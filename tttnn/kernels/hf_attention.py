@@ -13,14 +13,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-import tttnn._core as _core
-
+from ..undone import UndoneBlock
 from .attention import causal_attention, serves, supported
 from .thread_modes import Autocast, Gradients
 
@@ -98,7 +96,7 @@ class NativeAttention:
         return AttentionSwitch(self._configs)
 
 
-class AttentionSwitch:
+class AttentionSwitch(UndoneBlock[None]):
     """One block: what each configuration named before it."""
 
     def __init__(self, configs: list[Any]) -> None:
@@ -109,18 +107,10 @@ class AttentionSwitch:
             if name == REPLACED:
                 set_implementation(config, NAME)
 
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.put_back()
-
-    def put_back(self) -> None:
+    def undo(self) -> None:
         """Let every configuration name what it named when this was made; may be called at any time, and again."""
         for config, name in self._before:
             set_implementation(config, name)
-
-    __enter__ = _core.undoing(_enter, put_back)
-    __exit__ = _core.retried(_leave)
 
 
 def missing_name() -> str | None:

@@ -8,14 +8,12 @@ Knows torch's switches. Does not know what is computed between them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from operator import call
-from types import TracebackType
-from typing import Self
 
 import torch
 
-import tttnn._core as _core
+from ..undone import UndoneBlock
 
 
 class ThreadModes:
@@ -47,7 +45,7 @@ def _nesting() -> int:
     return int(list(map(call, (torch.autocast_increment_nesting, torch.autocast_decrement_nesting)))[1])
 
 
-class _Block(ABC):
+class _Block(UndoneBlock[None]):
     """A block inside of which some mode differs; however it ends, all modes are then what they were."""
 
     def __init__(self, *devices: str) -> None:
@@ -58,25 +56,17 @@ class _Block(ABC):
     def _switch(self) -> None:
         """Set the mode."""
 
-    def _enter(self) -> Self:
+    def _enter(self) -> None:
         self._before = ThreadModes(*self._devices)
         self._switch()
-        return self
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Put back what was before it."""
         if self._before is not None:
             self._before.put_back()
 
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
 
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)
-
-
-class Threads:
+class Threads(UndoneBlock[None]):
     """torch computes with so many threads inside of the block; None: as many as before."""
 
     def __init__(self, count: int | None) -> None:
@@ -88,17 +78,10 @@ class Threads:
             self._before = torch.get_num_threads()
             torch.set_num_threads(self._count)
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Put back what was before it."""
         if self._before is not None:
             torch.set_num_threads(self._before)
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
-
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)
 
 
 class Gradients(_Block):

@@ -10,15 +10,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-import tttnn._core as _core
-
 from ..kernels.thread_modes import Gradients
+from ..undone import UndoneBlock
 from .caching import fails_with_cache, lacks_cache
 from .modes import eval_mode
 
@@ -284,7 +282,7 @@ def _padding(*candidates: int | None) -> int:
     return next((token for token in candidates if token is not None), 0)
 
 
-class _Settings:
+class _Settings(UndoneBlock[None]):
     """Generation settings of a model for the length of a block; None leaves its own."""
 
     def __init__(self, model: nn.Module, settings: Any) -> None:
@@ -293,23 +291,15 @@ class _Settings:
         self._settings = self._before if settings is None else settings
         self.ends = _ends(self._settings)
 
-    def _enter(self) -> Self:
+    def _enter(self) -> None:
         self._model.generation_config = self._settings
-        return self
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Let the model have its own settings again."""
         self._model.generation_config = self._before
 
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
 
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)
-
-
-class _Seeded:
+class _Seeded(UndoneBlock["_Seeded"]):
     """Torch's random numbers begin with a seed inside of the block, and go on as before after it; None: neither."""
 
     def __init__(self, seed: int | None) -> None:
@@ -317,7 +307,7 @@ class _Seeded:
         self._cpu = torch.random.get_rng_state()
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
-    def _enter(self) -> Self:
+    def _enter(self) -> _Seeded:
         if self._seed is not None:
             torch.manual_seed(self._seed)
         return self
@@ -327,7 +317,8 @@ class _Seeded:
         self._put_back()
         self._enter()
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Let the random numbers go on as before."""
         if self._seed is not None:
             self._put_back()
 
@@ -335,11 +326,3 @@ class _Seeded:
         torch.random.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
-
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)

@@ -5,12 +5,9 @@ Knows modules and their flag. Does not know weights, losses or what is computed 
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from torch import nn
 
-import tttnn._core as _core
+from ..undone import UndoneBlock
 
 
 def eval_mode(model: nn.Module) -> EvalMode:
@@ -25,27 +22,18 @@ def eval_mode(model: nn.Module) -> EvalMode:
     return EvalMode(model)
 
 
-class EvalMode:
+class EvalMode(UndoneBlock[None]):
     """One block: which mode each module had before it. Made by `eval_mode`."""
 
     def __init__(self, model: nn.Module) -> None:
         # The flags themselves, not train() and eval(): a module may do more in those, which nothing would undo.
         self._before = [(module, module.training) for module in model.modules()]
 
-    def _enter(self) -> Self:
+    def _enter(self) -> None:
         for module, _ in self._before:
             module.training = False
-        return self
 
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.put_back()
-
-    def put_back(self) -> None:
+    def undo(self) -> None:
         """Let each module have the mode that it had when this was made; may be called at any time, and again."""
         for module, training in self._before:
             module.training = training
-
-    __enter__ = _core.undoing(_enter, put_back)
-    __exit__ = _core.retried(_leave)

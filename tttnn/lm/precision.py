@@ -11,17 +11,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-import tttnn._core as _core
-
 from ..config import Precision
 from ..kernels.precision import autocast, resolved
 from ..kernels.thread_modes import Gradients
+from ..undone import UndoneBlock
 from .gate import small_gradients
 from .modes import eval_mode
 
@@ -81,7 +79,7 @@ def _require_finite_gradients(loss: Tensor, model: nn.Module) -> None:
         raise ValueError("its gradient is not finite")
 
 
-class _Rounded:
+class _Rounded(UndoneBlock[None]):
     """Float32 weights of a model are rounded to bfloat16 inside of the block; None: of no model."""
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -92,14 +90,7 @@ class _Rounded:
             if data.dtype is torch.float32:
                 parameter.data = data.bfloat16()
 
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._put_back()
-
-    def _put_back(self) -> None:
+    def undo(self) -> None:
+        """Let the parameters have their own weights again."""
         for parameter, data in self._before:
             parameter.data = data
-
-    __enter__ = _core.undoing(_enter, _put_back)
-    __exit__ = _core.retried(_leave)

@@ -12,16 +12,14 @@ import resource
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from types import TracebackType
 
 import torch
-
-import tttnn._core as _core
 
 from ..config import AdaptConfig
 from ..lm.neighbor_context import SEPARATOR
 from ..lm.neighbor_tokens import portion_of
 from ..retrieval.neighbors import Neighbor
+from ..undone import UndoneBlock
 from ..weights.low_rank_update import LowRankUpdate
 from .adapted_model import AdaptedModel, Observer
 from .engine import Engine
@@ -42,7 +40,7 @@ Merging = Callable[[float | None], ChosenExperts]
 """Called once, inside the transaction, with the distance of the nearest neighbor: returns what is merged."""
 
 
-class Adaptation:
+class Adaptation(UndoneBlock[AdaptedModel]):
     """One query's transaction; made by `TestTimeTrainer.adapt`, entered once."""
 
     def __init__(
@@ -97,7 +95,7 @@ class Adaptation:
         self._transaction = Transaction(engine)
         self.report = report
 
-    def _begin(self) -> AdaptedModel:
+    def _enter(self) -> AdaptedModel:
         self._transaction.open()
         answered_by = math.inf
         if self._config.deadline_ms is not None:
@@ -154,16 +152,9 @@ class Adaptation:
             pace.doubt()
         return context[:kept]
 
-    def _restore(self) -> None:
+    def undo(self) -> None:
+        """Put the weights back and end the query; nothing where it has ended."""
         self._transaction.end(self.report.seconds, verify=self._config.verify)
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._restore()
-
-    __enter__ = _core.undoing(_begin, _restore)
-    __exit__ = _core.retried(_leave)
 
     def _train(self, adapted: AdaptedModel, neighbors: list[Neighbor]) -> None:
         engine, config, report = self._engine, self._config, self.report

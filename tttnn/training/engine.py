@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -31,6 +30,7 @@ from ..lm.plain_states import PlainStates
 from ..lm.precision import usable_precision
 from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
+from ..undone import UndoneBlock
 from ..weights.arena import WeightArena
 from ..weights.inspection import Writes
 from ..weights.lora import LowRankLayers, is_transposed
@@ -372,7 +372,7 @@ class Engine:
         )
 
 
-class TrainingArithmetic:
+class TrainingArithmetic(UndoneBlock[None]):
     """A block inside of which a model computes with the weights and the attention of training, and the caller's
     autocast, which products of a backward pass would see, is off.
     """
@@ -388,19 +388,12 @@ class TrainingArithmetic:
         if self._attention is not None:
             self._attention.__enter__()
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Let the model compute as it did before."""
         if self._attention is not None:
-            self._attention.put_back()
-        self._weights.__exit__(None, None, None)
-        self._autocast.__exit__(None, None, None)
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
-
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)
+            self._attention.undo()
+        self._weights.undo()
+        self._autocast.undo()
 
 
 def _low_rank(model: torch.nn.Module, config: AdaptConfig) -> LowRankLayers | None:

@@ -127,8 +127,8 @@ class _Before:
         """Put it all back; may be called again."""
         self._thread.put_back()
         if self._attention is not None:
-            self._attention.put_back()
-        self.modes.put_back()
+            self._attention.undo()
+        self.modes.undo()
         self._plain.put_back()
         torch.random.set_rng_state(self._cpu_rng)
         if self._cuda_rng is not None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
-
-import tttnn._core as _core
 
 from ..errors import AdaptError
+from ..undone import UndoneBlock
 
 
 class Claim:
@@ -113,7 +111,7 @@ class Turns:
         self._readers.pop(reading, None)
 
 
-class Reading:
+class Reading(UndoneBlock[None]):
     """A block in which weights are read; made by `Turns.reading`."""
 
     def __init__(self, turns: Turns) -> None:
@@ -125,15 +123,8 @@ class Reading:
         if self._turns.begins_reading is not None:
             self._after = self._turns.begins_reading()
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """End the reading."""
         if self._after is not None:
             self._after()
         self._turns.end_reading(self)
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._undo()
-
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)

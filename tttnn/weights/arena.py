@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter, is_not
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 import tttnn._core as _core
 
 from ..errors import AdaptError, RestoreError
+from ..undone import UndoneBlock
 from .blocks import RoundedWeights, WeightBlock, run_at_once
 from .inspection import Inspection, Slots, require_same_bytes
 from .layout import Captured, aligned, lay_out, refuse_unfit
@@ -54,7 +54,7 @@ class Snapshot:
         return self.memory.nbytes
 
 
-class TrainingWeights:
+class TrainingWeights(UndoneBlock[None]):
     """A block inside of which a model computes with rounded weights; made by `WeightArena.training_weights`."""
 
     def __init__(self, arena: WeightArena) -> None:
@@ -63,16 +63,9 @@ class TrainingWeights:
     def _enter(self) -> None:
         self._arena.use_rounded()
 
-    def _undo(self) -> None:
+    def undo(self) -> None:
+        """Let the model compute with the exact weights."""
         self._arena.use_exact()
-
-    def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._arena.use_exact()
-
-    __enter__ = _core.undoing(_enter, _undo)
-    __exit__ = _core.retried(_leave)
 
 
 class WeightArena:
