@@ -155,7 +155,7 @@ class Bench:
         experts.named(self.used)
 
         def ours() -> None:
-            experts._made = None
+            experts._last_update = None
             update = experts.named(self.used)
             assert update is not None
             found["ours"] = torch.cat([b.reshape(-1) for _, b in update.layers.values()])

@@ -29,10 +29,10 @@ def largest_first(sizes: Sequence[int], asked: Counter[int]) -> list[int]:
 
 def asked_by(queries: Sequence[NDArray[np.float32]], centers: NDArray[np.float32], nearest: int) -> Counter[int]:
     """Count for how many queries' vectors a cluster is one of the nearest ones."""
-    found: Counter[int] = Counter()
+    asked: Counter[int] = Counter()
     for vector in queries:
-        found.update(map(int, np.argsort(distances_to(vector, centers), kind="stable")[:nearest]))
-    return found
+        asked.update(map(int, np.argsort(distances_to(vector, centers), kind="stable")[:nearest]))
+    return asked
 
 
 def begin_asked(path: Path) -> None:
@@ -68,8 +68,8 @@ def watched(path: Path, missing: set[int]) -> Iterator[int]:
         missing: clusters without an expert; those given are taken out of it.
     """
     while missing:
-        found = asked_for(path)
-        wanted = sorted((cluster for cluster in missing if found[cluster]), key=lambda c: (-found[c], c))
+        asked = asked_for(path)
+        wanted = sorted((cluster for cluster in missing if asked[cluster]), key=lambda c: (-asked[c], c))
         if not wanted:
             time.sleep(_PAUSE)
             continue

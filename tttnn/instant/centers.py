@@ -44,5 +44,5 @@ def read_centers(folder: Path, manifest: ExpertsManifest, dim: int) -> NDArray[n
     wanted = _HEADER.pack(_MAGIC, 1, 0, bytes.fromhex(manifest.model), manifest.clusters, dim)
     if body[: _HEADER.size] != wanted or len(body) != _HEADER.size + manifest.clusters * dim * 4:
         raise IndexCorruptError(f"{path}: must hold {manifest.clusters} centers of {dim} dimensions. {remedy()}")
-    found = np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(manifest.clusters, dim)
-    return found.astype(np.float32)
+    centers = np.frombuffer(body, "<f4", offset=_HEADER.size).reshape(manifest.clusters, dim)
+    return centers.astype(np.float32)

@@ -24,19 +24,19 @@ def cluster_centers(vectors: NDArray[np.float32], count: int, seed: int) -> NDAr
     centers = vectors[np.sort(chosen)].astype(np.float64)
     cluster_of = np.full(len(vectors), -1)
     for _ in range(_ROUNDS):
-        found, _ = nearest_centers(vectors, centers.astype(np.float32))
-        if np.array_equal(found, cluster_of):
+        nearest, _ = nearest_centers(vectors, centers.astype(np.float32))
+        if np.array_equal(nearest, cluster_of):
             break
-        cluster_of = found
+        cluster_of = nearest
         sums = np.zeros_like(centers)
         np.add.at(sums, cluster_of, vectors)
         counts = np.bincount(cluster_of, minlength=len(centers))
-        held = counts > 0
-        centers = sums[held] / counts[held, None]
-        cluster_of = (np.cumsum(held) - 1)[cluster_of]
-    found, _ = nearest_centers(vectors, centers.astype(np.float32))
-    kept: NDArray[np.float32] = centers[np.unique(found)].astype(np.float32)
-    return kept
+        has_vectors = counts > 0
+        centers = sums[has_vectors] / counts[has_vectors, None]
+        cluster_of = (np.cumsum(has_vectors) - 1)[cluster_of]
+    nearest, _ = nearest_centers(vectors, centers.astype(np.float32))
+    with_vectors: NDArray[np.float32] = centers[np.unique(nearest)].astype(np.float32)
+    return with_vectors
 
 
 def nearest_centers(
@@ -50,13 +50,13 @@ def nearest_centers(
     rows = max(1, _DISTANCES // len(centers))
     for begin in range(0, len(vectors), rows):
         block = vectors[begin : begin + rows].astype(np.float64)
-        found = squares - 2 * block @ wide.T
-        nearest[begin : begin + rows] = found.argmin(1)
-        distances[begin : begin + rows] = np.maximum(found.min(1) + (block**2).sum(1), 0)
+        compared = squares - 2 * block @ wide.T  # squared distances less the vector's own square
+        nearest[begin : begin + rows] = compared.argmin(1)
+        distances[begin : begin + rows] = np.maximum(compared.min(1) + (block**2).sum(1), 0)
     return nearest, distances
 
 
 def distances_to(vector: NDArray[np.float32], centers: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the squared Euclidean distances of a vector, (dim,), from centers, (clusters,)."""
-    found: NDArray[np.float64] = ((centers.astype(np.float64) - vector.astype(np.float64)) ** 2).sum(1)
-    return found
+    distances: NDArray[np.float64] = ((centers.astype(np.float64) - vector.astype(np.float64)) ** 2).sum(1)
+    return distances

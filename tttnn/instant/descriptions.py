@@ -31,7 +31,7 @@ def described_experts(datastore: Datastore, *, full: bool = False) -> list[dict[
         IndexCorruptError: a file is damaged.
     """
     alive = set(map(int, datastore.ids))
-    found = []
+    described = []
     for folder in sorted((datastore.path / FOLDER).glob("*")):
         if not (folder / MANIFEST).exists():
             continue
@@ -55,7 +55,7 @@ def described_experts(datastore: Datastore, *, full: bool = False) -> list[dict[
                     "loss_after": entry.loss_after,
                 }
             )
-        found.append(
+        described.append(
             {
                 "model": manifest.model,
                 "model_name": manifest.model_name,
@@ -67,7 +67,7 @@ def described_experts(datastore: Datastore, *, full: bool = False) -> list[dict[
                 "experts": experts,
             }
         )
-    return found
+    return described
 
 
 def seen_by_experts(datastore: Path, model: str) -> dict[str, tuple[str, list[Member]]]:

@@ -60,7 +60,7 @@ class Experts:
         self._folder = folder_of(datastore.path, model)
         self._open: _Opened | None = None
         self._alive: tuple[str, set[int]] = "", set()
-        self._made: tuple[tuple[tuple[str, float], ...], LowRankUpdate] | None = None
+        self._last_update: tuple[tuple[tuple[str, float], ...], LowRankUpdate] | None = None
 
     def choose(
         self, query: str, config: AdaptConfig, excluded: Collection[str], *, distance: float | None
@@ -166,14 +166,14 @@ class Experts:
         try:
             status = (self._folder / MANIFEST).stat()
         except FileNotFoundError:
-            raise _none(self._datastore.path, self._model) from None
+            raise _nothing_there(self._datastore.path, self._model) from None
         stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._open is None or self._open.stamp != stamp:
             manifest = read_experts(self._folder, model=self._model)
-            found = digest_of_tokenizer(self._tokenizer)
-            if found != manifest.tokenizer:
+            tokenizer = digest_of_tokenizer(self._tokenizer)
+            if tokenizer != manifest.tokenizer:
                 raise DatastoreMismatchError(
-                    f"{self._folder}: was trained with the tokenizer {manifest.tokenizer}, got {found}. Load the "
+                    f"{self._folder}: was trained with the tokenizer {manifest.tokenizer}, got {tokenizer}. Load the "
                     "model with its own tokenizer."
                 )
             self._open = self._read(stamp, manifest)
@@ -195,7 +195,7 @@ class Experts:
                 f"{self._folder}: the fixed matrices drawn here are not those of training (torch "
                 f"{manifest.versions.get('torch')}, here {torch.__version__}). {remedy()}"
             )
-        self._made = None
+        self._last_update = None
         members = read_members(self._folder, manifest)
         check_members(self._folder, manifest, members)
         centers = read_centers(self._folder, manifest, self._datastore.manifest.dim)
@@ -207,13 +207,13 @@ class Experts:
             return None
         weights = {expert.name: expert.weight for expert in used}
         key = tuple(sorted(weights.items()))
-        if self._made is None or self._made[0] != key:
+        if self._last_update is None or self._last_update[0] != key:
             entries: list[ExpertEntry] = [entry for entry in opened.manifest.experts if entry.name in weights]
             total: NDArray[np.float32] = np.zeros(opened.manifest.numbers, np.float32)
             for entry in entries:
                 total += np.float32(weights[entry.name]) * opened.rows.read(entry.row)
-            self._made = key, LowRankUpdate(_layers(opened, total), opened.manifest.scale)
-        return self._made[1]
+            self._last_update = key, LowRankUpdate(_layers(opened, total), opened.manifest.scale)
+        return self._last_update[1]
 
 
 def _layers(opened: _Opened, numbers: NDArray[np.float32]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -226,7 +226,8 @@ def _layers(opened: _Opened, numbers: NDArray[np.float32]) -> dict[str, tuple[to
     return layers
 
 
-def _none(datastore: Path, model: str) -> Exception:
+def _nothing_there(datastore: Path, model: str) -> Exception:
+    """Return the error for a datastore without experts of a model: of other models alone, or of none."""
     others = [folder.name for folder in sorted((datastore / FOLDER).glob("*")) if (folder / MANIFEST).exists()]
     if others:
         return DatastoreMismatchError(

@@ -137,8 +137,8 @@ def folder_of(datastore: Path, model: str) -> Path:
 
 def bytes_of(folder: Path) -> int:
     """Return the bytes that a folder's files take, without what is kept free for experts still to be trained."""
-    found = [file.stat() for file in folder.iterdir() if file.is_file()]
-    return sum(min(status.st_size, status.st_blocks * 512) for status in found)
+    files = [file.stat() for file in folder.iterdir() if file.is_file()]
+    return sum(min(status.st_size, status.st_blocks * 512) for status in files)
 
 
 def write_experts(folder: Path, manifest: ExpertsManifest) -> None:

@@ -69,9 +69,9 @@ def check_members(folder: Path, manifest: ExpertsManifest, members: Sequence[Seq
         IndexCorruptError: they differ.
     """
     for entry in manifest.experts:
-        found = members_digest(members[entry.row])
-        if found != entry.members or len(members[entry.row]) != entry.documents:
+        digest = members_digest(members[entry.row])
+        if digest != entry.members or len(members[entry.row]) != entry.documents:
             raise IndexCorruptError(
-                f"{folder / manifest.members_file}: documents of {entry.name} have the digest {found}, expected "
+                f"{folder / manifest.members_file}: documents of {entry.name} have the digest {digest}, expected "
                 f"{entry.members}. {remedy()}"
             )

@@ -66,12 +66,12 @@ def plan_root(datastore: Datastore, tokens: DocumentTokens, config: ExpertConfig
     members: list[Member] = []
     windows: list[list[int]] = []
     probes: list[list[int]] = []
-    for member, found in _drawn(datastore, tokens, config.seed):
+    for member, window in _drawn(datastore, tokens, config.seed):
         if len(members) < config.documents:
             members.append(member)
-            windows.append(found)
+            windows.append(window)
         else:
-            probes.append(found)
+            probes.append(window)
         if len(probes) == PROBES:
             break
     if not members:
@@ -81,9 +81,9 @@ def plan_root(datastore: Datastore, tokens: DocumentTokens, config: ExpertConfig
 
 def _drawn(datastore: Datastore, tokens: DocumentTokens, seed: int) -> Iterator[tuple[Member, list[int]]]:
     for number in sorted(map(int, datastore.ids), key=lambda number: _rank(seed, number)):
-        member, found = tokens.read(number)
-        if len(found) >= 2:
-            yield member, found
+        member, window = tokens.read(number)
+        if len(window) >= 2:
+            yield member, window
 
 
 def _rank(seed: int, number: int) -> bytes:

@@ -60,6 +60,7 @@ from .time_limit import TimeLimit
 
 _OF_LEAVES = ("leaf_documents", "leaf_learning_rate")
 _OF_CLUSTERS = ("cluster_size",)
+_NOT_OF_ROOT = _OF_LEAVES + _OF_CLUSTERS
 
 
 class Precompute:
@@ -192,11 +193,11 @@ class Precompute:
         self._root_trained = False
         wanted = members_digest(self._root.members)
         if there is not None:
-            same = _chosen(there.config, _OF_LEAVES + _OF_CLUSTERS) == _chosen(self.config, _OF_LEAVES + _OF_CLUSTERS)
+            same = _settings_without(there.config, _NOT_OF_ROOT) == _settings_without(self.config, _NOT_OF_ROOT)
             if same and (there.experts[0].members == wanted or self._is_worth_keeping(there)):
                 return there
             if not update:
-                raise _others(self.folder)
+                raise _differ(self.folder)
         number = 1 if there is None else there.number + 1
         row, entry = self._train_root(wanted, progress)
         manifest = ExpertsManifest(
@@ -240,7 +241,7 @@ class Precompute:
         plan = digest_of(
             {
                 "model": self.fingerprint,
-                "settings": _chosen(self.config, _OF_LEAVES + _OF_CLUSTERS),
+                "settings": _settings_without(self.config, _NOT_OF_ROOT),
                 "members": wanted,
                 "versions": _versions(),
             }
@@ -262,9 +263,9 @@ class Precompute:
 
         Those that are there and would be trained alike are kept.
         """
-        held, config = manifest.config, self.config
-        same_clusters = manifest.clusters > 0 and _of(held, _OF_CLUSTERS) == _of(config, _OF_CLUSTERS)
-        same_leaves = same_clusters and _of(held, _OF_LEAVES) == _of(config, _OF_LEAVES)
+        before, config = manifest.config, self.config
+        same_clusters = manifest.clusters > 0 and _settings(before, _OF_CLUSTERS) == _settings(config, _OF_CLUSTERS)
+        same_leaves = same_clusters and _settings(before, _OF_LEAVES) == _settings(config, _OF_LEAVES)
         centers = None
         if same_clusters:
             centers = read_centers(self.folder, manifest, self._datastore.manifest.dim)
@@ -273,7 +274,7 @@ class Precompute:
         if same_leaves and members[1:] == plan.members:
             return manifest, plan
         if manifest.clusters and not update:
-            raise _others(self.folder)
+            raise _differ(self.folder)
         rows = ExpertRows(self.folder, manifest)
         kept = [
             entry
@@ -317,8 +318,8 @@ class Precompute:
             else:
                 if recipe is None:
                     raise ConfigError(f"recipe must be given where there are several workers, got None and {workers}")
-                place = str(self._datastore.path)
-                pool = start_leaf_workers(workers, recipe, place, self.fingerprint, self.config, root)
+                path = str(self._datastore.path)
+                pool = start_leaf_workers(workers, recipe, path, self.fingerprint, self.config, root)
                 stack.callback(pool.close)
                 trained = pool.answers(jobs)
             if progress is not None:
@@ -373,15 +374,18 @@ def _jobs(plan: LeafPlan, order: Iterable[int]) -> Iterator[LeafJob]:
         yield LeafJob(cluster, tuple(member.id for member in plan.members[cluster]), tuple(plan.probes[cluster]))
 
 
-def _of(config: ExpertConfig, names: Sequence[str]) -> dict[str, Any]:
+def _settings(config: ExpertConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Return some settings by their names."""
     return {name: getattr(config, name) for name in names}
 
 
-def _chosen(config: ExpertConfig, without: Sequence[str]) -> dict[str, Any]:
+def _settings_without(config: ExpertConfig, without: Sequence[str]) -> dict[str, Any]:
+    """Return the other settings."""
     return {name: value for name, value in config.to_dict().items() if name not in without}
 
 
-def _others(folder: Path) -> FileExistsError:
+def _differ(folder: Path) -> FileExistsError:
+    """Return the error for experts that are there and are not those that would be trained now."""
     return FileExistsError(
         f"{folder}: its experts were trained with other settings or on other documents. Train them anew with: tttnn "
         "precompute --update"

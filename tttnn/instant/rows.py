@@ -78,10 +78,10 @@ class ExpertRows:
         self._size = row_bytes(manifest.numbers)
         count = manifest.rows
         wanted = _HEADER.pack(_MAGIC, 1, 0, bytes.fromhex(manifest.model), count, self._size)
-        found = self.path.stat().st_size
-        if found != len(wanted) + count * self._size:
+        size = self.path.stat().st_size
+        if size != len(wanted) + count * self._size:
             raise IndexCorruptError(
-                f"{self.path}: must have {len(wanted) + count * self._size} bytes, got {found}. {remedy()}"
+                f"{self.path}: must have {len(wanted) + count * self._size} bytes, got {size}. {remedy()}"
             )
         self._file = _core.MappedFile(str(self.path))  # a file cut short reads as zeros, which fail a row's checksum
         self._bytes = self._file.bytes

@@ -69,8 +69,8 @@ class Slots:
         if not all(map(is_, map(dict.get, self._dicts, self._names), self._tensors)):
             for owner, name, path, tensor in self.entries:
                 if owner.get(name) is not tensor:
-                    found = "is gone" if owner.get(name) is None else "is another tensor now"
-                    raise moved(path, found + " (replaced or re-tied)")
+                    what = "is gone" if owner.get(name) is None else "is another tensor now"
+                    raise moved(path, what + " (replaced or re-tied)")
         if list(map(tuple, map(dict.values, self._children))) != self._child_lists:
             raise moved(self._model_name, "has other submodules now")
 
@@ -142,10 +142,10 @@ class Inspection:
         self._slots.check()
 
     def _compare(self, what: str, look: Callable[[Tensor], Any], expected: list[Any]) -> None:
-        found = list(map(look, self._tensors))
-        if found == expected:
+        looks = list(map(look, self._tensors))
+        if looks == expected:
             return
-        for item, now, before in zip(self._items, found, expected, strict=True):
+        for item, now, before in zip(self._items, looks, expected, strict=True):
             if now != before:
                 raise moved(item.names[0], f"has {what} {now}, expected {before}")
 
@@ -198,10 +198,10 @@ class Inspection:
         return result.hexdigest()
 
 
-def moved(name: str, found: str) -> RestoreError:
+def moved(name: str, what: str) -> RestoreError:
     """Return the error of a model that was changed between queries."""
     return RestoreError(
-        f"{name} must stay as the arena left it, but it {found}: the model was loaded into, moved, converted or "
+        f"{name} must stay as the arena left it, but it {what}: the model was loaded into, moved, converted or "
         "re-tied between queries. Call release() first, then make a new WeightArena."
     )
 
@@ -215,9 +215,9 @@ def require_same_bytes(items: Sequence[Captured], shared: Sequence[int]) -> None
         if tensor.stride() != item.stride:
             tensor = torch.empty_strided(item.shape, item.stride, dtype=item.dtype).copy_(tensor)
         flat = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
-        found = _core.fingerprint(flat.numpy(), torch.get_num_threads())
-        if found != expected:
+        fingerprint = _core.fingerprint(flat.numpy(), torch.get_num_threads())
+        if fingerprint != expected:
             raise AdaptError(
-                f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {found:016x}. Load "
-                "the same model in every process."
+                f"{item.names[0]} must have the shared weights' fingerprint {expected:016x}, found {fingerprint:016x}. "
+                "Load the same model in every process."
             )

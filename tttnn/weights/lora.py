@@ -265,15 +265,15 @@ def _names(target: str, name: str) -> bool:
 
 def _refusal(model: nn.Module, target: str, linear: Sequence[str]) -> str:
     """Say what a target names instead of linear layers, and what could be named."""
-    found = "matches none"
+    matched = "matches none"
     for name, module in model.named_modules():
         if name and _names(target, name):
-            found = f"matches {name} ({type(module).__name__})"
+            matched = f"matches {name} ({type(module).__name__})"
     for name, parameter in model.named_parameters():
         if _names(target, name):
-            found = f"matches {name} (a parameter of shape {tuple(parameter.shape)})"
+            matched = f"matches {name} (a parameter of shape {tuple(parameter.shape)})"
     last = sorted({name.rpartition(".")[2] for name in linear})
-    return f"lora_targets must match names of linear layers, but {target!r} {found}. There are {', '.join(last)}."
+    return f"lora_targets must match names of linear layers, but {target!r} {matched}. There are {', '.join(last)}."
 
 
 def drawn(rank: int, inputs: int, seed: str) -> Tensor:

@@ -129,5 +129,5 @@ def _lines(path: Path) -> list[str]:
 
 def _number(path: Path) -> int | None:
     """Return the number that a file holds; None where there is none, or "max"."""
-    found = _lines(path)
-    return int(found[0]) if found and found[0].strip().isdecimal() else None
+    lines = _lines(path)
+    return int(lines[0]) if lines and lines[0].strip().isdecimal() else None

@@ -100,12 +100,12 @@ class SharedWeights:
         Raises:
             AdaptError: They differ; the message names the first tensor that does, and how.
         """
-        for found, expected in zip(tensors, self._tensors, strict=False):
+        for tensor, expected in zip(tensors, self._tensors, strict=False):
             for field in fields(SharedTensor):
-                now, shared = getattr(found, field.name), getattr(expected, field.name)
+                now, shared = getattr(tensor, field.name), getattr(expected, field.name)
                 if now != shared:
                     raise AdaptError(
-                        f"{found.names[0]} must have {field.name} {shared} as in the shared weights, got {now}. "
+                        f"{tensor.names[0]} must have {field.name} {shared} as in the shared weights, got {now}. "
                         "Load the same model in every process, and train the same parameters."
                     )
         if len(tensors) != len(self._tensors):

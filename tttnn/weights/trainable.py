@@ -58,8 +58,8 @@ def trained_elements(model: nn.Module, names: Sequence[str] | None) -> tuple[int
 
 def _embeddings(model: nn.Module) -> list[nn.Module]:
     """Return every embedding table, of tokens and positions, and the output head."""
-    found: Any = getattr(model, "get_output_embeddings", lambda: None)()
-    head = [found] if isinstance(found, nn.Module) else []
+    output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    head = [output] if isinstance(output, nn.Module) else []
     return head + [module for module in model.modules() if isinstance(module, nn.Embedding)]
 
 
