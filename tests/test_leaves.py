@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from tttnn.cli.loading import Loading
 from tttnn.cli.program import app
 from tttnn.config import DatastoreConfig, ExpertConfig
 from tttnn.errors import ConfigError, IndexCorruptError
-from tttnn.instant.asked import asked_by, asked_for, largest_first
+from tttnn.instant.asked import ask, asked_by, asked_for, begin_asked, largest_first, watched
 from tttnn.instant.clusters import cluster_centers, distances_to, nearest_centers
 from tttnn.instant.descriptions import described_experts
 from tttnn.instant.experts import Experts
@@ -355,6 +356,56 @@ def test_passages_have_no_leaves(tmp_path: Path, tokenizer: Any) -> None:
         assert Precompute(store, tiny_llama(), tokenizer, CONFIG, leaves=False).run().leaves == 0
 
 
+def test_files_are_the_same_whatever_came_first_and_what_an_interruption_left(
+    made: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    with tttnn.Datastore.open(made, cached_embedder(3)) as store:
+        whole = rows_of(store)
+    with plain_store(tmp_path / "store") as store:
+        grow(store, tokenizer, limit_seconds=0)
+        manifest, path = manifest_of(store), folder_of(store) / manifest_of(store).rows_file
+        rows = ExpertRows(folder_of(store), manifest)
+        begin = rows.nbytes - len(rows.row(0))
+        with path.open("r+b") as file:  # killed between half of a row and its manifest
+            file.seek(begin)
+            file.write(b"half of a row" * 3)
+        described_experts(store, full=True)
+        grow(store, tokenizer, queries=list(store.embedder.embed([QUERY, DOCUMENTS[7]])))
+        assert rows_of(store) == whole
+        assert list(rows_of(store)) == list(whole)
+
+
+def test_search_says_which_experts_a_text_would_use(
+    grown: tttnn.Datastore,
+    trainer: tttnn.TestTimeTrainer,
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Loading, "datastore", lambda *_: grown)
+    name = save_model(tmp_path / "model", tiny_llama(), tokenizer)
+    command = ["search", str(grown.path), QUERY, "-k", "2", "--model", name, "--mode", "instant"]
+    for leaves in (0, 2):
+        used = used_by(trainer, config=trainer.config.with_(leaves=leaves)).used
+        ran = CliRunner().invoke(app, [*command, "--leaves", str(leaves), "--json"])
+        assert ran.exit_code == 0, ran.output
+        told = json.loads(ran.stdout)
+        assert told["experts"]["used"] == [dataclasses.asdict(expert) for expert in used]
+        assert len(told["neighbors"]) == 2
+        ran = CliRunner().invoke(app, [*command, "--leaves", str(leaves)])
+        assert [line.split()[1].rstrip(",") for line in ran.stdout.splitlines() if " documents" in line] == [
+            expert.name for expert in used
+        ]
+    queries = tmp_path / "queries.txt"
+    queries.write_text(f"{QUERY}\nanother one\n")
+    command = ["search", str(grown.path), "--queries", str(queries), "--model", name]
+    ran = CliRunner().invoke(app, [*command, "--mode", "auto"])
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [len(line["experts"]["used"]) for line in lines] == [3, 3]
+    plain = CliRunner().invoke(app, command)
+    assert all("experts" not in json.loads(line) for line in plain.stdout.splitlines())
+
+
 KILLED = """
 import sys, torch
 torch.set_num_threads(1)
@@ -418,3 +469,19 @@ def test_order_goes_by_asking_then_size_then_number() -> None:
     assert largest_first([3, 9, 9, 1], Counter({0: 2, 3: 2})) == [0, 3, 1, 2]
     centers = np.eye(4, dtype=np.float32)
     assert asked_by([centers[2], centers[2]], centers, 1) == {2: 2}
+
+
+def test_what_queries_missed_is_read_whatever_else_stands_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "asked.1.bin"
+    ask(path, [1])
+    assert asked_for(path) == {}  # nobody watches
+    begin_asked(path)
+    ask(path, [1, 3])
+    ask(path, [3])
+    path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff\x01")  # no cluster, and one that was cut
+    missing = {0, 1, 3}
+    wanted = watched(path, missing)
+    assert [next(wanted), next(wanted)] == [3, 1]
+    assert missing == {0}
+    begin_asked(path)  # somebody watches again: nothing is forgotten
+    assert asked_for(path)[3] == 2
