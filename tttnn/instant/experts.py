@@ -208,10 +208,11 @@ class Experts:
         weights = {expert.name: expert.weight for expert in used}
         key = tuple(sorted(weights.items()))
         if self._last_update is None or self._last_update[0] != key:
-            entries: list[ExpertEntry] = [entry for entry in opened.manifest.experts if entry.name in weights]
-            total: NDArray[np.float32] = np.zeros(opened.manifest.numbers, np.float32)
-            for entry in entries:
-                total += np.float32(weights[entry.name]) * opened.rows.read(entry.row)
+            first, *others = [entry for entry in opened.manifest.experts if entry.name in weights]
+            total: NDArray[np.float32] = opened.rows.read(first.row) * np.float32(weights[first.name])
+            product = np.empty_like(total)
+            for entry in others:
+                total += np.multiply(opened.rows.read(entry.row), np.float32(weights[entry.name]), out=product)
             self._last_update = key, LowRankUpdate(_layers(opened, total), opened.manifest.scale)
         return self._last_update[1]
 
