@@ -11,7 +11,7 @@ drawn at random and without those of the nearest cluster's leaf, and as many of 
 
 Measured in this order, each over all documents before the next one begins:
 
-1. `root`, `leaves 1`, `any-0`.
+1. `root`, `leaves 1`, `any-0`; `half`: the nearest leaf at half its weight.
 2. `leaves1+context` behind 4 neighbors.
 3. `component`; `any-0+context` behind 4 neighbors.
 4. `leaves 2`, and behind 2 and 4 neighbors `leaves2+context`; `any-1`, and `any-both`: the two at half each.
@@ -357,9 +357,10 @@ class Study:
                         file.flush()
 
     def one_leaf(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-        self.want(self.nearest(case)[0])
+        leaf = self.want(self.nearest(case)[0])
         yield from self._nearest(case, 0, {"root": []}, done)
         yield from self._nearest(case, 1, {"leaves": []}, done)
+        yield from self._merged(case, [replace(leaf, weight=0.5)], {"half": []}, done)
         yield from self._merged(case, [self.want(self.control_row["any-0"])], {"any-0": []}, done)
 
     def one_leaf_and_context(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
