@@ -334,6 +334,38 @@ def test_a_callback_may_end_the_text(tokenizer: Any) -> None:
     assert (made.text, made.ended_by, len(made.tokens)) == ("one t", "callback", 5)
 
 
+@pytest.mark.parametrize("at", [1, 4, 7, 8])
+def test_a_text_ended_after_any_token_is_the_same_in_pieces_and_in_one(at: int, tokenizer: Any) -> None:
+    """Also in the middle of a character, at a stop string's beginning, and at the last token, which ends it anyway."""
+    tokens = spelled("a日bSTO")
+    texts, pieces = [], []
+    for on_token in (None, lambda piece, _: pieces.append(piece)):
+        asked = iter(range(1, 100))
+        model = tiny_gpt2()
+        spoken_by(model, tokens)
+        made = continued(
+            model,
+            tokenizer,
+            [7],
+            window=128,
+            max_new_tokens=8,
+            stop=["STOP"],
+            on_token=on_token,
+            after_token=lambda asked=asked: next(asked) == at,
+        )
+        assert (len(made.tokens), made.ended_by) == (at, "max_new_tokens" if at == 8 else "callback")
+        texts.append(made.text)
+    assert texts[0] == texts[1] == "".join(pieces) == tokenizer.decode(tokens[:at])
+
+
+def test_no_token_is_decoded_to_ask_whether_to_go_on(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **how: (decoded.append(len(ids)), decode(ids, **how))[1])
+    continued(tiny_gpt2(), tokenizer, [7], window=128, max_new_tokens=9, after_token=lambda: False)
+    assert decoded == [9], "once, at the end"
+
+
 def test_a_callback_that_fails_leaves_nothing_behind(tokenizer: Any) -> None:
     model = sharp().train()
     held, before = model.generation_config, torch.random.get_rng_state()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -185,6 +186,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f". Did you mean {close[0]}?" if close else ""
 
 
+@cache
+def _hints(cls: type[Config]) -> dict[str, Any]:
+    """Return the types of a settings class's fields; reading them takes longer than checking all values."""
+    return get_type_hints(cls)
+
+
 @dataclass(frozen=True)
 class Config:
     """What every settings class can do: check itself, copy itself with changes, turn into plain values."""
@@ -196,7 +203,7 @@ class Config:
     """Settings that earlier versions had and that changed no answer: what holds now in place of each."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for f in fields(self):
             checked = check(
                 hints[f.name],
@@ -225,7 +232,7 @@ class Config:
         Raises:
             ConfigError: a name is unknown, or a value cannot be read or may not stand there.
         """
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         return self.with_(**{name: read(hints.get(name, str), value, name) for name, value in values.items()})
 
     @classmethod
@@ -260,4 +267,4 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for reports and manifests."""
-        return asdict(self)
+        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -96,7 +96,7 @@ class AdaptedTurn(UndoneBlock[AdaptedModel]):
             self._steps = report.steps
             if not turn.frame["events"]:
                 for one in (turn, *turn.joined):
-                    one.say("step", step=len(report.neighbors), of=report.found)
+                    one.say_step(len(report.neighbors), report.found)
         return turn.nobody()
 
     def _watch(self, model: Any, k: int) -> None:

@@ -213,15 +213,17 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
     first: list[float] = []
     cancelled = False
 
-    def on_token(piece: str, token: int) -> bool:
+    def after_token() -> bool:
         nonlocal cancelled
         now = time.perf_counter()
         if not first:
             first.append(now)
-        if tell and piece:
-            turn.say("piece", prompt=prompt.index, text=piece)
         cancelled = turn.gone()
         return cancelled or now + session.costs.each("restore") >= turn.deadline
+
+    def on_token(piece: str, token: int) -> None:
+        if piece:
+            turn.say("piece", prompt=prompt.index, text=piece)
 
     temperature, seed = sampling["temperature"], sampling["seed"]
     with session.trainer.engine.turns.reading():
@@ -234,7 +236,8 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
             max_new_tokens=sampling["max_new_tokens"],
             stop=sampling["stop"],
             seed=(session.trainer.config.seed if seed is None else seed) if temperature > 0 else None,
-            on_token=on_token,
+            on_token=on_token if tell else None,
+            after_token=after_token,
             **drawing(temperature, sampling["top_p"]),
         )
     ended = time.perf_counter()

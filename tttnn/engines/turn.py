@@ -19,6 +19,10 @@ _log = logging.getLogger("tttnn.engines")
 _BEAT_SECONDS = 0.5
 """Between two signs of life that say nothing else."""
 
+_STEP_SECONDS = 0.05
+"""Between two steps that are told to nobody who watches: each one wakes the serving process, which may have to share
+this one's core."""
+
 
 class Inbox(Protocol):
     """What a turn asks of what has come in."""
@@ -67,6 +71,11 @@ class Turn:
         """Tell the one who asked."""
         self._said = time.perf_counter()
         self._send({"event": event, "job": self.number, **values})
+
+    def say_step(self, step: int, of: int) -> None:
+        """Tell how many neighbors of how many are trained, where nothing was told just before."""
+        if time.perf_counter() - self._said >= _STEP_SECONDS:
+            self.say("step", step=step, of=of)
 
     def gone(self) -> bool:
         """Say whether nobody waits any more; and, now and then, that this engine is alive."""

@@ -29,6 +29,9 @@ True ends the text there. Pieces joined are the whole text: a character whose by
 the beginning of a stop string, wait for the tokens after them.
 """
 
+AfterToken = Callable[[], bool | None]
+"""Called after each token, before its text is known; True ends the text there. No token is decoded for it."""
+
 EndedBy = Literal["eos", "stop", "max_new_tokens", "callback"]
 
 
@@ -116,6 +119,7 @@ def continued(
     stop: Sequence[str] = (),
     seed: int | None = None,
     on_token: OnToken | None = None,
+    after_token: AfterToken | None = None,
     checkpoint_settings: bool = False,
     **options: Any,
 ) -> Generation:
@@ -134,6 +138,7 @@ def continued(
         stop: Strings that end the text, which is cut before the first of them; special tokens may be written in them.
         seed: Of the draw, after which torch's random state is what it was; None: draws from torch's state.
         on_token: Called after each token; see `OnToken`.
+        after_token: Called after each token, before `on_token`; see `AfterToken`.
         checkpoint_settings: Whether to obey what else the checkpoint says of generation.
         options: Transformers' names for how tokens are chosen; see `drawing`.
 
@@ -145,7 +150,7 @@ def continued(
         raise ValueError("prompt must hold at least one token, got none")
     ids = fitted(prompt, window, max_new_tokens, begins=begins)
     inputs = torch.tensor([ids], device=next(model.parameters()).device)
-    reader = _Reader(tokenizer, len(ids), [string for string in stop if string], on_token)
+    reader = _Reader(tokenizer, len(ids), [string for string in stop if string], on_token, after_token)
     settings = _Settings(model, None if checkpoint_settings else _own_settings(model, tokenizer))
     ends = settings.ends
     if checkpoint_settings:
@@ -186,18 +191,26 @@ def _generated(model: Any, inputs: Tensor, options: dict[str, Any], seeded: _See
 class _Reader:
     """Reads along while tokens are made: finds stop strings, and hands out the text that is settled."""
 
-    def __init__(self, tokenizer: Any, begin: int, stop: Sequence[str], on_token: OnToken | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        begin: int,
+        stop: Sequence[str],
+        on_token: OnToken | None,
+        after_token: AfterToken | None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._begin = begin
         self._stop = stop
         self._on_token = on_token
+        self._after_token = after_token
         self._out = ""
         self.ended_by: EndedBy | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether there is anything to read along for."""
-        return bool(self._stop) or self._on_token is not None
+        return bool(self._stop) or self._on_token is not None or self._after_token is not None
 
     def read(self, out: Tensor, ends: Sequence[int], limit: int) -> Tensor:
         """Return for each row of tokens (rows, n) whether it ends here, as transformers' stopping criteria do."""
@@ -205,13 +218,15 @@ class _Reader:
         stopped = [self._has_stop(tokens) for tokens in rows]
         if len(rows) == 1:
             self.ended_by = "stop" if stopped[0] else None
+            tokens = rows[0]
+            last = stopped[0] or tokens[-1] in ends or len(tokens) >= limit
+            ended = self._after_token is not None and bool(self._after_token())
             if self._on_token is not None:
-                tokens = rows[0]
-                last = stopped[0] or tokens[-1] in ends or len(tokens) >= limit
-                piece = self._settled(tokens, last)
+                piece = self._settled(tokens, last or ended)
                 self._out += piece
-                if self._on_token(piece, tokens[-1]) and not last:
-                    self.ended_by, stopped = "callback", [True]
+                ended = bool(self._on_token(piece, tokens[-1])) or ended
+            if ended and not last:
+                self.ended_by, stopped = "callback", [True]
         return torch.tensor(stopped, device=out.device)
 
     def text(self, tokens: Sequence[int]) -> str:

@@ -276,12 +276,11 @@ class Engine:
         started = time.perf_counter()
         reading: float | None = None
 
-        def first(piece: str, token: int) -> bool | None:
+        def after_token() -> None:
             nonlocal reading
             if reading is None:
                 reading = time.perf_counter() - started
                 self.reading_pace.saw(reading, len(ids))
-            return None if on_token is None else on_token(piece, token)
 
         with self.turns.reading():
             generation = continued(
@@ -293,7 +292,8 @@ class Engine:
                 begins=begins,
                 stop=stop,
                 seed=seed if temperature > 0 else None,
-                on_token=first,
+                on_token=on_token,
+                after_token=after_token,
                 **drawing(temperature, top_p),
             )
         if reading is not None and len(generation.tokens) > 1:
