@@ -186,9 +186,10 @@ class Page:
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def fill(self, **fields: Any) -> None:
-        """Write into fields, by their ids."""
+        """Write into fields or choose in them, by their ids."""
         for name, value in fields.items():
-            self.value(f"document.getElementById({json.dumps(name)}).value = {json.dumps(str(value))}")
+            at = f"document.getElementById({json.dumps(name)})"
+            self.value(f"{at}.value = {json.dumps(str(value))}; {at}.dispatchEvent(new Event('change'))")
 
     def click(self, name: str) -> None:
         """Click what has an id."""

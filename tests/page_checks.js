@@ -48,7 +48,7 @@
     ratios.push({ what: called(node), ratio: ratio(node, getComputedStyle(node).color) });
     if (node.placeholder) ratios.push({ what: `${called(node)}::placeholder`, ratio: ratio(node, getComputedStyle(node, "::placeholder").color) });
   }
-  const edges = controls.filter((node) => node.matches("input, textarea")).map((node) => ({
+  const edges = controls.filter((node) => node.matches("input, select, textarea")).map((node) => ({
     what: called(node),
     ratio: contrast(channels(getComputedStyle(node).borderTopColor).rgb, ground(node.parentElement)),
   }));

@@ -36,18 +36,18 @@ def test_earliest_deadline_first_then_arrival_and_nothing_starves() -> None:
     line = line_of(clock)
     for name, deadline in (("a", None), ("b", None), ("late", 50.0), ("soon", 5.0)):
         line.add(Place(1.0, deadline, name))
-    assert [line.next().job for _ in range(2)] == ["soon", "late"]
+    assert [line.next()[0].job for _ in range(2)] == ["soon", "late"]
     # Who came at 0 without a deadline goes before deadlines later than 100.
     clock.now = 60.0
     line.add(Place(1.0, 120.0, "after"))
-    assert [line.next().job for _ in range(3)] == ["a", "b", "after"]
+    assert [line.next()[0].job for _ in range(3)] == ["a", "b", "after"]
 
 
 def test_a_full_line_says_when_there_will_be_room() -> None:
     clock = Clock()
     line = line_of(clock, max_jobs=2)
     line.add(Place(8.0))
-    running = line.next()
+    (running,) = line.next()
     line.add(Place(8.0))
     line.add(Place(8.0))
     clock.now = 3.0
@@ -75,6 +75,85 @@ def test_a_long_line_says_when_it_will_be_short_enough() -> None:
     line.add(Place(1.0))
 
 
+def answered_all(line: Line, clock: Clock) -> None:
+    """Let one engine answer all that wait, each as long as it is predicted to take."""
+    while line.waiting:
+        for place in line.next():
+            clock.now += place.predicted if place.leader is None else place.beside
+            line.done(place)
+
+
+@pytest.mark.parametrize("kinds", ["a", "ab", "aabab", "a.a.b", "....", "aaaaaaaaa", "ababab.."])
+def test_those_who_share_a_state_wait_as_long_as_they_are_told(kinds: str) -> None:
+    """The backlog, and after how long to come again where it is too long: with one engine, to the second."""
+    clock = Clock()
+    line = line_of(clock, max_seconds=9.0)
+    for kind in kinds:
+        line._max_seconds = 1000.0
+        line.add(Place(10.0, shares=None if kind == "." else kind, beside=1.0))
+        line._max_seconds = 9.0
+    backlog = line.seconds()
+    with pytest.raises(Refused) as told:
+        line.add(Place(10.0))
+    assert (told.value.code, told.value.retry_after) == ("queue_too_long", backlog - 9.0)
+    answered_all(line, clock)
+    assert (
+        clock.now
+        == backlog
+        == 10.0 * (len(set(kinds) - {"."}) + kinds.count("."))
+        + (len(kinds) - len(set(kinds) - {"."}) - kinds.count("."))
+    )
+
+
+def test_a_full_line_says_when_all_who_share_a_state_are_answered() -> None:
+    clock = Clock()
+    line = line_of(clock, max_jobs=3)
+    for _ in range(3):
+        line.add(Place(10.0, shares="a", beside=2.0))
+    first, *others = line.next()
+    assert len(others) == 2
+    for _ in range(3):
+        line.add(Place(10.0, shares="a", beside=2.0))
+    clock.now = 4.0
+    with pytest.raises(Refused) as told:
+        line.add(Place(1.0))
+    assert told.value.retry_after == 6.0 + 2.0 + 2.0, "the engine takes no other before the last of the three"
+    clock.now = 10.0
+    line.done(first)
+    line.done(others[0])
+    with pytest.raises(Refused) as told:
+        line.add(Place(1.0))
+    assert told.value.retry_after == 2.0
+
+
+def test_of_two_engines_the_one_that_is_free_first_says_when_to_come_again() -> None:
+    line = line_of(Clock(), max_jobs=2, engines=2)
+    for _ in range(2):
+        line.add(Place(10.0, shares="a", beside=2.0))
+    line.next()
+    line.add(Place(3.0))
+    line.next()
+    assert line.running == 3
+    for _ in range(2):
+        line.add(Place(1.0))
+    with pytest.raises(Refused) as told:
+        line.add(Place(1.0))
+    assert told.value.retry_after == 3.0
+
+
+def test_one_with_a_deadline_counts_on_nobody_s_sharing() -> None:
+    """While it waits, none are taken together: they would be put before others."""
+    line = line_of(Clock(), max_seconds=20.0)
+    for _ in range(3):
+        line.add(Place(10.0, shares="a", beside=1.0))
+    assert line.seconds() == 12.0
+    with pytest.raises(Refused, match=r"predicted after 31\.00 s"):
+        line.add(Place(1.0, 25.0))
+    line.add(Place(1.0, 32.0))
+    assert line.seconds() == 31.0
+    assert [len(line.next()) for _ in range(4)] == [1, 1, 1, 1]
+
+
 def test_a_deadline_that_would_be_missed_is_refused_and_says_for_what() -> None:
     clock = Clock()
     line = line_of(clock)
@@ -86,7 +165,7 @@ def test_a_deadline_that_would_be_missed_is_refused_and_says_for_what() -> None:
         line.add(Place(3.0, 9.0))  # 4 of the running one, 3 of the one before it, 3 of its own
     assert told.value.code == "would_miss_deadline"
     assert told.value.param == "tttnn.deadline_ms"
-    assert line.next().job == "fits before the other"
+    assert line.next()[0].job == "fits before the other"
 
 
 def test_leaving_and_counting() -> None:
@@ -98,7 +177,7 @@ def test_leaving_and_counting() -> None:
     assert line.leave(places[0])
     assert not line.leave(places[0])
     assert line.ahead_of(places[2]) == 1
-    first = line.next()
+    (first,) = line.next()
     assert not line.leave(first)
     assert (line.waiting, line.running) == (1, 1)
     line.done(first)
@@ -222,7 +301,8 @@ def test_jobs_that_share_a_state_go_to_the_engine_together_and_wait_again_where_
         assert (frame["name"], [other["name"] for other in frame["joined"]]) == (1, [3, 5])
         assert (dispatcher.line.waiting, dispatcher.line.running) == (3, 3)
         assert jobs[3].place is not None
-        assert jobs[3].place.shared == 2.0  # what any request costs beside its work, as the engine said
+        assert jobs[3].place.leader is jobs[1].place
+        assert jobs[3].place.beside == 2.0  # what any request costs beside its work, as the engine said
         # One is answered, one has left, and the state comes to nothing: the third waits where it stood.
         done = {"event": "done", "job": jobs[1].number, "result": {}, "spent": {}, "counts": {}}
         engine.frames.put_nowait(done)
@@ -236,7 +316,7 @@ def test_jobs_that_share_a_state_go_to_the_engine_together_and_wait_again_where_
         assert await jobs[3].result() == {"cancelled": True}
         assert (engine.sent[-1]["name"], [other["name"] for other in engine.sent[-1]["joined"]]) == (2, [6])
         assert jobs[5].place is not None
-        assert jobs[5].place.shared is None
+        assert jobs[5].place.leader is None
         assert [place.job for place in dispatcher.line._waiting] == [jobs[4], jobs[5]]
         # Where all are answered the engine has other work at once, which its last word of them does not end.
         for job in (jobs[2], jobs[6]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.browser import Browser, Page
-from tests.served import QUERY, Server, events
+from tests.served import NAME, QUERY, Server, events
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 
@@ -145,6 +147,55 @@ def test_a_query_from_its_neighbors_to_its_receipt(
 
     assert page.value("document.documentElement.scrollWidth") <= width
     assert page.value("violations") == []
+    assert page.console == []
+    page.close()
+
+
+def report(page: Page) -> dict[str, Any]:
+    """The report in the receipt that the page shows."""
+    held: dict[str, Any] = json.loads(page.value("document.getElementById('receipt').value"))["adaptations"][0][
+        "report"
+    ]
+    return held
+
+
+def test_a_mode_of_those_that_the_server_can_serve(
+    browser: Browser, server: Server, taught: Path, told: dict[str, Any]
+) -> None:
+    choices = "[...document.getElementById('mode').options].map((option) => option.value)"
+    closed = "['neighbors', 'context'].filter((id) => document.getElementById(id).disabled)"
+    page = opened(browser, server)
+    assert page.value(choices) == ["exact", "base", "auto"]
+    assert page.value("document.getElementById('mode').value") == "exact"
+    # The model as it is: nothing is found, nothing is trained.
+    ask(page, mode="base")
+    assert page.value(closed) == ["neighbors", "context"]
+    assert page.text("how") == "Not adapted"
+    assert page.text("adapted") == page.text("base") == told["base"]
+    assert not page.value("document.getElementById('training').checkVisibility()")
+    # Trained, and read before the text.
+    ask(page, mode="exact", context=2, tokens=10)
+    assert page.value(closed) == []
+    read = sum(row["tokens"] > 0 for row in report(page)["context"])
+    assert 1 <= read <= len(report(page)["context"]) == 2
+    assert page.text("how").startswith(f"Adapted: trained on 3 neighbors, {read} neighbor")
+    assert page.text("how").endswith(" read before it")
+    # A field without a value is left to the server; a limit of seconds goes with the request.
+    ask(page, neighbors="", context="", deadline=500)
+    assert len(report(page)["neighbors"]) == 3
+    assert report(page)["settings"]["deadline_ms"] == pytest.approx(500_000, rel=0.1)
+    page.close()
+
+    # Once there are experts, they may be chosen.
+    command = ["precompute", str(taught / "store"), "--model", str(taught / NAME), "--documents", "12"]
+    flags = ("--max-length", "48", "--rank", "4", "--learning-rate", "3e-3")
+    subprocess.run([sys.executable, "-m", "tttnn", *command, *flags], check=True, capture_output=True)
+    page = opened(browser, server)
+    assert page.value(choices) == ["exact", "base", "auto", "instant"]
+    ask(page, mode="instant")
+    assert page.value(closed) == ["neighbors"]
+    assert page.text("how") == "Adapted: 1 expert merged"
+    assert report(page)["steps"] == 0
     assert page.console == []
     page.close()
 

@@ -88,7 +88,7 @@ def tabbed(page: Page, modifiers: int = 0) -> list[str]:
 # Keyboard
 # ---------------------------------------------------------------------------------------------------------------------
 
-FORM = ["query", "neighbors", "tokens", "temperature", "source", "go"]
+FORM = ["query", "mode", "neighbors", "context", "tokens", "temperature", "deadline", "source", "go"]
 BELOW = ["receipt", "replay", "copy"]
 
 
@@ -275,6 +275,19 @@ def test_what_is_wrong_with_a_field_is_said_at_the_field(browser: Browser, serve
     assert page.value("document.querySelector('[aria-invalid]')") is None
     sources = "[...document.querySelectorAll('.neighbor td:nth-child(2)')].map((cell) => cell.firstChild.textContent)"
     assert set(page.value(sources)) == {"A"}
+    page.close()
+
+
+def test_a_limit_of_seconds_that_is_too_short_is_said_at_its_field(browser: Browser, server: Server) -> None:
+    page = opened(browser, server)
+    page.fill(deadline=0.001, neighbors=20)
+    page.click("go")
+    assert said(page, "later than its deadline").startswith("The answer is predicted after ")
+    assert focused(page) == "deadline"
+    page.fill(deadline=100)
+    page.click("go")
+    said(page, "Done")
+    assert page.value("document.querySelector('[aria-invalid]')") is None
     page.close()
 
 

@@ -165,7 +165,8 @@ class Dispatcher:
         if self.facts is None:
             raise Refused(503, "loading", "the model is still loading", retry_after=5)
         deadline = None if job.deadline_ms is None else self._clock() + job.deadline_ms / 1000
-        place = Place(self.costs.predict(job.work), deadline, job)
+        beside = self.costs.predict(replace(job.work, adaptations=0, neighbors=0, merges=0))
+        place = Place(self.costs.predict(job.work), deadline, job, job.shares, beside)
         self.line.add(place)
         job.place = place
         self._idle.clear()
@@ -210,9 +211,9 @@ class Dispatcher:
             return
         gone = Refused(503, "draining", "the server is shutting down", retry_after=10)
         while self.line.waiting:
-            place = self.line.next()
-            self.line.done(place)
-            place.job.put(gone)
+            for place in self.line.next():
+                self.line.done(place)
+                place.job.put(gone)
         for engine in self._engines:
             for job in engine.jobs:
                 job.gone = gone
@@ -319,11 +320,7 @@ class Dispatcher:
         """Give engines that have nothing to do what waits."""
         for engine in self._engines:
             if not engine.jobs and self.line.waiting:
-                places = [self.line.next()]
-                if places[0].job.shares is not None:
-                    places += self.line.take_with(places[0].job.shares)
-                for place in places[1:]:
-                    place.shared = self.costs.predict(replace(place.job.work, adaptations=0, neighbors=0, merges=0))
+                places = self.line.next()
                 engine.jobs, engine.heard = [place.job for place in places], self._clock()
                 frame, *joined = map(self._frame, places)
                 engine.first = frame["job"]

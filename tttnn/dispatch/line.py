@@ -23,8 +23,12 @@ class Place:
     deadline: float | None = None
     """As the line's clock counts, by when it must be answered."""
     job: Any = None
-    shared: float | None = None
-    """Seconds that it adds to the job that it shares an adapted state with; None: it has its own."""
+    shares: Hashable = None
+    """Places with an equal value may be answered from one adapted state; None: from its own alone."""
+    beside: float = 0.0
+    """Seconds that it adds to another one whose adapted state it shares."""
+    leader: Place | None = None
+    """Whose adapted state it is answered from, while it runs; None: its own."""
     arrived: float = 0.0
     began: float | None = None
     key: tuple[float, int] = field(default=(0.0, 0))
@@ -40,8 +44,8 @@ class Line:
         >>> line = Line(max_jobs=2, max_seconds=60.0, clock=lambda: 0.0)
         >>> line.add(Place(1.0, job="first"))
         >>> line.add(Place(1.0, deadline=5.0, job="urgent"))
-        >>> line.next().job
-        'urgent'
+        >>> [place.job for place in line.next()]
+        ['urgent']
     """
 
     def __init__(self, *, max_jobs: int, max_seconds: float, clock: Callable[[], float], engines: int = 1) -> None:
@@ -98,7 +102,7 @@ class Line:
                 retry_after=seconds - self._max_seconds,
             )
         if place.deadline is not None:
-            begins = now + self._left(before=place.key) / self._engines
+            begins = now + self._left(before=place) / self._engines
             if begins + place.predicted > place.deadline:
                 raise Refused(
                     429,
@@ -109,31 +113,27 @@ class Line:
                 )
         bisect.insort(self._waiting, place, key=lambda other: other.key)
 
-    def next(self) -> Place:
-        """Take the first job out of the line; it runs from now on. There is one: see `waiting`."""
-        place = self._waiting.pop(0)
-        place.began = self._clock()
-        self._running.add(place)
-        return place
+    def next(self) -> list[Place]:
+        """Take the first job out of the line, and with it those that may share its adapted state, in their order.
 
-    def take_with(self, shares: Hashable) -> list[Place]:
-        """Take all jobs out that may share an adapted state, in their order; they run from now on.
-
-        None are taken while somebody waits with a deadline, whom they would be put before.
+        They run from now on. There is one: see `waiting`. Nobody is taken with it while somebody waits with a deadline,
+        whom they would be put before.
         """
-        if any(place.deadline is not None for place in self._waiting):
-            return []
-        taken = [place for place in self._waiting if place.job.shares == shares]
-        self._waiting = [place for place in self._waiting if place.job.shares != shares]
+        first = self._waiting.pop(0)
+        taken = [first]
+        if first.shares is not None and not self._hurried():
+            taken += [place for place in self._waiting if place.shares == first.shares]
+            self._waiting = [place for place in self._waiting if place.shares != first.shares]
         for place in taken:
             place.began = self._clock()
+            place.leader = None if place is first else first
             self._running.add(place)
         return taken
 
     def put_back(self, place: Place) -> None:
         """Let a job that was taken out wait again, where it stood."""
         self._running.discard(place)
-        place.began = place.shared = None
+        place.began = place.leader = None
         bisect.insort(self._waiting, place, key=lambda other: other.key)
 
     def leave(self, place: Place) -> bool:
@@ -147,19 +147,35 @@ class Line:
         """Count a job as running no more."""
         self._running.discard(place)
 
-    def _left(self, before: tuple[float, int] | None = None) -> float:
+    def _left(self, before: Place | None = None) -> float:
+        """Return the predicted seconds of all work: of what runs, and of what waits or of that part that goes first."""
         now = self._clock()
-        running = sum(self._left_of(place, now) for place in self._running)
-        return running + sum(place.predicted for place in self._waiting if before is None or place.key < before)
+        seconds = sum(self._left_of(place, now) for place in self._running)
+        together = not self._hurried() and (before is None or before.deadline is None)
+        adapted: set[Hashable] = set()
+        for place in self._waiting:
+            if before is None or place.key < before.key:
+                seconds += place.beside if together and place.shares in adapted else place.predicted
+                if place.shares is not None:
+                    adapted.add(place.shares)
+        return seconds
+
+    def _hurried(self) -> bool:
+        """Say whether somebody waits with a deadline."""
+        return any(place.deadline is not None for place in self._waiting)
 
     def _until_one_begins(self) -> float:
-        """Seconds until an engine is free, and so a place in the line."""
+        """Seconds until an engine is free of all that share its adapted state, and so a place in the line."""
         now = self._clock()
-        return min((self._left_of(place, now) for place in self._running), default=0.0)
+        left: dict[int, float] = {}
+        for place in self._running:
+            engine = id(place.leader or place)
+            left[engine] = left.get(engine, 0.0) + self._left_of(place, now)
+        return min(left.values(), default=0.0)
 
     @staticmethod
     def _left_of(place: Place, now: float) -> float:
-        if place.shared is not None:
-            return place.shared
+        if place.leader is not None:
+            return place.beside
         begun = now if place.began is None else place.began
         return max(0.0, place.predicted - (now - begun))

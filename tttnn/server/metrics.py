@@ -113,7 +113,7 @@ class Metrics:
             else:
                 self._tokens.labels(kind).inc(count)
         # What shares a state waits in its engine for others, and not for its own work.
-        shared = job.place is not None and job.place.shared is not None
+        shared = job.place is not None and job.place.leader is not None
         if job.predicted_seconds > 0 and not job.cancelled and not shared:
             self._ratio.observe(job.actual_seconds / job.predicted_seconds)
 

@@ -7,8 +7,18 @@ const FIELDS = {
   prompt: "query",
   max_tokens: "tokens",
   temperature: "temperature",
+  "tttnn.mode": "mode",
   "tttnn.num_neighbors": "neighbors",
+  "tttnn.context_neighbors": "context",
+  "tttnn.deadline_ms": "deadline",
   "tttnn.where.source": "source",
+};
+// How an answer is made, and which fields of the form mean nothing to it.
+const MODES = {
+  exact: ["The model is trained on the neighbors of the text; a limit of seconds ends the training early.", []],
+  auto: ["Experts are merged, neighbors are read before the text, and a limit of seconds says how much is trained.", []],
+  instant: ["Experts that were trained before are merged; nothing is trained.", ["neighbors"]],
+  base: ["The model as it is.", ["neighbors", "context"]],
 };
 // Stages in the order in which they are; others come last.
 const STAGES = ["queue", "embed", "search", "read", "select", "tokenize", "train", "observe", "generate", "score", "restore"];
@@ -75,6 +85,7 @@ function sentence(error) {
   if (!(error instanceof Refusal)) return "The server does not answer: start it again, then ask again.";
   const again = `ask again in ${error.wait ?? 5} s.`;
   if (error.status === 401) return at("key").value ? "The server does not know this key." : "The server wants a key.";
+  if (error.code === "would_miss_deadline") return `${error.message.replace(/^the answer/, "The answer")}.`;
   if (error.status === 429) return `The server has too much to do: ${again}`;
   if (error.code === "engine_died") return `The engine ended at this request and starts anew from the same weights: ${again}`;
   if (error.status === 503) return `The server is not ready (${error.code.replaceAll("_", " ")}): ${again}`;
@@ -97,8 +108,11 @@ async function describe() {
     const info = await (await send("info")).json();
     const documents = info.datastore ? info.datastore.documents.toLocaleString("en") : 0;
     at("about").textContent = `${info.model.name}, adapted to the neighbors of each query among ${documents} documents`;
-    at("neighbors").max = Math.max(info.limits.max_neighbors, info.settings.num_neighbors);
+    at("neighbors").max = at("context").max = Math.max(info.limits.max_neighbors, info.settings.num_neighbors);
     at("neighbors").value = Math.min(info.settings.num_neighbors, 5);
+    at("mode").replaceChildren(...info.modes.map((mode) => element("option", mode, { value: mode })));
+    at("mode").value = info.modes.includes(info.settings.mode) ? info.settings.mode : "exact";
+    explainMode();
   } catch (error) {
     if (error.status === 401) {
       at("about").textContent = "What is served is told to those with a key.";
@@ -109,6 +123,13 @@ async function describe() {
     at("about").textContent = `${reason}; looking again every 2 s`;
     setTimeout(describe, 2000);
   }
+}
+
+// Say what the chosen mode does, and close the fields that it does not look at.
+function explainMode() {
+  const [meaning, unused] = MODES[at("mode").value];
+  say(meaning, { where: "mode-hint" });
+  for (const id of ["neighbors", "context"]) at(id).disabled = unused.includes(id);
 }
 
 // Events of a stream, [name, data], as they come; a comment, which says how far a request is, has the name ":".
@@ -130,6 +151,7 @@ async function* events(body) {
 }
 
 function asked() {
+  const given = (id, scale = 1) => (at(id).disabled || at(id).value === "" ? undefined : scale * Number(at(id).value));
   const sources = at("source").value.split(",").map((name) => name.trim()).filter(Boolean);
   return {
     prompt: at("query").value,
@@ -137,7 +159,10 @@ function asked() {
     temperature: Number(at("temperature").value),
     stream: true,
     tttnn: {
-      num_neighbors: Number(at("neighbors").value),
+      mode: at("mode").value,
+      num_neighbors: given("neighbors"), // a field without a value is not sent
+      context_neighbors: given("context"),
+      deadline_ms: given("deadline", 1000),
       compare: true,
       events: true,
       ...(sources.length ? { where: { source: sources } } : {}),
@@ -186,7 +211,7 @@ function begin(request) {
   at("receipt").value = "";
   say("", { where: "replayed" });
   at("stop").disabled = false;
-  say("Searching…");
+  say(request.tttnn.mode === "base" ? "Writing…" : "Searching…");
 }
 
 // Show one event; say whether it was the last one.
@@ -234,7 +259,7 @@ function showNeighbors(neighbors) {
       return group;
     }),
   );
-  say(neighbors.length === 1 ? "1 neighbor found; training…" : `${neighbors.length} neighbors found; training…`);
+  say(`${counted(neighbors.length)} found; adapting…`);
 }
 
 function showStep(step) {
@@ -470,6 +495,7 @@ at("stop").addEventListener("click", () => running?.abort());
 at("copy").addEventListener("click", copy);
 at("replay").addEventListener("click", replay);
 at("key").addEventListener("change", describe);
+at("mode").addEventListener("change", explainMode);
 addEventListener("resize", () => losses.length && drawLoss());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
