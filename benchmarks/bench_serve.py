@@ -1,13 +1,15 @@
 """What serving costs: over the library, beside `transformers serve`, with 1, 4 and 16 clients, and when it refuses.
 
-    python benchmarks/bench_serve.py [DATASTORE] --model smollm2-135m [--rival PYTHON] [--repeats 20]
+    python benchmarks/bench_serve.py [DATASTORE] --model smollm2-135m [--overhead | --rival PYTHON] [--repeats 20]
     PYTHONPATH=. python benchmarks/bench_serve.py --smoke
 
 Every server runs in a process of its own, with as many threads as the library has in this one, and every answer is
 compared with the library's text. What is compared is asked in turn (A B, B A, ...), so that drift of a shared machine
-hits both; differences and ratios are medians with 95 % intervals of a bootstrap. `--rival` names a Python that has
-`transformers[serving]`; it answers with the model as it is. Without a DATASTORE, one of pieces of Python's standard
-library is made; `--smoke` takes a tiny random model too, and its times mean nothing.
+hits both; differences and ratios are medians with 95 % intervals of a bootstrap. What uvicorn and Starlette alone take
+for the same body and reply is measured beside them, and the processor time of each process for an answer, which other
+work on the machine moves less than the clock. `--overhead` measures these and nothing else. `--rival` names a Python
+that has `transformers[serving]`; it answers with the model as it is. Without a DATASTORE, one of pieces of Python's
+standard library is made; `--smoke` takes a tiny random model too, and its times mean nothing.
 """
 
 from __future__ import annotations
@@ -97,17 +99,18 @@ async def clients(port: int, body: dict[str, Any], count: int, each: int) -> tup
 
 def caller(port: int, body: dict[str, Any]) -> Callable[[], str]:
     """Return what asks for a whole answer at once, over a connection of its own, and gives the text."""
+    return lambda: str(json.loads(reply_to(port, body))["choices"][0]["text"])
 
-    def call() -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        reply = connection.getresponse()
-        said = reply.read()
-        connection.close()
-        assert reply.status == 200, said[:1000]
-        return str(json.loads(said)["choices"][0]["text"])
 
-    return call
+def reply_to(port: int, body: dict[str, Any]) -> bytes:
+    """Ask for a whole answer over a connection of its own, and return the reply's body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    reply = connection.getresponse()
+    said = reply.read()
+    connection.close()
+    assert reply.status == 200, said[:1000]
+    return said
 
 
 def in_turn(first: Callable[[], str], second: Callable[[], str], text: str, repeats: int) -> list[tuple[float, float]]:
@@ -133,46 +136,121 @@ def interval(pairs: list[tuple[float, float]], measure: Callable[[float, float],
     return f"{statistics.median(values):.3f} ({medians[50]:.3f} to {medians[1949]:.3f})"
 
 
+@dataclass
+class Served:
+    """`tttnn serve` in a process of its own, which has engines as children."""
+
+    port: int
+    process: int
+
+    def processor_seconds(self) -> tuple[float, float]:
+        """Return the processor time that the serving process and its engines have had (Linux)."""
+        children = Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()
+        return _processor_seconds(self.process), sum(map(_processor_seconds, map(int, children)))
+
+
+def _processor_seconds(process: int) -> float:
+    told = Path(f"/proc/{process}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in told) / 1e9
+
+
 @contextlib.contextmanager
-def serving(arguments: argparse.Namespace, *flags: str) -> Iterator[int]:
-    """`tttnn serve`, until the block ends; gives its port."""
+def serving(arguments: argparse.Namespace, *flags: str) -> Iterator[Served]:
+    """`tttnn serve`, until the block ends."""
     command = ["serve", arguments.datastore, "--model", arguments.model, "--port", "0", "--no-access-log"]
     command += ["--threads", str(arguments.threads), "--num-neighbors", str(arguments.neighbors)]
     server = subprocess.Popen([sys.executable, "-m", "tttnn", *command, *flags], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        yield int(re.findall(r"http://[^/]*:(\d+)/", server.stdout.readline())[0])
+        yield Served(int(re.findall(r"http://[^/]*:(\d+)/", server.stdout.readline())[0]), server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
+    """Wait until a server listens."""
+    end = time.monotonic() + 300
+    while True:
+        assert server.poll() is None, "the other server has ended"
+        assert time.monotonic() < end, "the other server does not answer"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def rival(arguments: argparse.Namespace) -> Iterator[int]:
     """`transformers serve` with the same model, threads and type of numbers, until the block ends; gives its port."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     command = [arguments.rival, "-m", "transformers.cli.transformers", "serve", tttnn.models.resolve(arguments.model)]
     command += ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"OMP_NUM_THREADS": str(arguments.threads), "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 300
-        while True:
-            assert server.poll() is None, "transformers serve has ended"
-            assert time.monotonic() < end, "transformers serve does not answer"
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.2)
+        wait_for(server, port)
         yield port
     finally:
         server.terminate()
         server.wait()
 
 
-def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTrainer) -> None:
+_ECHO = """
+import sys, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
+
+reply = sys.stdin.buffer.read()
+
+async def echo(request):
+    await request.json()
+    return Response(reply, media_type="application/json")
+
+routes = [Route("/v1/completions", echo, methods=["POST"])]
+uvicorn.run(Starlette(routes=routes), port=int(sys.argv[1]), http="h11", log_level="error", access_log=False)
+"""
+
+
+@contextlib.contextmanager
+def echo(reply: bytes) -> Iterator[int]:
+    """Uvicorn and Starlette alone, which answer everything with one reply, until the block ends; gives their port."""
+    port = free_port()
+    server = subprocess.Popen([sys.executable, "-c", _ECHO, str(port)], stdin=subprocess.PIPE)
+    try:
+        assert server.stdin is not None
+        server.stdin.write(reply)
+        server.stdin.close()
+        wait_for(server, port)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def processor_time(served: Served, library: Callable[[], str], call: Callable[[], str], repeats: int) -> str:
+    """Return the median milliseconds of the processor for an answer: of the library, the serving process, its engine."""
+    rows = []
+    for _ in range(repeats):
+        began = time.process_time()
+        library()
+        alone, before = time.process_time() - began, served.processor_seconds()
+        call()
+        rows.append((alone, *(b - a for a, b in zip(before, served.processor_seconds(), strict=True))))
+    alone, web, engine = (1000 * statistics.median(column) for column in zip(*rows, strict=True))
+    return f"library {alone:.1f}, serving process {web:.2f}, engine {engine:.1f}, over {web + engine - alone:.1f} ms"
+
+
+def compare(arguments: argparse.Namespace, served: Served, trainer: tttnn.TestTimeTrainer) -> None:
     """The library, the server and the rival, in turn."""
+    port = served.port
     asked = {"prompt": PROMPT, "max_tokens": arguments.tokens, "temperature": 0}
     for neighbors in (0, arguments.neighbors):
         body = asked | {"tttnn": {"num_neighbors": neighbors}}
@@ -187,8 +265,16 @@ def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTra
         pairs = in_turn(library, caller(port, body), text, arguments.repeats)
         alone, served = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
         over = interval(pairs, lambda a, b: 1000 * (b - a))
+        with echo(reply_to(port, body)) as bare:
+            floor = in_turn(caller(bare, body), caller(bare, body), text, arguments.repeats)
+        print(f"k={neighbors}: uvicorn and Starlette alone, with the same body and reply: {floor_of(floor)} ms")
+        spent = processor_time(served, library, caller(port, body), arguments.repeats)
+        print(f"k={neighbors}: processor time for an answer: {spent}")
         print(f"k={neighbors}: library {alone:.1f} ms, server {served:.1f} ms, over {over} ms; {len(pairs)} pairs")
-        load(port, f"tttnn, k={neighbors}", body, text)
+        if not arguments.overhead:
+            load(port, f"tttnn, k={neighbors}", body, text)
+    if arguments.overhead:
+        return
     told = asyncio.run(clients(port, body | {"tttnn": {"num_neighbors": neighbors, "events": True}}, 1, 5))[1]
     print(f"k={neighbors}, events: neighbors after {_two(answer.told for answer in told)} s")
     if arguments.rival is None:
@@ -202,6 +288,11 @@ def compare(arguments: argparse.Namespace, port: int, trainer: tttnn.TestTimeTra
         ratio = interval(pairs, lambda a, b: a / b)
         print(f"base: tttnn {ours:.1f} ms, transformers serve {theirs:.1f} ms, ratio {ratio}; {len(pairs)} pairs")
         load(other, "transformers serve, base", body, text)
+
+
+def floor_of(pairs: list[tuple[float, float]]) -> str:
+    """Return the median milliseconds of all calls, and between what it lies in 95 of 100 draws."""
+    return interval([pair for both in pairs for pair in zip(both, both, strict=True)], lambda a, _: 1000 * a)
 
 
 def load(port: int, name: str, body: dict[str, Any], text: str) -> None:
@@ -271,6 +362,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--repeats", type=int, help="pairs  [default: 20; of --smoke 3]")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--overhead", action="store_true", help="library and server alone, no load, no refusals")
     parser.add_argument("--smoke", action="store_true", help="tiny models, few repeats")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -283,9 +375,10 @@ def main() -> None:
         trainer = TrainerRecipe(arguments.model, arguments.datastore, adapt, threads=arguments.threads).load()
         print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
         flags = ("--max-queue", str(QUEUE), "--max-queue-seconds", "100000")
-        with serving(arguments, *flags) as port:
-            compare(arguments, port, trainer)
-            refusals(port, arguments.tokens)
+        with serving(arguments, *flags) as served:
+            compare(arguments, served, trainer)
+            if not arguments.overhead:
+                refusals(served.port, arguments.tokens)
         print(f"load average {os.getloadavg()[0]:.1f}")
         trainer.release()
 

@@ -26,6 +26,10 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, *([] if here else ["-P"]), "-m", module]
 
 
+_MOMENT = 1.0
+"""Seconds between the end of a process's pipe and the end of the process, at most."""
+
+
 def engine_command() -> list[str]:
     """Return what starts an engine."""
     return module_command("tttnn.engines.process")
@@ -56,6 +60,8 @@ class EngineLink:
         self.weights = weights
         self._process: asyncio.subprocess.Process | None = None
         self._pipe: AsyncPipe | None = None
+        self._gone = False
+        """Whether its end of the pipe is closed."""
 
     @property
     def pid(self) -> int | None:
@@ -100,6 +106,7 @@ class EngineLink:
         if self._pipe is None:
             return None
         frame = await self._pipe.receive()
+        self._gone = frame is None
         if frame is not None and frame["event"] == "ready":
             self.facts = frame["facts"]
             if self.weights is None:
@@ -114,8 +121,9 @@ class EngineLink:
             return None
         if gently > 0:
             self.send({"stop": True})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), gently)
+        with contextlib.suppress(TimeoutError):
+            # One that is dead gets a moment to be noticed: who signals it would take its exit code from asyncio.
+            await asyncio.wait_for(self._process.wait(), max(gently, _MOMENT if self._gone else 0.0))
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
