@@ -236,7 +236,7 @@ def echo(reply: bytes) -> Iterator[int]:
 
 
 def processor_time(served: Served, library: Callable[[], str], call: Callable[[], str], repeats: int) -> str:
-    """Return the median milliseconds of the processor for an answer: of the library, the serving process, its engine."""
+    """Return the median milliseconds of the processor for an answer, of each process that works at it."""
     rows = []
     for _ in range(repeats):
         began = time.process_time()
