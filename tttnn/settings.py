@@ -10,7 +10,6 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from numbers import Integral, Real
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
@@ -186,10 +185,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f". Did you mean {close[0]}?" if close else ""
 
 
-@cache
-def _hints(cls: type[Config]) -> dict[str, Any]:
-    """Return the types of a settings class's fields; reading them takes longer than checking all values."""
-    return get_type_hints(cls)
+_types: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Return the types of a settings class's fields, read once: that takes longer than checking all values."""
+    if cls not in _types:
+        _types[cls] = get_type_hints(cls)
+    return _types[cls]
 
 
 @dataclass(frozen=True)
