@@ -194,8 +194,9 @@ def test_a_mode_of_those_that_the_server_can_serve(
     assert page.value(choices) == ["exact", "base", "auto", "instant"]
     ask(page, mode="instant")
     assert page.value(closed) == ["neighbors"]
-    assert page.text("how") == "Adapted: 1 expert merged"
-    assert report(page)["steps"] == 0
+    merged = len(report(page)["experts"]["used"])
+    assert page.text("how") == f"Adapted: {merged} {'expert' if merged == 1 else 'experts'} merged"
+    assert merged > 0 == report(page)["steps"]
     assert page.console == []
     page.close()
 
