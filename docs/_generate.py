@@ -17,6 +17,7 @@ import click
 import tttnn
 from tttnn import config, errors
 from tttnn.cli.command import Command
+from tttnn.cli.man_page import commands_of
 from tttnn.cli.program import app
 from tttnn.settings import Config, describe, text_of
 
@@ -35,7 +36,7 @@ API = {
         "WeightArena",
         "SharedWeights",
     ),
-    "Measuring": ("evaluate", "read_results"),
+    "Measuring": ("evaluate", "read_results", "Bars"),
 }
 
 
@@ -130,7 +131,7 @@ def commands_page() -> str:
         "| command | |",
         "| --- | --- |",
     ]
-    found = dict(_commands(app, click.Context(app, info_name="tttnn")))
+    found = dict(commands_of(app, click.Context(app, info_name="tttnn")))
     lines += [
         f"| [`{name}`](#{name.replace(' ', '-')}) | {inner.command.get_short_help_str(200)} |"
         for name, inner in found.items()
@@ -144,18 +145,6 @@ def commands_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Context]]:
-    """Yield the commands of a group by name, after a group in it those of that one."""
-    for name in group.list_commands(context):
-        command = group.commands[name]
-        if command.hidden:
-            continue
-        inner = click.Context(command, info_name=name, parent=context)
-        yield name, inner
-        if isinstance(command, click.Group):
-            yield from ((f"{name} {below}", one) for below, one in _commands(command, inner))
-
-
 def _prose(text: str) -> Iterator[str]:
     """Yield the paragraphs of a command's help; what click is told to leave as it is stands as it is."""
     for paragraph in inspect.cleandoc(text).split("\n\n"):
@@ -167,7 +156,7 @@ def _prose(text: str) -> Iterator[str]:
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     """Yield a table of options for each group of a command's help."""
-    groups = command._groups() if isinstance(command, Command) else {"": command.params}
+    groups = command.groups() if isinstance(command, Command) else {"": command.params}
     for title, options in groups.items():
         records = [
             record

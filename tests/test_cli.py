@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -13,13 +16,16 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import tttnn
 from tests.encoders import save_encoder
 from tests.test_workers import saved_recipe
 from tttnn.cli import exit_codes, flags
 from tttnn.cli import program as cli
+from tttnn.cli.bars import Bars
 from tttnn.cli.command import Command
+from tttnn.cli.man_page import commands_of
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -518,3 +524,57 @@ def test_cheap_commands_import_no_torch(tmp_path: Path, arguments: list[str]) ->
     filled = [argument.replace("PLACE", str(place)) for argument in arguments]
     done = subprocess.run([sys.executable, "-c", code, *filled], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_given_what_completes_commands_and_flags(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if shell == "bash" and shutil.which("bash") is None:
+        pytest.skip("bash is not installed")
+    script = CliRunner().invoke(cli.app, ["--completion", shell])
+    assert script.exit_code == 0
+    assert f"_TTTNN_COMPLETE={shell}_complete" in script.output
+    monkeypatch.setenv("_TTTNN_COMPLETE", f"{shell}_complete")
+    for typed, wanted in (("sea", "search"), ("search --expl", "--explain"), ("generate --guard q", "")):
+        words = f"tttnn {typed}"
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", words.split()[-1] if shell == "fish" else str(len(words.split()) - 1))
+        run(monkeypatch)
+        told = capsys.readouterr().out
+        assert wanted in told
+        assert "Usage" not in told
+
+
+def test_the_manual_page_has_every_command_and_flag() -> None:
+    page = CliRunner().invoke(cli.app, ["--man"]).output
+    assert page.startswith(f'.TH TTTNN 1 "" "tttnn {tttnn.__version__}"')
+    for name, inner in commands_of(cli.app, click.Context(cli.app)):
+        command = inner.command
+        assert f".SS tttnn {name} ".replace("-", "\\-") in page
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden:
+                assert option.opts[-1].replace("-", "\\-") in page
+    if shutil.which("groff") is not None:
+        drawn = subprocess.run(
+            ["groff", "-man", "-Tutf8", "-ww"], input=page, capture_output=True, text=True, check=True
+        )
+        assert not drawn.stderr
+        assert "Show where an error happened." in drawn.stdout
+        assert len(drawn.stdout.splitlines()) > 500
+
+
+@pytest.mark.parametrize("name", ["audit", "info"])
+def test_no_colour_where_none_is_wanted(name: str) -> None:
+    """A terminal of 40 columns, and NO_COLOR: no colours, whatever is drawn."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_COLOR", "1")
+        patch.setenv("TERM", "xterm-256color")
+        console = Console(file=out, force_terminal=True, width=40)
+        with Bars(console=console) as bars:
+            bars("embed", 3, 10)
+            bars.tell("a remark")
+        assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-9])[0-9;]*m", out.getvalue())
+        shown = CliRunner().invoke(cli.app, [name, "--help"], terminal_width=40, color=True)
+    assert "\x1b[" not in shown.output

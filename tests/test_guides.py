@@ -268,3 +268,20 @@ def test_flags_that_are_named_are_there(page: Path) -> None:
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", "".join(code).split(" #")[0])
     }
     assert named <= ours | OF_OTHERS, sorted(named - ours - OF_OTHERS)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook: Path, reader: Path) -> None:
+    """From its first cell to its last, with bars and tables as HTML; it is kept without what it printed."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = nbformat.read(notebook, as_version=4)
+    code = [cell for cell in cells.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    nbclient.NotebookClient(cells, timeout=300, resources={"metadata": {"path": str(reader)}}).execute()
+    outputs = [output for cell in code for output in cell.outputs]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    html = "".join(output.data.get("text/html", "") for output in outputs if "data" in output)
+    if notebook.stem == "researcher":
+        for part in ("<progress value=", "loss before its steps", "ratio [95 % interval]", "of 3 neighbors"):
+            assert part in html, part
+    assert len(outputs) >= 3, outputs

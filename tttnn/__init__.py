@@ -43,6 +43,7 @@ from .errors import (
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .cli.bars import Bars
     from .cluster.cluster_datastore import ClusterDatastore
     from .datastore.datastore import Datastore
     from .datastore.index import NeighborIndex
@@ -67,6 +68,7 @@ _LAZY = {
     "AdaptReport": "training.report",
     "AdaptedModel": "training.adapted_model",
     "AsyncTrainer": "dispatch.async_trainer",
+    "Bars": "cli.bars",
     "ClusterDatastore": "cluster.cluster_datastore",
     "Datastore": "datastore.datastore",
     "Document": "store.document",
@@ -95,6 +97,7 @@ __all__ = [
     "AdaptReport",
     "AdaptedModel",
     "AsyncTrainer",
+    "Bars",
     "ClusterDatastore",
     "ClusterError",
     "ConfigError",

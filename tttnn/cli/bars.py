@@ -1,4 +1,4 @@
-"""How far a long call is: bars on a terminal, else a line now and then. Both on standard error.
+"""How far a long call is: bars on a terminal and in a notebook, else a line now and then on standard error.
 
 Knows stages by name. Does not know what they do.
 """
@@ -6,7 +6,8 @@ Knows stages by name. Does not know what they do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from html import escape
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,14 +26,18 @@ from rich.table import Column
 
 _SECONDS = 30.0
 _SHARE = 0.1
+_DRAWN_SECONDS = 0.2  # between two pictures of bars in a notebook
 _QUIET_SECONDS = 2.0  # a command that takes no longer says nothing
 
 
 class Bars:
     """Shows how far each stage is, with rates where a build report has them: a `config.Progress`.
 
-    On a terminal a bar for each stage, which never goes back. Elsewhere a line every 30 seconds or 10 %, whichever
-    comes first.
+    On a terminal and in a notebook a bar for each stage, which never goes back. Elsewhere a line every 30 seconds or
+    10 %, whichever comes first.
+
+    >>> with Bars() as bars:                                                  # doctest: +SKIP
+    ...     tttnn.Datastore.build("pile-00", documents, embedder, progress=bars)
 
     Args:
         report: a build report whose stages have rates.
@@ -52,6 +57,7 @@ class Bars:
         )
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, _Line] = {}
+        self._page = _Page(clock) if self.console.is_jupyter else None
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -61,12 +67,17 @@ class Bars:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self._page is not None:
+            self._page.show()
 
     def __call__(self, stage: str, done: int, total: int | None, *, rates: dict[str, float] | None = None) -> None:
         """Show how far a stage is, at these rates a second or at those of the report."""
         if rates is None:
             counts = None if self._report is None else self._report.stages.get(stage)
             rates = {} if counts is None else counts.rates
+        if self._page is not None:
+            self._page(stage, done, total, rates)
+            return
         if not self._on_terminal:
             line = self._lines.setdefault(stage, _Line(stage, self._clock()))
             if (sentence := line.due(done, total, rates, self._clock())) is not None:
@@ -97,6 +108,45 @@ def _columns(width: int) -> list[ProgressColumn]:
     if width >= 70:
         columns.append(TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)))
     return columns
+
+
+class _Page:
+    """The bars of all stages in a notebook: one piece of HTML, replaced as they move. Needs no widgets."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rows: dict[str, tuple[int, int | None, str]] = {}
+        self._shown: Any = None
+        self._drawn = float("-inf")
+
+    def __call__(self, stage: str, done: int, total: int | None, rates: dict[str, float]) -> None:
+        done = max(done, self._rows[stage][0] if stage in self._rows else 0)
+        self._rows[stage] = (done, total, _rates(rates, 80))
+        if done == total or self._clock() - self._drawn >= _DRAWN_SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        """Put what is known now in the place of what was shown."""
+        if not self._rows:
+            return
+        from IPython.display import HTML, display
+
+        page = HTML("<table>" + "".join(self._row(stage) for stage in self._rows) + "</table>")
+        if self._shown is None:
+            self._shown = display(page, display_id=True)
+        else:
+            self._shown.update(page)
+        self._drawn = self._clock()
+
+    def _row(self, stage: str) -> str:
+        done, total, rates = self._rows[stage]
+        bar = f'<progress value="{done}" max="{total}"></progress>' if total else ""
+        counts = f"{done:,} of {total:,}" if total else f"{done:,}"
+        return f"<tr>{_cells([escape(stage), bar, counts, rates])}</tr>"
+
+
+def _cells(cells: Iterable[str]) -> str:
+    return "".join(f"<td>{cell}</td>" for cell in cells)
 
 
 class _Line:

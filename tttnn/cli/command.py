@@ -30,7 +30,7 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        if len(self._groups()) > 1:
+        if len(self.groups()) > 1:
             about = "Show every flag and exit."
             flag = click.Option(
                 ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all, help=about
@@ -39,7 +39,7 @@ class Command(click.Command):
         # Read by `main`, wherever it stands; declared here so that it is accepted.
         self.params.append(click.Option(["--traceback"], is_flag=True, is_eager=True, expose_value=False, hidden=True))
 
-    def _groups(self) -> dict[str, list[click.Parameter]]:
+    def groups(self) -> dict[str, list[click.Parameter]]:
         """Return the flags by heading, the common ones first."""
         by_group: dict[str, list[click.Parameter]] = {"": []}
         for option in self.params:
@@ -49,7 +49,7 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the common flags, then the other groups or where to see them."""
-        groups = self._groups()
+        groups = self.groups()
         groups[""] = [option for option in self.get_params(ctx) if getattr(option, "group", "") == ""]
         every = "tttnn.help_all" in ctx.meta
         for title, options in groups.items():

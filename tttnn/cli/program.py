@@ -15,6 +15,7 @@ import sys
 import traceback
 
 import click
+from click.shell_completion import get_completion_class
 
 from ..errors import IndexCorruptError, StoreCorruptError, StoreVersionError, TttnnError
 from ..version import __version__
@@ -32,14 +33,47 @@ from . import (
     texts,
 )
 from .exit_codes import DAMAGED, FAILED, INTERRUPTED, USAGE
+from .man_page import man_page
 
 # Errors whose message is a sentence for the person who typed the command.
 _EXPECTED = (TttnnError, ValueError, IndexError, OSError)
 
+_COMPLETE = "_TTTNN_COMPLETE"
+"""The variable by which a shell asks for completions."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+def _print_completion(context: click.Context, _: click.Parameter, shell: str | None) -> None:
+    found = None if shell is None else get_completion_class(shell)
+    if found is not None:
+        click.echo(found(app, {}, "tttnn", _COMPLETE).source())
+        context.exit()
+
+
+def _print_man_page(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(man_page(app, __version__), nl=False)
+        context.exit()
+
+
+@click.group("tttnn", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tttnn")
 @click.option("--traceback", is_flag=True, expose_value=False, help="Show where an error happened.")
+@click.option(
+    "--completion",
+    type=click.Choice(["bash", "zsh", "fish"]),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_completion,
+    help="Print what completes commands and flags in a shell, and exit.",
+)
+@click.option(
+    "--man",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_man_page,
+    help="Print the manual page of every command, for man -l -, and exit.",
+)
 def app() -> None:
     """Test-time training on nearest neighbors.
 
@@ -84,7 +118,7 @@ def main() -> None:
     """Run the command line, turning errors into one sentence and an exit code."""
     _fill_standard_streams()
     try:
-        code = app.main(standalone_mode=False)
+        code = app.main(standalone_mode=False, complete_var=_COMPLETE)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:

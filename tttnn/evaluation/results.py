@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any, Literal
 
 import numpy as np
@@ -129,6 +130,19 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Return a table, as notebooks show it."""
+        names = ("group", "method", "neighbors", "documents", "base", "after", "ratio [95 % interval]", "seconds")
+        rows = []
+        for row in self.rows:
+            seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
+            bits = (f"{row.base_bits_per_byte:.4f}", f"{row.bits_per_byte:.4f}")
+            cells = (row.group, row.method, row.k, row.documents, *bits, row.ratio, seconds)
+            rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
+        told = "<br>".join(["bits per byte: smaller is better", *map(escape, reasons_told(self.reasons))])
+        head = "".join(f"<th>{name}</th>" for name in names)
+        return f"<table><caption>{told}</caption><tr>{head}</tr>{''.join(rows)}</table>"
 
     def __str__(self) -> str:
         width = max([len(row.group) for row in self.rows] + [5])

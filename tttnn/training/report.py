@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..errors import AdaptError
@@ -143,6 +144,19 @@ class AdaptReport:
             f"AdaptReport({len(self.neighbors)} of {self.requested} neighbors, {self.steps} steps{reused}, "
             f"{self.tokens} tokens, stopped by {self.stopped_by}, {sum(self.seconds.values()):.2f} s)"
         )
+
+    def _repr_html_(self) -> str:
+        """Return a table of the neighbors, as notebooks show it."""
+        names = ("", "document", "distance", "source", "tokens", "loss before its steps")
+        rows = []
+        for rank, neighbor in enumerate(self.neighbors, 1):
+            losses = " ".join(f"{loss:.3f}" for loss in neighbor.losses)
+            cells = (rank, neighbor.id, f"{neighbor.distance:.4f}", neighbor.source or "", neighbor.tokens, losses)
+            rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        seconds = ", ".join(f"{stage} {value:.2f}" for stage, value in self.seconds.items())
+        caption = f"{escape(repr(self))}<br>seconds: {escape(seconds)}"
+        return f"<table><caption>{caption}</caption><tr>{head}</tr>{''.join(rows)}</table>"
 
     @property
     def losses(self) -> list[float]:
