@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import tomllib
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+import tttnn
 
-project = PROJECT["name"]
-release = version = PROJECT["version"]
+HERE = Path(__file__).resolve().parent
+project = "tttnn"
+release = version = tttnn.__version__
 author = "tttnn maintainers"
 copyright = "tttnn maintainers, MIT"
 
@@ -52,7 +51,5 @@ def setup(app: Any) -> None:
 
 def _inside(app: Any, name: str, source: list[str]) -> None:
     """Point links that leave this folder, as they stand for who reads the files, to the same page of the site."""
-    if name == "index" and not (HERE / "cluster.md").exists():
-        source[0] = source[0].replace("\ncluster\n", "\n")
     if "/" not in name:
         source[0] = source[0].replace("](../benchmarks/", "](generated/benchmarks/")

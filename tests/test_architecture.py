@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -154,7 +155,10 @@ def test_core_knows_neither_python_nor_torch() -> None:
 
 def test_versions_agree() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == tttnn.__version__ == _core.build_info()["version"]
+    assert project["dynamic"] == ["version"]
+    assert tttnn.__version__ == _core.build_info()["version"]
+    assert f"\nversion: {tttnn.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{tttnn.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_import_is_light() -> None:
@@ -187,3 +191,16 @@ def test_libraries_neither_print_nor_read_the_environment() -> None:
             if isinstance(node, ast.Attribute):
                 # One variable, $TTTNN_CACHE, means the same to the library and to its command line.
                 assert name == "models.py" or node.attr not in ("environ", "getenv"), f"{name} reads the environment"
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+@pytest.mark.parametrize(
+    ("order", "free_threaded", "said"),
+    [("LITTLE_ENDIAN", 0, ""), ("BIG_ENDIAN", 0, "little-endian processor"), ("LITTLE_ENDIAN", 1, "free-threaded one")],
+)
+def test_what_it_is_not_built_for_is_refused_when_configured(order: str, free_threaded: int, said: str) -> None:
+    given = [f"-DTTTNN_BYTE_ORDER={order}", f"-DTTTNN_FREE_THREADED={free_threaded}"]
+    command = ["cmake", *given, "-P", str(ROOT / "cmake" / "platform.cmake")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == bool(said)
+    assert said in " ".join(done.stderr.split())

@@ -1,3 +1,3 @@
-"""The version of the package; `pyproject.toml` and the extension state the same, which a test compares."""
+"""The version of the package, which stands here alone: the build, the extension and the site read it from this file."""
 
 __version__ = "0.1.0"
