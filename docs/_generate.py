@@ -17,7 +17,7 @@ import click
 import tttnn
 from tttnn import config, errors
 from tttnn.cli.command import Command
-from tttnn.cli.man_page import commands_of
+from tttnn.cli.manual import commands_of
 from tttnn.cli.program import app
 from tttnn.settings import Config, describe, text_of
 

@@ -25,7 +25,7 @@ from tttnn.cli import exit_codes, flags
 from tttnn.cli import program as cli
 from tttnn.cli.bars import Bars
 from tttnn.cli.command import Command
-from tttnn.cli.man_page import commands_of
+from tttnn.cli.manual import commands_of
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

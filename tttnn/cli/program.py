@@ -33,7 +33,7 @@ from . import (
     texts,
 )
 from .exit_codes import DAMAGED, FAILED, INTERRUPTED, USAGE
-from .man_page import man_page
+from .manual import man_page
 
 # Errors whose message is a sentence for the person who typed the command.
 _EXPECTED = (TttnnError, ValueError, IndexError, OSError)
