@@ -285,3 +285,12 @@ def test_a_notebook_runs(notebook: Path, reader: Path) -> None:
         for part in ("<progress value=", "loss before its steps", "ratio [95 % interval]", "of 3 neighbors"):
             assert part in html, part
     assert len(outputs) >= 3, outputs
+
+
+def test_badges_are_true() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"![Python {project['requires-python'].removeprefix('>=')} or newer]" in page
+    assert f"![{project['license']}]" in page
+    for target in re.findall(r"\]\(((?!https?:|#)[^)\s#]+)", page):
+        assert (ROOT / target).exists(), target
