@@ -32,7 +32,7 @@ from ..lm.score import Scorer
 from ..lm.tokens import TextTokens
 from ..undone import UndoneBlock
 from ..weights.arena import WeightArena
-from ..weights.inspection import Writes
+from ..weights.inspection import Probed
 from ..weights.lora import LowRankLayers, is_transposed
 from ..weights.low_rank_update import LowRankUpdate
 from ..weights.memory import require_memory
@@ -105,7 +105,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.config = config
         self.texts = TextTokens(tokenizer, config.control_tokens)
-        self._before, self._writes = PlainStates(model), Writes(model)
+        self._unprobed: tuple[PlainStates, Probed] | None = PlainStates(model), Probed(model)
         try:
             check_model(model, self.texts, getattr(model, "name_or_path", None))
         finally:
@@ -148,6 +148,7 @@ class Engine:
         with eval_mode(self.model):
             self.attention = NativeAttention.for_model(self.model) if bfloat16 and config.attention == "auto" else None
         self._forget_probes()
+        self._unprobed = None
         # Weights rounded ahead for training; otherwise bfloat16 products round them each time (autocast).
         rounded = config.optimizer == "adamw" and on_cpu and bfloat16
         self.arena = _arena(self.model, config, self.low_rank, shared_weights, rounded)
@@ -155,9 +156,12 @@ class Engine:
         self.optimizer = build_optimizer(self.arena, config)
 
     def _forget_probes(self) -> None:
-        """Leave nothing of probes in the model, unless they wrote buffers or weights: attributes say that they did."""
-        if self._writes.none:
-            self._before.put_back()
+        """Leave nothing of probes in the model, unless they wrote weights: attributes say that they did."""
+        if self._unprobed is not None:
+            before, tensors = self._unprobed
+            if tensors.has_its_weights:
+                tensors.put_back_buffers()
+                before.put_back()
 
     def _give_back(self, *_: Any) -> None:
         if hasattr(self, "arena"):

@@ -75,23 +75,37 @@ class Slots:
             raise moved(self._model_name, "has other submodules now")
 
 
-class Writes:
-    """Whether a model's tensors were written or replaced since this was made, before an arena holds them."""
+class Probed:
+    """A model's tensors before it is tried and held: its buffers are put back, writes to its weights are found."""
 
     def __init__(self, model: nn.Module) -> None:
-        """Take note of them."""
-        self._entries = Slots(model).entries
+        """Take note of them; buffers are copied."""
+        entries = Slots(model).entries
+        self._weights = [entry for entry in entries if isinstance(entry[3], nn.Parameter)]
         self._versions = self._now()
+        self._buffers = [
+            (slots, name, tensor, tensor.detach().clone())
+            for slots, name, _, tensor in entries
+            if not isinstance(tensor, nn.Parameter) and not tensor.is_meta
+        ]
 
     def _now(self) -> list[int]:
-        return [getattr(tensor, _VERSION, 0) for *_, tensor in self._entries]
+        return [getattr(tensor, _VERSION, 0) for *_, tensor in self._weights]
 
     @property
-    def none(self) -> bool:
-        """Whether all are what they were, as far as torch counts."""
-        return all(slots.get(name) is tensor for slots, name, _, tensor in self._entries) and (
-            self._now() == self._versions
+    def has_its_weights(self) -> bool:
+        """Whether the weights are what they were, as far as torch counts."""
+        return self._now() == self._versions and all(
+            slots.get(name) is tensor for slots, name, _, tensor in self._weights
         )
+
+    def put_back_buffers(self) -> None:
+        """Let every buffer be where and what it was."""
+        with torch.no_grad():
+            for slots, name, tensor, before in self._buffers:
+                slots[name] = tensor
+                if not torch.equal(tensor, before):
+                    tensor.copy_(before)
 
 
 class Inspection:
