@@ -99,6 +99,7 @@ struct CompactIndex::Reader {
       const std::uint32_t node = word(record + 4 + 4 * i);
       if (node >= index.nodes()) index.links_.corrupt(0, of, "has a wrong link");
       if (!visit(node)) continue;
+      index.compact_.expect(0, node);  // of a cold file many pages are then read at once
       const auto* vector = reinterpret_cast<const char*>(index.compact_.at(0, node));
       for (std::size_t line = 0; line < kLinesAhead; ++line) __builtin_prefetch(vector + 64 * line);
       batch.push_back(node);
@@ -210,7 +211,7 @@ Candidate CompactIndex::descend(Reader& reader) const {
 void CompactIndex::rank_again(const float* query, std::size_t k, const NearestList& found, NearestList& best) const {
   const std::size_t kept = std::min(found.size(), ranked_again(k));
   const std::size_t size = dim();
-  for (std::size_t i = 0; i < kept; ++i) __builtin_prefetch(full_.at(0, found[i].node));
+  for (std::size_t i = 0; i < kept; ++i) full_.expect(0, found[i].node);
   for (std::size_t i = 0; i < kept; ++i)
     best.offer({distance_(query, full_.record(0, found[i].node), &size), found[i].node});
 }

@@ -79,12 +79,61 @@ TTTNN_HALF_DISTANCE(half_v3, lanes::Eight, TTTNN_TARGET_HALF3, widen32_v3)
 TTTNN_HALF_DISTANCE(half_v4, lanes::Sixteen, TTTNN_TARGET_HALF4, widen32_v3)
 #undef TTTNN_HALF_DISTANCE
 
+// The same of two vectors of float16, the first widened like the second.
+#define TTTNN_HALF_PAIR(name, Vector, target, widen_lanes)                                            \
+  template <typename Kind>                                                                            \
+  target float name(const void* first, const void* second, const void* size) {                        \
+    const auto *a = static_cast<const std::byte*>(first), *b = static_cast<const std::byte*>(second); \
+    const std::size_t dim = *static_cast<const std::size_t*>(size);                                   \
+    Vector totals[kLanes * sizeof(float) / sizeof(Vector)] = {};                                      \
+    float x[kLanes], y[kLanes];                                                                       \
+    std::size_t i = 0;                                                                                \
+    for (; i + kLanes <= dim; i += kLanes) {                                                          \
+      widen_lanes(a + 2 * i, x);                                                                      \
+      widen_lanes(b + 2 * i, y);                                                                      \
+      lanes::add_lanes<Kind>(x, y, totals);                                                           \
+    }                                                                                                 \
+    if (i < dim) { /* what is left, padded with zeros */                                              \
+      for (std::size_t j = 0; j < kLanes; ++j) {                                                      \
+        x[j] = i + j < dim ? widen(read<std::uint16_t>(a + 2 * (i + j))) : 0.0f;                      \
+        y[j] = i + j < dim ? widen(read<std::uint16_t>(b + 2 * (i + j))) : 0.0f;                      \
+      }                                                                                               \
+      lanes::add_lanes<Kind>(x, y, totals);                                                           \
+    }                                                                                                 \
+    return lanes::finish_lanes<Kind>(totals);                                                         \
+  }
+TTTNN_HALF_PAIR(pair_baseline, lanes::Four, , widen32)
+TTTNN_HALF_PAIR(pair_v2, lanes::Four, TTTNN_TARGET_V2, widen32)
+TTTNN_HALF_PAIR(pair_v3, lanes::Eight, TTTNN_TARGET_HALF3, widen32_v3)
+TTTNN_HALF_PAIR(pair_v4, lanes::Sixteen, TTTNN_TARGET_HALF4, widen32_v3)
+#undef TTTNN_HALF_PAIR
+
+// Without instructions for float16 a level above v2 has no kernel of its own.
+SimdLevel half_level(SimdLevel level) noexcept {
+#if defined(__x86_64__)
+  if (level >= SimdLevel::kV3 && !__builtin_cpu_supports("f16c")) return SimdLevel::kV2;
+#endif
+  return level;
+}
+
+template <typename Kind>
+DistanceFn choose_pair(SimdLevel level) noexcept {
+  switch (half_level(level)) {
+    case SimdLevel::kV4:
+      return pair_v4<Kind>;
+    case SimdLevel::kV3:
+      return pair_v3<Kind>;
+    case SimdLevel::kV2:
+      return pair_v2<Kind>;
+    case SimdLevel::kBaseline:
+      break;
+  }
+  return pair_baseline<Kind>;
+}
+
 template <typename Kind>
 HalfDistanceFn choose_half(SimdLevel level) noexcept {
-#if defined(__x86_64__)
-  if (level >= SimdLevel::kV3 && !__builtin_cpu_supports("f16c")) level = SimdLevel::kV2;
-#endif
-  switch (level) {
+  switch (half_level(level)) {
     case SimdLevel::kV4:
       return half_v4<Kind>;
     case SimdLevel::kV3:
@@ -168,18 +217,6 @@ float byte_pair(const void* a, const void* b, const void* dim) {
   static const ByteDotFn dot = byte_dot_function();
   return byte_distance(kMetric, dot, static_cast<const std::byte*>(a), static_cast<const std::byte*>(b),
                        *static_cast<const std::size_t*>(dim));
-}
-
-// One of the two is widened first: a graph is built once, and searched with queries of float32.
-template <Metric kMetric>
-float half_pair(const void* a, const void* b, const void* dim) {
-  static const HalfDistanceFn distance = half_distance_function(kMetric);
-  const std::size_t size = *static_cast<const std::size_t*>(dim);
-  thread_local std::vector<float> wide;
-  if (wide.size() < size) wide.resize(size);
-  for (std::size_t i = 0; i < size; ++i)
-    wide[i] = half_to_float(read<std::uint16_t>(static_cast<const std::byte*>(a) + 2 * i));
-  return distance(static_cast<const std::byte*>(b), wide.data(), size);
 }
 
 }  // namespace
@@ -276,8 +313,9 @@ HalfDistanceFn half_distance_function(Metric metric, SimdLevel level) noexcept {
   return metric == Metric::kL2 ? choose_half<lanes::L2>(level) : choose_half<lanes::Ip>(level);
 }
 
-DistanceFn compact_distance_function(CompactKind kind, Metric metric) noexcept {
-  if (kind == CompactKind::kFloat16) return metric == Metric::kL2 ? half_pair<Metric::kL2> : half_pair<Metric::kIp>;
+DistanceFn compact_distance_function(CompactKind kind, Metric metric, SimdLevel level) noexcept {
+  if (kind == CompactKind::kFloat16)
+    return metric == Metric::kL2 ? choose_pair<lanes::L2>(level) : choose_pair<lanes::Ip>(level);
   return metric == Metric::kL2 ? byte_pair<Metric::kL2> : byte_pair<Metric::kIp>;
 }
 

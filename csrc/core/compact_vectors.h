@@ -40,7 +40,8 @@ ByteDotFn byte_dot_function(SimdLevel level = simd_level(), bool byte_products =
 HalfDistanceFn half_distance_function(Metric metric, SimdLevel level = simd_level()) noexcept;
 
 // The distance between two vectors that compact() wrote, as CompactQuery::distance; `dim` points to a std::size_t.
-DistanceFn compact_distance_function(CompactKind kind, Metric metric) noexcept;
+// `level` is of float16.
+DistanceFn compact_distance_function(CompactKind kind, Metric metric, SimdLevel level = simd_level()) noexcept;
 
 // A query made ready to be compared with compact vectors. It is copied or points to `query`, which must outlive it.
 class CompactQuery {

@@ -174,12 +174,13 @@ RecordFile::RecordFile(const std::string& path, RecordKind kind) : file_(path, F
   checked_.reset(new std::atomic<std::uint8_t>[first / 8 + 1]());
 }
 
-void RecordFile::check(std::size_t section, std::size_t position, std::size_t bit) const {
+void RecordFile::check(std::size_t section, std::size_t position) const {
   const std::byte* const found = at(section, position);
   const std::size_t size = stride(section) - kChecksumBytes;
   const bool good = record_checksum(found, size, header_.tie, section, position) == read<std::uint64_t>(found + size);
   require_whole();
   if (!good) corrupt(section, position, "fails its checksum");
+  const std::size_t bit = sections_[section].first + position;
   checked_[bit >> 3].fetch_or(static_cast<std::uint8_t>(1u << (bit & 7)), std::memory_order_relaxed);
 }
 

@@ -89,9 +89,12 @@ class RecordFile {
   // A record, its checksum checked; `position` < count(section).
   const std::byte* record(std::size_t section, std::size_t position) const {
     const std::byte* const found = at(section, position);
-    const std::size_t bit = sections_[section].first + position;
-    if ((checked_[bit >> 3].load(std::memory_order_relaxed) >> (bit & 7) & 1) == 0) check(section, position, bit);
+    if (!checked(section, position)) check(section, position);
     return found;
+  }
+  // Asks the system to read a record that will be needed soon, where it was not needed before.
+  void expect(std::size_t section, std::size_t position) const noexcept {
+    if (!checked(section, position)) read_ahead(section, position, position + 1);
   }
   // Asks the system to read records ahead.
   void read_ahead(std::size_t section, std::size_t begin, std::size_t end) const noexcept;
@@ -107,7 +110,11 @@ class RecordFile {
     std::size_t stride;
     std::size_t first;  // record of the file
   };
-  void check(std::size_t section, std::size_t position, std::size_t bit) const;
+  bool checked(std::size_t section, std::size_t position) const noexcept {
+    const std::size_t bit = sections_[section].first + position;
+    return (checked_[bit >> 3].load(std::memory_order_relaxed) >> (bit & 7) & 1) != 0;
+  }
+  void check(std::size_t section, std::size_t position) const;
 
   MappedFile file_;
   RecordHeader header_;

@@ -108,6 +108,20 @@ void distances(std::mt19937& random) {
             check(tttnn::half_distance_function(metric, static_cast<tttnn::SimdLevel>(level))(bytes.data() + 1,
                                                                                               q.data(), dim) == found,
                   "the bits of level " + std::to_string(level));
+        // Of two compact vectors: the same as of one and the other made float32 again.
+        std::vector<std::byte> other(size);
+        std::vector<float> wide(dim);
+        check(tttnn::compact(kind, q.data(), dim, other.data()), "a query was refused");
+        if (kind == tttnn::CompactKind::kInt8)
+          check(tttnn::compact_distance_function(kind, metric)(bytes.data() + 1, other.data(), &dim) == found,
+                "the distance of two vectors of bytes");
+        for (std::size_t i = 0; i < dim; ++i) wide[i] = tttnn::half_to_float(tttnn::float_to_half(q[i]));
+        if (kind == tttnn::CompactKind::kFloat16)
+          for (int level = 0; level <= static_cast<int>(tttnn::simd_level()); ++level)
+            check(tttnn::compact_distance_function(kind, metric, static_cast<tttnn::SimdLevel>(level))(
+                      other.data(), bytes.data() + 1, &dim) ==
+                      tttnn::half_distance_function(metric)(bytes.data() + 1, wide.data(), dim),
+                  "the distance of two vectors of float16, level " + std::to_string(level));
       }
     }
   }
