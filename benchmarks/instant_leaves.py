@@ -357,6 +357,8 @@ class Study:
                         file.flush()
 
     def one_leaf(self, turn: int, case: Case, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+        if {("root", 0), ("leaves", 1), ("half", 0), ("any-0", 0)} <= done:
+            return  # before a leaf is trained that nothing is left to be measured with
         leaf = self.want(self.nearest(case)[0])
         yield from self._nearest(case, 0, {"root": []}, done)
         yield from self._nearest(case, 1, {"leaves": []}, done)
