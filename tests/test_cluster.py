@@ -15,13 +15,15 @@ from click.testing import CliRunner
 
 import tttnn
 from tests.clusters import CUTS, ROWS, FakeCarrier, build, build_cluster, build_whole, rows_of
-from tests.encoders import tiny_embedder
+from tests.encoders import save_encoder, tiny_embedder
 from tests.test_workers import saved_recipe
 from tttnn.cli.program import app
+from tttnn.cluster import shard_build
+from tttnn.cluster.build_plan import BuildPlan
 from tttnn.cluster.document_id import MOST_SHARDS, DocumentId
 from tttnn.cluster.gathering import ReplicaLostError, gather
 from tttnn.cluster.manifest import add_shards, open_cluster, replace_shard
-from tttnn.config import ClusterConfig
+from tttnn.config import ClusterConfig, CorpusConfig
 from tttnn.errors import ClusterError, ConfigError, DatastoreMismatchError, IndexCorruptError
 from tttnn.evaluation.runner import evaluate
 from tttnn.recipe import TrainerRecipe
@@ -455,6 +457,33 @@ def test_commands_take_a_cluster(recipes: tuple[TrainerRecipe, TrainerRecipe], t
     assert "shard 0 must be the datastore" in str(CliRunner().invoke(app, ["info", place]).exception)
     assert "19 documents" not in ran("cluster", "replace", place, "0", str(tmp_path / "a"))
     assert json.loads(ran("info", place, "--json"))["documents"] == 18
+
+
+def test_a_shard_tells_how_far_its_build_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "encoder").mkdir()
+    encoder = str(save_encoder(tmp_path / "encoder"))
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": row.text}) + "\n" for row in ROWS))
+    settings = (CorpusConfig(), tttnn.DatastoreConfig(), tttnn.IndexConfig(), tttnn.EmbedConfig(), tttnn.StoreConfig())
+    plan, place = BuildPlan.of([tmp_path / "corpus.jsonl"], 3, encoder, *settings), tmp_path / "pile"
+    plan.begin(place)
+    monkeypatch.setattr(shard_build, "_PROGRESS_SECONDS", 0.0)
+    told: list[Any] = []
+    write = shard_build.write_file
+
+    def seen(path: Path, content: bytes) -> None:
+        write(path, content)
+        told.append(shard_build.read_progress(place, 1))
+
+    monkeypatch.setattr(shard_build, "write_file", seen)
+    assert shard_build.read_progress(place, 1).stage == "waiting"
+    shard_build.build_shard(place, plan, 1)
+    embedded = [one for one in told if one.stage == "embed"][-1]
+    assert (embedded.done, embedded.total, embedded.remaining_seconds) == (21, 21, 0.0)
+    assert embedded.rates["documents"] > 0
+    assert embedded.rates["tokens"] > embedded.rates["documents"]
+    assert shard_build.read_progress(place, 1).stage == "done"
+    with tttnn.Datastore.open(place / "shards" / "0001") as built:
+        assert [document.text for document in built.store] == [row.text for row in ROWS[1::3]]
 
 
 def test_a_cluster_travels_to_another_process_by_its_place(place: Path, embedder: Any) -> None:

@@ -44,7 +44,13 @@ def start_cluster(
     if _catalog(ray, name) is not None:
         raise ClusterError(f"{name}: a cluster of this name runs already. Stop it with: tttnn cluster stop {name}")
     ray.remote(Catalog).options(
-        name=name, namespace=NAMESPACE, lifetime="detached", max_restarts=-1, num_cpus=0
+        # Asked again by Ray when its machine is lost: whoever connects then waits until it is back.
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        max_restarts=-1,
+        max_task_retries=-1,
+        num_cpus=0,
     ).remote(str(path), replicas, versions())
     begun = {
         begin_replica(ray, name, str(path), shard, replica).ready.remote(): (shard, replica)
