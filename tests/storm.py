@@ -31,6 +31,10 @@ QUEUE = 20
 GROUP = {"A": range(30), "broken": range(30, 35), "C": range(35, 435)}
 """Documents of the datastore by source. A tilde makes the loss NaN; those of C are deleted one after the other."""
 
+SLOW_SECONDS = 30.0
+"""Seconds after which a slow reader reads on. A connection that the server has closed, and whose reader takes a byte
+now and then for many minutes, is given up by the kernel: then there is no whole answer to compare."""
+
 _A: dict[str, Any] = {"where": {"source": "A"}}
 _EXACT = {"prompt": "The cat sat", "max_tokens": 8, "temperature": 0, "tttnn": _A}
 
@@ -84,6 +88,7 @@ class _Asked:
     broken: bool = False
     slow: bool = False
     data: bytes = b""
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -136,6 +141,9 @@ class Storm:
             for asked in self._open:
                 if asked.slow:
                     self._read_a_byte(asked)
+            for asked in [asked for asked in self._open if asked.slow]:
+                if time.monotonic() - asked.since > SLOW_SECONDS:
+                    self._finish(asked)
             quick = [asked for asked in self._open if not asked.slow]
             while len(quick) > 6:
                 self._finish(quick.pop(self._draw.randrange(len(quick))))
