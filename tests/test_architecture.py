@@ -59,6 +59,8 @@ SINGLE = (
 # Files that need one package more than theirs, for one thing.
 ALSO = {
     "evaluation/workers": {"weights"},  # the pristine weights that worker processes share
+    "dispatch/async_trainer": {"retrieval"},  # the filter that a query may have
+    "server/asked": {"retrieval"},
     "report/extremes": {"store", "datastore"},  # the texts of documents that were harmed
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -26,6 +27,7 @@ from tttnn.cli import program as cli
 from tttnn.cli.bars import Bars
 from tttnn.cli.command import Command
 from tttnn.cli.manual import commands_of
+from tttnn.retrieval.where import Where
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -382,6 +384,11 @@ def test_a_datastore_grows_and_shrinks(
     assert found["explanation"]["recall"] == 1.0
     assert found["explanation"]["tokens"] > 0
     assert {n["source"] for n in told("search", place, "more", "--source", "Set1", "--json")} == {"Set1"}
+    all_ids = np.array([n["id"] for n in told("search", place, "more", "-k", "100", "--json")])
+    drawn = told("search", place, "more", "-k", "100", "--fraction", "0.5", "--fraction-seed", "2", "--json")
+    held = all_ids[Where(fraction=0.5, seed=2).drawn(all_ids)].tolist()
+    assert [n["id"] for n in drawn] == held
+    assert 0 < len(held) < len(all_ids)
     assert run(monkeypatch, "search", place, "more", "--explain") == 0
     shown = capsys.readouterr().out
     assert "recall: 1.000 of the true nearest" in shown

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tttnn
 from tests.served import NAME, Server, chunks, events
 from tttnn.config import ScoreConfig, SelectionConfig
 from tttnn.recipe import TrainerRecipe
+from tttnn.retrieval.where import Where
 
 openai = pytest.importorskip("openai")
 
@@ -229,6 +231,12 @@ def test_sources_and_excluded_texts(server: Server) -> None:
     after = reply["tttnn"]["adaptations"][0]["report"]["neighbors"]
     assert first not in {neighbor["digest"] for neighbor in after}
     assert len(after) == 3
+    drawn = {"fraction": 0.5, "seed": 3}
+    reply = server.complete("The cat sat", tttnn={"where": drawn | {"source": "B"}})
+    neighbors = reply["tttnn"]["adaptations"][0]["report"]["neighbors"]
+    assert 0 < len(neighbors) <= 3
+    assert {neighbor["source"] for neighbor in neighbors} == {"B"}
+    assert Where.read(drawn).drawn(np.array([neighbor["id"] for neighbor in neighbors])).all()
 
 
 def test_an_answer_does_not_depend_on_the_others(server: Server) -> None:

@@ -103,6 +103,13 @@ def refused(server: Server, path: str, body: Any, status: int, param: str | None
         ({"tttnn": {"where": {"date": "now"}}}, "tttnn.where.date"),
         ({"tttnn": {"where": {"source": [SECRET]}}}, "tttnn.where.source"),
         ({"tttnn": {"where": {"source": []}}}, "tttnn.where.source"),
+        ({"tttnn": {"where": {}}}, "tttnn.where.source"),
+        ({"tttnn": {"where": {"source": [], "fraction": 0.5}}}, "tttnn.where.source"),
+        ({"tttnn": {"where": {"fraction": 0}}}, "tttnn.where.fraction"),
+        ({"tttnn": {"where": {"fraction": SECRET}}}, "tttnn.where.fraction"),
+        ({"tttnn": {"where": {"fraction": 0.5, "seed": SECRET}}}, "tttnn.where.seed"),
+        ({"tttnn": {"where": {"fraction": 0.5, "seed": 2.5}}}, "tttnn.where.seed"),
+        ({"tttnn": {"where": {"seed": 2}}}, "tttnn.where.seed"),
         ({"tttnn": {"query": " "}}, "tttnn.query"),
         ({"tttnn": {"speed": "high"}}, "tttnn.speed"),
         ({"tttnn": SECRET}, "tttnn"),
@@ -111,7 +118,7 @@ def refused(server: Server, path: str, body: Any, status: int, param: str | None
 )
 def test_what_is_wrong_or_not_supported_is_named(server: Server, fields: dict[str, Any], param: str | None) -> None:
     body = {"prompt": "Plain text", "max_tokens": 2, "temperature": 0, **fields}
-    if param == "tttnn.where.source" and fields["tttnn"]["where"]["source"] == [SECRET]:
+    if param == "tttnn.where.source" and fields["tttnn"]["where"].get("source") == [SECRET]:
         # Only the engine knows which sources there are: a stream has begun by then.
         told = events(server.raw("/v1/completions", body | {"stream": True}))
         assert told[-1] == "data: [DONE]"

@@ -14,6 +14,7 @@ import click
 from ..config import AdaptConfig, ClusterConfig
 from ..errors import ConfigError
 from ..retrieval.neighbors import SearchResult
+from ..retrieval.where import Where
 from .bars import Bars
 from .flags import (
     ClusterCommand,
@@ -42,6 +43,10 @@ _ExpertsFor = Callable[[str, SearchResult], "ExpertsReport"]
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Neighbors to show.")
 @queries_flag
 @click.option("--source", "sources", multiple=True, help="Only documents of this source; may be given again.")
+@click.option(
+    "--fraction", type=click.FloatRange(0, 1, min_open=True), help="Only this share of the documents, drawn at random."
+)
+@click.option("--fraction-seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of --fraction.")
 @click.option("--ef", type=click.IntRange(1), help="Width of the search in the graph.")
 @click.option("--explain", is_flag=True, help="Say how the query was answered; costs an exact search.")
 @settings_flags(ClusterConfig, "cluster_flags")
@@ -69,6 +74,8 @@ def search(
     k: int,
     queries: str | None,
     sources: tuple[str, ...],
+    fraction: float | None,
+    fraction_seed: int,
     ef: int | None,
     explain: bool,
     cluster_flags: dict[str, Any],
@@ -98,7 +105,8 @@ def search(
         opened = loading.datastore(datastore, embedder, bars, ClusterConfig(**cluster_flags))
         if mode != "exact":
             experts = _experts(opened, model, AdaptConfig(mode=mode, leaves=leaves), loading, bars)
-    options: dict[str, Any] = {"ef": ef, "source": sources or None, "explain": explain}
+    where = Where(frozenset(sources) or None, fraction, fraction_seed if fraction is not None else 0)
+    options: dict[str, Any] = {"ef": ef, "where": where, "explain": explain}
 
     def answer(text: str) -> tuple[SearchResult, dict[str, Any]]:
         result = opened.search(text, k, **options)
@@ -183,7 +191,7 @@ def _print_explanation(result: SearchResult) -> None:
     assert how is not None
     read = "of which the embedder read the beginning" if result.query_truncated else "all of which were embedded"
     click.echo(f"\nquery: {counted(result.query_tokens, 'token')}, {read}")
-    left = {"are deleted": how.deleted, "are of other sources": how.filtered, "were excluded": how.excluded}
+    left = {"are deleted": how.deleted, "are left out by the filter": how.filtered, "were excluded": how.excluded}
     without = ", ".join(f"{count:,} {why}" for why, count in left.items() if count)
     click.echo(
         f"searched: {counted(how.segments, 'segment')} with {counted(how.vectors, 'vector')}"

@@ -22,7 +22,7 @@ from ..embedding.identity import differences, settings_of
 from ..errors import ClusterError, DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
-from ..retrieval.where import Where, names_of
+from ..retrieval.where import Where, where_of
 from ..store.document import Document
 from .document_id import DocumentId
 from .gathering import Carrier, gather
@@ -234,7 +234,7 @@ class ClusterDatastore:
         k: int,
         *,
         exclude_digests: Collection[str] = (),
-        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        where: Where | Mapping[str, Any] | None = None,
         source: str | Collection[str] | None = None,
         ef: int | None = None,
         with_vectors: bool = False,
@@ -248,7 +248,7 @@ class ClusterDatastore:
             query: The text; the embedder reads its first `max_length` tokens.
             k: Documents wanted, at least 1.
             exclude_digests: Texts that are left out; others come in their place.
-            where: Which documents may be answers.
+            where: Which documents may be answers; as of `Datastore.search`.
             source: Short for ``where={"source": source}``.
             ef: Width of the graph search in each shard; None for the index's own.
             with_vectors: Must be False: vectors stay in their shards.
@@ -261,12 +261,10 @@ class ClusterDatastore:
                 documents was searched.
         """
         k = required([query], k)
-        if source is not None and where is not None:
-            raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
+        filtered = where_of(where, source)
         for name, asked in (("with_vectors", with_vectors), ("explain", explain)):
             if asked:
                 raise ValueError(f"{name} must be off for a cluster, whose vectors stay in their shards, got on")
-        sources = (Where.read(where) if source is None else Where(names_of("source", source))).sources
         self.refresh()
         started = time.perf_counter()
         report = EmbedReport()
@@ -274,7 +272,7 @@ class ClusterDatastore:
         embedded = time.perf_counter() - started
         while True:
             try:
-                found = self._found(vector, k, set(exclude_digests), ef, sources)
+                found = self._found(vector, k, set(exclude_digests), ef, filtered)
             except ClusterError:
                 if not self.refresh():
                     raise
@@ -288,11 +286,11 @@ class ClusterDatastore:
         )
 
     def _found(
-        self, vector: NDArray[np.float32], k: int, excluded: set[str], ef: int | None, sources: frozenset[str] | None
+        self, vector: NDArray[np.float32], k: int, excluded: set[str], ef: int | None, where: Where
     ) -> SearchResult:
         """Search in the state as it is known, by the vector (dim,) of a query."""
         self._searches += 1
-        search = ClusterSearch(self.path, self.manifest, self._shards, self.config, vector, ef, sources, self._searches)
+        search = ClusterSearch(self.path, self.manifest, self._shards, self.config, vector, ef, where, self._searches)
         wanted = k + len(excluded)
         while True:
             neighbors, complete = search.nearest(wanted)

@@ -21,7 +21,7 @@ from ..datastore.searcher import Hit
 from ..errors import ClusterError
 from ..retrieval.coverage import Coverage, DocumentCounts, ShardCounts, ShardFailure
 from ..retrieval.neighbors import Neighbor
-from ..retrieval.where import check_sources
+from ..retrieval.where import Where, check_sources
 from .document_id import DocumentId
 from .gathering import Carrier, gather
 from .manifest import ClusterManifest
@@ -39,7 +39,7 @@ class ClusterSearch:
     vector: NDArray[np.float32]
     """(dim,), of the query."""
     ef: int | None
-    sources: frozenset[str] | None
+    where: Where
     first_replica: int
     seconds: dict[str, float] = field(default_factory=lambda: {"search": 0.0, "read": 0.0})
     missing: dict[int, str] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class ClusterSearch:
         """
         started = time.perf_counter()
         states = {n: shard.id for n, shard in enumerate(self.manifest.shards) if n not in self.missing}
-        arguments = {n: (state, self.vector, wanted, self.ef, self.sources) for n, state in states.items()}
+        arguments = {n: (state, self.vector, wanted, self.ef, self.where) for n, state in states.items()}
         near: dict[int, Near] = {n: Near(*a) for n, a in self._ask("nearest", arguments).items()}
-        if self.sources is not None and not self.missing:
+        if self.where.sources is not None and not self.missing:
             known: set[str] = set()
-            check_sources(self.sources, known.union(*(answer.sources or () for answer in near.values())))
+            check_sources(self.where.sources, known.union(*(answer.sources or () for answer in near.values())))
         while True:
             # A shard gives its documents in the order of distance, then id, so that this is the order of all of them.
             merged = sorted(

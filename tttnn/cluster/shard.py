@@ -5,7 +5,7 @@ Knows a datastore's segments. Does not know the other shards, nor embedders.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +16,16 @@ from ..datastore.documents import Documents
 from ..datastore.searcher import Hit, Searcher
 from ..datastore.segment import Segment, open_segments
 from ..errors import DatastoreMismatchError
+from ..retrieval.where import Where
 from ..store.document import Document
+from .document_id import DocumentId
 from .manifest import check_shard, open_cluster
 
 _HELD = 2  # states: the newest, and the one before, of which a search may still read the texts
 
 
 class Near(NamedTuple):
-    """A shard's answer: what was found, nearest first, and where a filter was given all its sources."""
+    """A shard's answer: what was found, nearest first, and where a filter named sources all of its own."""
 
     found: list[Hit]
     sources: frozenset[str] | None
@@ -85,15 +87,14 @@ class Shard:
         self._held = {**dict(list(self._held.items())[1 - _HELD :]), state: opened}
         return opened
 
-    def nearest(
-        self, state: str, vector: NDArray[np.float32], k: int, ef: int | None, sources: Collection[str] | None
-    ) -> Near:
+    def nearest(self, state: str, vector: NDArray[np.float32], k: int, ef: int | None, where: Where) -> Near:
         """Return the documents nearest to a vector (dim,)."""
         searcher, _ = self._state(state)
         searcher.check_files()
         # Ray gives arrays that cannot be written.
-        found = searcher.nearest(np.array(vector, np.float32)[None], k, ef=ef, sources=sources)[0]
-        return Near(found, None if sources is None else searcher.sources)
+        here = where.shifted(DocumentId.of(self._number, 0))
+        found = searcher.nearest(np.array(vector, np.float32)[None], k, ef=ef, where=here)[0]
+        return Near(found, None if where.sources is None else searcher.sources)
 
     def read(self, state: str, found: Sequence[Hit]) -> list[Row]:
         """Return the texts of what `nearest` found in this state."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..embedding.embed_report import EmbedReport
 from ..retrieval.neighbors import SearchExplanation, SearchResult
+from ..retrieval.where import Where
 from .searcher import Hit, Searcher
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def answer_queries(
     k: int,
     *,
     exclude_digests: Collection[str],
-    sources: Collection[str] | None,
+    where: Where,
     ef: int | None,
     with_vectors: bool,
     explain: bool,
@@ -63,7 +64,7 @@ def answer_queries(
         + [embedder.embed([query], report=report) for query, report in zip(queries, reports, strict=True)]
     )
     embedded = time.perf_counter()
-    explanations = [searcher.explained(sources) if explain else None for _ in queries]
+    explanations = [searcher.explained(where) if explain else None for _ in queries]
     # Explained queries are searched one by one, so that each knows its own work.
     groups = [slice(i, i + 1) for i in range(len(queries))] if explain else [slice(0, len(queries))]
     wanted = k + len(excluded)
@@ -71,14 +72,14 @@ def answer_queries(
         nearest
         for i, group in enumerate(groups)
         for nearest in searcher.nearest(
-            vectors[group], wanted, ef=ef, sources=sources, explain=explanations[i] if explain else None
+            vectors[group], wanted, ef=ef, where=where, explain=explanations[i] if explain else None
         )
     ]
     share = max(1, len(queries))
     seconds = {"embed": (embedded - started) / share, "search": (time.perf_counter() - embedded) / share}
     results = []
     for i, (nearest, report, explanation) in enumerate(zip(lists, reports, explanations, strict=True)):
-        query = _Query(searcher, vectors[i], k, excluded, sources, ef, explanation)
+        query = _Query(searcher, vectors[i], k, excluded, where, ef, explanation)
         results.append(query.answered(nearest, seconds, report, with_vectors=with_vectors))
     return results
 
@@ -92,7 +93,7 @@ class _Query:
         vector: NDArray[np.float32],
         k: int,
         excluded: set[str],
-        sources: Collection[str] | None,
+        where: Where,
         ef: int | None,
         explanation: SearchExplanation | None,
     ) -> None:
@@ -100,7 +101,7 @@ class _Query:
         self._vector = vector
         self._k = k
         self._excluded = excluded
-        self._sources = sources
+        self._where = where
         self._ef = ef
         self._explanation = explanation
 
@@ -116,7 +117,7 @@ class _Query:
             # More than one document has an excluded text.
             wanted *= 2
             nearest = searcher.nearest(
-                self._vector[None], wanted, ef=self._ef, sources=self._sources, explain=self._explanation
+                self._vector[None], wanted, ef=self._ef, where=self._where, explain=self._explanation
             )[0]
             neighbors = searcher.read(nearest)
         kept = [i for i, n in enumerate(neighbors) if n.digest not in excluded][:k]
@@ -124,7 +125,7 @@ class _Query:
         seconds = {**seconds, "read": time.perf_counter() - reading}
         if self._explanation is not None:
             self._explanation.excluded = left_out
-            self._explanation.recall = searcher.recall(self._vector, nearest, sources=self._sources)
+            self._explanation.recall = searcher.recall(self._vector, nearest, where=self._where)
         return SearchResult(
             tuple(neighbors[i] for i in kept),
             seconds,

@@ -19,7 +19,7 @@ from ..embedding.identity import differences, settings_of
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
-from ..retrieval.where import Where, check_sources, names_of
+from ..retrieval.where import Where, check_sources, where_of
 from ..store.document import Document
 from .answer import answer_queries, required
 from .build_report import BuildReport
@@ -411,7 +411,7 @@ class Datastore:
         k: int,
         *,
         exclude_digests: Collection[str] = (),
-        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        where: Where | Mapping[str, Any] | None = None,
         source: str | Collection[str] | None = None,
         ef: int | None = None,
         with_vectors: bool = False,
@@ -423,7 +423,8 @@ class Datastore:
             query: The text; the embedder reads its first `max_length` tokens.
             k: Documents wanted, at least 1. Where the datastore has fewer, all of them come.
             exclude_digests: Texts that are left out (`tttnn.text_digest`); others come in their place.
-            where: Which documents may be answers, as in ``{"source": ["Github"]}``.
+            where: Which documents may be answers: ``{"source": ["Github"]}``, ``{"fraction": 0.1, "seed": 0}`` or both;
+                see `Where`.
             source: Short for ``where={"source": source}``.
             ef: Width of the graph search; None for the index's own.
             with_vectors: Give the result `query_vector` and `vectors`.
@@ -450,7 +451,7 @@ class Datastore:
         k: int,
         *,
         exclude_digests: Collection[str] = (),
-        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        where: Where | Mapping[str, Any] | None = None,
         source: str | Collection[str] | None = None,
         ef: int | None = None,
         with_vectors: bool = False,
@@ -458,21 +459,19 @@ class Datastore:
     ) -> list[SearchResult]:
         """Search for several texts at once; see `search`."""
         k = required(queries, k)
-        if source is not None and where is not None:
-            raise ValueError(f"source must not be given beside where, got {source!r} and {where!r}")
+        filtered = where_of(where, source)
         self.refresh()
         searcher = self._searcher
         searcher.check_files()
-        sources = (Where.read(where) if source is None else Where(names_of("source", source))).sources
-        if sources is not None:
-            check_sources(sources, searcher.sources)
+        if filtered.sources is not None:
+            check_sources(filtered.sources, searcher.sources)
         return answer_queries(
             searcher,
             self.embedder,
             queries,
             k,
             exclude_digests=exclude_digests,
-            sources=sources,
+            where=filtered,
             ef=ef,
             with_vectors=with_vectors,
             explain=explain,

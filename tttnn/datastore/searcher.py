@@ -5,7 +5,7 @@ Knows segments and vectors; does not know how a text becomes a vector.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..retrieval.neighbors import Neighbor, SearchExplanation
+from ..retrieval.where import EVERYTHING, Where
 from .index import SearchWork
 from .segment import Segment
 
@@ -53,7 +54,7 @@ class Searcher:
         k: int,
         *,
         ef: int | None = None,
-        sources: Collection[str] | None = None,
+        where: Where = EVERYTHING,
         explain: SearchExplanation | None = None,
         exact: bool = False,
     ) -> list[list[Hit]]:
@@ -66,11 +67,11 @@ class Searcher:
             vectors: (n, dim).
             k: Documents for each.
             ef: Width of the walk; None for the index's own. At least as many as are searched for.
-            sources: Only documents of these.
+            where: Which documents may be answers.
             explain: What was done is added to it.
             exact: Compare with every vector.
         """
-        where = [segment.allowed_units(sources) for segment in self.segments]
+        allowed = [segment.allowed_units(where) for segment in self.segments]
         width = min(self._vectors, k * _PASSAGES_PER_DOCUMENT if self._joins else k)
         results: list[list[Hit]] = [[] for _ in vectors]
         pending = np.arange(len(vectors))
@@ -80,7 +81,7 @@ class Searcher:
                 segment.index.search(
                     vectors[pending], width, ef=ef, where=mask, method="scan" if exact else "auto", work=work
                 )
-                for segment, mask in zip(self.segments, where, strict=True)
+                for segment, mask in zip(self.segments, allowed, strict=True)
             ]
             if explain is not None:
                 explain.rounds += 1
@@ -138,14 +139,15 @@ class Searcher:
             out[rows] = segment.index.vectors([hits[row].unit for row in rows])
         return out
 
-    def explained(self, sources: Collection[str] | None) -> SearchExplanation:
+    def explained(self, where: Where = EVERYTHING) -> SearchExplanation:
         """Return an explanation that holds what is the same for every query with this filter."""
         explanation = SearchExplanation(segments=len(self.segments), vectors=self._vectors)
         for segment in self.segments:
             live = np.ones(len(segment.store), np.bool_) if segment.deleted is None else ~segment.deleted
             explanation.deleted += int((~live).sum())
-            if sources is not None:
-                explanation.filtered += int((live & ~segment.documents_of_sources(sources)).sum())
+            documents = segment.documents_where(where)
+            if documents is not None:
+                explanation.filtered += int((live & ~documents).sum())
         return explanation
 
     def recall(
@@ -153,13 +155,13 @@ class Searcher:
         vector: NDArray[np.float32],
         hits: Sequence[Hit],
         *,
-        sources: Collection[str] | None = None,
+        where: Where = EVERYTHING,
     ) -> float:
         """Return the share of the true nearest documents of a vector (dim,) that an answer holds.
 
         By distances, not by ids: of several documents at one distance any may be the answer.
         """
-        true = self.nearest(vector[None], max(1, len(hits)), sources=sources, exact=True)[0]
+        true = self.nearest(vector[None], max(1, len(hits)), where=where, exact=True)[0]
         if not true:
             return 1.0
         return sum(f.distance <= true[-1].distance for f in hits) / len(true)

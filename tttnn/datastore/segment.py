@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..config import Progress
 from ..errors import DatastoreMismatchError, IndexCorruptError, StoreCorruptError
 from ..files import check_file
+from ..retrieval.where import Where
 from ..store.text_store import TextStore
 from .deletions import read_deleted
 from .index import MANIFEST as INDEX_MANIFEST
@@ -198,11 +199,20 @@ class Segment:
         codes = [code for code, name in enumerate(self.store.sources) if name in names]
         return np.isin(self.store.source_codes, codes)
 
-    def allowed_units(self, sources: Collection[str] | None) -> NDArray[np.bool_] | None:
-        """Return which units may be answers: of these sources and not deleted; None where all may."""
-        if sources is None:
+    def documents_where(self, where: Where) -> NDArray[np.bool_] | None:
+        """Return which documents, by position, a filter allows, deleted ones among them; None where it allows all."""
+        chosen = None if where.sources is None else self.documents_of_sources(where.sources)
+        if where.draws:
+            drawn = where.drawn(self.ids_at(np.arange(len(self.store))))
+            chosen = drawn if chosen is None else chosen & drawn
+        return chosen
+
+    def allowed_units(self, where: Where) -> NDArray[np.bool_] | None:
+        """Return which units may be answers: of documents that a filter allows, not deleted; None where all may."""
+        documents = self.documents_where(where)
+        if documents is None:
             return self._live_units
-        chosen = self._units_of(self.documents_of_sources(sources))
+        chosen = self._units_of(documents)
         return chosen if self._live_units is None else chosen & self._live_units
 
 

@@ -6,15 +6,16 @@ Knows recipes, settings and the dispatcher. Does not know torch: models live in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from ..config import AdaptConfig, ServeConfig
 from ..engines.cost import Work
 from ..engines.pipe import Frame
 from ..errors import AdaptError, TttnnError
 from ..recipe import TrainerRecipe
+from ..retrieval.where import Where, where_of
 from .async_block import AsyncBlock
 from .dispatcher import Dispatcher, Restart
 from .job import Job
@@ -112,6 +113,7 @@ class AsyncTrainer:
         deadline_ms: float | None = None,
         exclude_digests: Collection[str] = (),
         sources: Collection[str] = (),
+        where: Where | Mapping[str, Any] | None = None,
         salt: str = "",
         reserve_tokens: int = 0,
     ) -> AsyncBlock:
@@ -128,7 +130,8 @@ class AsyncTrainer:
             deadline_ms: milliseconds from when the block is entered, waiting included. Training stops in time to write
                 `reserve_tokens` and to put the weights back; streams end at it.
             exclude_digests: neighbors with such a text are left out; see `text_digest`.
-            sources: of the neighbors; empty: all.
+            sources: of the neighbors; empty: all. Short for ``where={"source": sources}``.
+            where: which documents may be neighbors; see `Where`.
             salt: states kept for `reuse` are told apart by it.
             reserve_tokens: tokens that are to be written in the block, for predictions and the deadline.
 
@@ -151,7 +154,7 @@ class AsyncTrainer:
             "num_neighbors": config.num_neighbors,
             "context_neighbors": config.context_neighbors,
             "exclude_digests": list(exclude_digests),
-            "sources": list(sources),
+            "where": where_of(where, sources or None).to_dict(),
             "salt": salt,
             "events": False,
             "reserve_tokens": reserve_tokens,

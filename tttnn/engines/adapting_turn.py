@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import AdaptError, ConfigError, DatastoreMismatchError, NonFiniteLossError, RestoreError
 from ..retrieval.neighbors import SearchResult
+from ..retrieval.where import EVERYTHING, Where
 from ..training.adaptation import Adaptation
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
@@ -60,7 +61,7 @@ class AdaptedTurn(UndoneBlock[AdaptedModel]):
         if turn.nobody():
             raise Cancelled
         self._started = time.perf_counter()
-        session.retriever.sources, session.retriever.found = frame["sources"], self._found
+        session.retriever.where, session.retriever.found = Where.read(frame["where"]), self._found
         self._adaptation = trainer.adapt(
             self._query,
             config=trainer.config.with_(mode=frame["mode"], context_neighbors=frame["context_neighbors"]),
@@ -80,7 +81,7 @@ class AdaptedTurn(UndoneBlock[AdaptedModel]):
         """Put the weights back, and note what the turn cost; nothing where that was done."""
         if self._adaptation is not None:
             self._adaptation.undo()
-        self._session.retriever.sources, self._session.retriever.found = (), None
+        self._session.retriever.where, self._session.retriever.found = EVERYTHING, None
         started, self._started = self._started, None
         if started is not None and self._adaptation is not None:
             _note(self._turn, self._adaptation.report, time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""A retriever that looks for one request's sources, and tells what it found before anything is trained on it.
+"""A retriever that looks among what one request allows, and tells what it found before anything is trained on it.
 
 Knows retrievers. Does not know trainers or the pipe.
 """
@@ -6,10 +6,11 @@ Knows retrievers. Does not know trainers or the pipe.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import DocumentsById, Retriever, RetrieverInfo
-from ..retrieval.where import Where
+from ..retrieval.where import EVERYTHING, Where
 from .failures import Wrong
 
 
@@ -18,8 +19,8 @@ class HeardRetriever:
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
-        self.sources: Collection[str] = ()
-        """Of the request that is answered now; empty: all."""
+        self.where = EVERYTHING
+        """Which documents may be answers to the request that is answered now."""
         self.found: Callable[[SearchResult], None] | None = None
         """Called with each result."""
 
@@ -34,22 +35,22 @@ class HeardRetriever:
         k: int,
         *,
         exclude_digests: Collection[str] = (),
-        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        where: Where | Mapping[str, Any] | None = None,
         with_vectors: bool = False,
     ) -> SearchResult:
-        """Search as the retriever does, among the request's sources.
+        """Search as the retriever does, among the documents that the request allows.
 
         Raises:
             Wrong: no document has one of the sources.
         """
-        if where is None and self.sources:
-            where = Where(frozenset(self.sources))
+        if where is None and self.where != EVERYTHING:
+            where = self.where
         try:
             result = self._retriever.search(
                 query, k, exclude_digests=exclude_digests, where=where, with_vectors=with_vectors
             )
         except ValueError:
-            if not self.sources:
+            if self.where.sources is None:
                 raise
             raise Wrong("tttnn.where.source must name sources that documents have", "tttnn.where.source") from None
         if self.found is not None:

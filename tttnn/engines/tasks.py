@@ -14,6 +14,7 @@ from typing import Any
 
 from ..embedding.embed_report import EmbedReport
 from ..errors import AdaptError, ConfigError
+from ..retrieval.where import EVERYTHING, Where
 from .adapting_turn import AdaptedTurn
 from .answering import answer
 from .cost import Work
@@ -31,11 +32,11 @@ def search(session: Session, turn: Turn) -> dict[str, Any]:
     frame, retriever = turn.frame, session.retriever
     turn.check()
     started = time.perf_counter()
-    retriever.sources = frame["sources"]
+    retriever.where = Where.read(frame["where"])
     try:
         found = retriever.search(frame["query"], frame["k"], exclude_digests=frame["exclude_digests"])
     finally:
-        retriever.sources = ()
+        retriever.where = EVERYTHING
     turn.cost("retrieve", time.perf_counter() - started, 1)
     for stage, seconds in found.seconds.items():
         turn.stage(stage, seconds)

@@ -58,7 +58,7 @@ class SearchExplanation:
     deleted: int = 0
     """Documents in them that are deleted and so were no answers."""
     filtered: int = 0
-    """Documents that the filter by source left out."""
+    """Documents that the filter left out."""
     excluded: int = 0
     """Documents that were found and left out by their digest."""
     ef: int = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..config import SelectionConfig
 from ..errors import ConfigError
@@ -52,7 +52,7 @@ class Retriever(Protocol):
         k: int,
         *,
         exclude_digests: Collection[str] = (),
-        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        where: Where | Mapping[str, Any] | None = None,
         with_vectors: bool = False,
     ) -> SearchResult:
         """Return at most `k` documents, nearest first.
@@ -61,7 +61,7 @@ class Retriever(Protocol):
             query: The text.
             k: Documents wanted, at least 1.
             exclude_digests: Texts that are left out (`Neighbor.digest`); others come in their place.
-            where: Which documents may be answers, as in ``{"source": ["Github"]}``.
+            where: Which documents may be answers, as in ``{"source": ["Github"]}``; see `Where`.
             with_vectors: Give the result `query_vector` and `vectors`, where `describe` says that there are any.
         """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +178,7 @@ class Selector:
         k: int,
         *,
         exclude_digests: Collection[str] = (),
-        where: Where | Mapping[str, str | Collection[str]] | None = None,
+        where: Where | Mapping[str, Any] | None = None,
         with_vectors: bool = False,
     ) -> SearchResult:
         """Find at most k documents: the nearest first, with SIFT the most informative, with hull the heaviest.

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..dispatch.refusals import bad
+from ..dispatch.refusals import bad, without_value
 from ..engines.cost import Work
 from ..engines.pipe import Frame
+from ..retrieval.where import EVERYTHING, Where
 from ..settings import Config, setting
 from .fields import Fields
 
@@ -47,7 +48,7 @@ class Adapting:
     asked: Asked
     query: str | None
     """What to search with; None: the prompt."""
-    sources: tuple[str, ...]
+    where: Where
     exclude_digests: tuple[str, ...]
     mode: Literal["exact", "instant", "auto", "base"]
     """How the answer is made; base: by the model as it is."""
@@ -83,7 +84,7 @@ class Adapting:
             "compare": self.asked.compare,
             "events": self.asked.events,
             "salt": f"{tenant}/{self.asked.cache_salt}",
-            "sources": list(self.sources),
+            "where": self.where.to_dict(),
             "exclude_digests": list(self.exclude_digests),
         }
 
@@ -103,7 +104,7 @@ def adapting(fields: Fields, facts: Frame, most_neighbors: int) -> Adapting:
     query = own.text("query")
     if query is not None and not query.strip():
         raise own.wrong("query", "must be a text that is not empty")
-    sources, digests = _where(own), tuple(own.texts("exclude_digests", _MOST_DIGESTS))
+    where, digests = _where(own), tuple(own.texts("exclude_digests", _MOST_DIGESTS))
     asked = own.settings(Asked)
     own.end()
     settings = facts["settings"]
@@ -125,7 +126,7 @@ def adapting(fields: Fields, facts: Frame, most_neighbors: int) -> Adapting:
         raise bad(f"tttnn.context_neighbors must be at most {most_neighbors}", param="tttnn.context_neighbors")
     if mode == "exact" and neighbors == context == 0:
         mode = "base"
-    return Adapting(asked, query, sources, digests, mode, neighbors, context)
+    return Adapting(asked, query, where, digests, mode, neighbors, context)
 
 
 def modes(facts: Frame) -> list[str]:
@@ -161,13 +162,20 @@ def _mode(asked: Asked, facts: Frame) -> Literal["exact", "instant", "auto", "ba
     return mode
 
 
-def _where(own: Fields) -> tuple[str, ...]:
-    where: Any = own.take("where")
-    if where is None:
-        return ()
-    filters = Fields(where, "tttnn.where.")
-    sources = tuple(filters.texts("source", _MOST_SOURCES))
+def _where(own: Fields) -> Where:
+    given: Any = own.take("where")
+    if given is None:
+        return EVERYTHING
+    filters = Fields(given, "tttnn.where.")
+    by_source, draw = "source" in filters.rest(), {"fraction", "seed"} & filters.rest().keys()
+    sources = filters.texts("source", _MOST_SOURCES)
+    named = {"source": sources} if by_source else {}
+    drawn = {name: filters.take(name) for name in draw}
     filters.end()
-    if not sources:
+    if not sources and (by_source or not draw):
         raise filters.wrong("source", "must name at least one source")
-    return sources
+    try:
+        return Where.read(named | drawn)
+    except (TypeError, ValueError) as error:
+        rule = without_value(str(error))
+        raise filters.wrong(*rule.split(" ", 1)) from None

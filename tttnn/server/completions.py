@@ -176,7 +176,7 @@ def _shares(wanted: Completion, tenant: str) -> Hashable:
     if len(queries) > 1:
         return None
     salt = f"{tenant}/{how.asked.cache_salt}"
-    return *queries, how.mode, how.neighbors, how.context_neighbors, how.sources, how.exclude_digests, salt
+    return *queries, how.mode, how.neighbors, how.context_neighbors, how.where, how.exclude_digests, salt
 
 
 def _query(prompt: Frame) -> str | tuple[int, ...]:
