@@ -395,6 +395,13 @@ class EvalConfig(Config):
     interpolation_weight: float = setting(
         0.01, "weight of the neighbors' histogram in interpolation", minimum=0.0, maximum=1.0
     )
+    index_fractions: tuple[float, ...] = setting(
+        (0.01, 0.1, 0.3, 1.0),
+        "shares of the datastore in which index-size finds neighbors",
+        minimum=1e-9,
+        maximum=1.0,
+    )
+    index_seed: int = setting(0, "seed of the documents that each share holds", minimum=0)
     dynamic_window: int = setting(256, "tokens that dynamic evaluation scores, then trains on", minimum=2)
     dynamic_learning_rate: float = setting(1e-4, "learning rate of the method dynamic", minimum=0.0, maximum=10.0)
     lora_learning_rate: float = setting(1e-3, "learning rate of the method lora", minimum=0.0, maximum=10.0)

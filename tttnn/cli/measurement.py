@@ -33,7 +33,7 @@ from .flags import (
     writes,
 )
 from .loading import Loading, quiet_transformers
-from .printing import print_audit, print_json, print_results, tell_rejected
+from .printing import print_audit, print_json, print_results, print_size_laws, tell_rejected
 
 if TYPE_CHECKING:
     from ..evaluation.results import EvalResult
@@ -103,10 +103,12 @@ def eval_(
       tttnn eval pile-00 test.jsonl --num-neighbors 20 --out results.jsonl
       tttnn eval pile-00 val.jsonl --methods ttt-nn,in-context --limit 4 --out v
       tttnn eval pile-00 val.jsonl --methods instant,instant+context,auto --out i
+      tttnn eval pile-00 val.jsonl --methods index-size --limit 4 --out s
     """
     from ..evaluation.interpolation import interpolation_curve
     from ..evaluation.results import Budget
     from ..evaluation.runner import evaluate
+    from ..evaluation.size_law import size_laws
     from ..evaluation.workers import evaluate_with_workers
     from ..recipe import TrainerRecipe
     from ..store.corpus import Corpus
@@ -156,11 +158,17 @@ def eval_(
     summary = dataclasses.replace(summary, rows=[row for row in summary.rows if row.group not in hidden])
     pairs = [pair for unit in get_args(Budget) for pair in result.compare_at_budgets(unit)]
     weights = interpolation_curve(result) if "interpolation" in names else {}
+    laws = [law for law in size_laws(result) if law.group not in hidden]
     if as_json:
-        described = {"at_equal_budget": [dataclasses.asdict(pair) for pair in pairs], "interpolation": weights}
+        described = {
+            "at_equal_budget": [dataclasses.asdict(pair) for pair in pairs],
+            "interpolation": weights,
+            "index_size": [dataclasses.asdict(law) for law in laws],
+        }
         print_json(summary.to_dict() | described)
         return
     print_results(summary, pairs, weights)
+    print_size_laws(laws)
 
 
 def methods_of(config: AdaptConfig) -> list[str]:

@@ -18,6 +18,7 @@ from .bars import Bars
 if TYPE_CHECKING:
     from ..evaluation.audit import AuditReport
     from ..evaluation.results import BudgetComparison, Summary
+    from ..evaluation.size_law import SizeLaw
     from ..retrieval.coverage import Coverage
     from ..store.corpus import Corpus
 
@@ -187,6 +188,21 @@ def print_results(
     for k, curve in weights.items():
         listed = ", ".join(f"{weight:g}: {value:.4f}" for weight, value in curve.items())
         click.echo(f"interpolation with {k} neighbors, bits per byte by weight: {listed}")
+
+
+def print_size_laws(laws: Sequence[SizeLaw]) -> None:
+    """Print the ratio to base over the size of the index, a row for each group; nothing where it was not measured."""
+    if not laws:
+        return
+    click.echo(f"index-size with {laws[0].k} neighbors: ratio to base [95 % interval] by share of the datastore")
+    width = max(5, *(len(law.group) for law in laws))
+    fractions = [point.fraction for point in laws[0].points]
+    heads = "  ".join(f"{fraction:<23.9g}" for fraction in fractions)
+    click.echo(f"{'group':<{width}}  {'docs':>5}  {heads}  slope per tenfold")
+    for law in laws:
+        ratios = "  ".join(f"{point.ratio!s:<23}" for point in law.points)
+        slope = "" if law.slope is None else str(law.slope)
+        click.echo(f"{law.group:<{width}}  {law.documents:>5}  {ratios}  {slope}".rstrip())
 
 
 def print_audit(report: AuditReport) -> None:

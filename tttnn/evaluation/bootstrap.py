@@ -106,8 +106,7 @@ def paired_bootstrap(
         bits = [np.asarray(nats, np.float64) / math.log(2) for nats in (nats_before, nats_after)]
         before += weight * float(bits[0].sum() / size.sum())
         after += weight * float(bits[1].sum() / size.sum())
-        count = len(size) if len(strata) == 1 else max(1, len(size) - 1)
-        draws = generator.integers(len(size), size=(RESAMPLES, count))
+        draws = _draws(generator, len(size), len(strata))
         sums = size[draws].sum(1)
         drawn_before += weight * (bits[0][draws].sum(1) / sums)
         drawn_after += weight * (bits[1][draws].sum(1) / sums)
@@ -117,6 +116,49 @@ def paired_bootstrap(
         Interval(after - before, *_ends(drawn_after - drawn_before)),
         Interval(after / before, *_ends(drawn_after / drawn_before)),
     )
+
+
+def slope_bootstrap(
+    strata: Sequence[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]],
+    weights: Sequence[float],
+    at: Sequence[float],
+    *,
+    seed: int = 0,
+) -> Interval:
+    """Fit a line by least squares through the ratios of several measurements of the same documents.
+
+    Each resample's line is through the ratios of its documents, drawn as by `paired_bootstrap`: with one seed, the
+    same documents.
+
+    Args:
+        strata: for each, nats before, (documents,), nats after, (measurements, documents), and bytes, (documents,).
+        weights: one for each stratum; they sum to 1.
+        at: where each measurement stands, at least two different places.
+        seed: of the draws.
+
+    Returns:
+        The slope: change of the ratio for each unit of `at`.
+    """
+    generator = np.random.default_rng(seed)
+    before, after = 0.0, np.zeros(len(at))
+    drawn_before, drawn_after = np.zeros(RESAMPLES), np.zeros((len(at), RESAMPLES))
+    for (nats_before, nats_after, size), weight in zip(strata, weights, strict=True):
+        before += weight * float(nats_before.sum() / size.sum())
+        after += weight * nats_after.sum(1) / size.sum()
+        draws = _draws(generator, len(size), len(strata))
+        sums = size[draws].sum(1)
+        drawn_before += weight * (nats_before[draws].sum(1) / sums)
+        for row, nats in enumerate(nats_after):
+            drawn_after[row] += weight * (nats[draws].sum(1) / sums)
+    apart = np.asarray(at, np.float64) - np.mean(at)
+    share = apart / (apart**2).sum()
+    return Interval(float(share @ (after / before)), *_ends(share @ (drawn_after / drawn_before)))
+
+
+def _draws(generator: np.random.Generator, documents: int, strata: int) -> NDArray[np.int64]:
+    """Draw documents of a stratum for each resample, (resamples, as many as are drawn)."""
+    count = documents if strata == 1 else max(1, documents - 1)
+    return generator.integers(documents, size=(RESAMPLES, count))
 
 
 def _ends(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from ..lm.neighbor_context import SEPARATOR, neighbors_before
 from ..lm.neighbor_tokens import portion_of
 from ..retrieval.neighbors import Neighbor
 from ..retrieval.selector import Selector, selected_otherwise
+from ..retrieval.where import EVERYTHING, Where
 from ..store.document import Document, text_digest
 from ..training.adapted_model import AdaptedModel
 from ..training.report import AdaptReport
@@ -111,7 +112,7 @@ class Case:
         self.context_ids = texts.ids(task.context) if task.context else []
         self._base: Scored | None = None
         self._before: str | None = None
-        self._found: dict[Choice, Found] = {}
+        self._found: dict[tuple[Choice, Where], Found] = {}
         self._tokens: dict[int, list[int]] = {}
         self._scored_ngrams: set[tuple[str, ...]] | None = None
         self._trained: dict[str, Trained] = {}
@@ -160,13 +161,13 @@ class Case:
             self._before = self.lab.trainer.generate(self.task.query, max_new_tokens=GENERATED)
         return self._before
 
-    def found(self, choice: Choice = "nearest") -> Found:
-        """Search with the query, once for all methods that choose alike."""
-        if choice not in self._found:
-            self._found[choice] = self._search(choice)
-        return self._found[choice]
+    def found(self, choice: Choice = "nearest", where: Where = EVERYTHING) -> Found:
+        """Search with the query, once for all methods that choose alike among the same documents."""
+        if (choice, where) not in self._found:
+            self._found[choice, where] = self._search(choice, where)
+        return self._found[choice, where]
 
-    def _search(self, choice: Choice) -> Found:
+    def _search(self, choice: Choice, where: Where) -> Found:
         lab, k = self.lab, self.lab.curve[-1]
         if k == 0:
             return Found([], {})
@@ -177,7 +178,8 @@ class Case:
         while True:
             started = time.perf_counter()
             # Left out before a selection is made: an excluded text would make what is like it look superfluous.
-            found = retriever.search(self.task.query, k, exclude_digests=excluded)
+            among = None if where == EVERYTHING else where
+            found = retriever.search(self.task.query, k, exclude_digests=excluded, where=among)
             seconds = found.seconds or {"retrieve": time.perf_counter() - started}
             # The seconds are those of one search: leaving out is no part of a method.
             leaking = {neighbor.digest for neighbor in found if self._holds_scored_text(neighbor)}

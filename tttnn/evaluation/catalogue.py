@@ -34,6 +34,7 @@ TOGETHER = MethodEntry("ttt-nn+in-context", "trains on the neighbors and reads t
 DYNAMIC = MethodEntry("dynamic", "trains on each window of the document after scoring it", 7, neighbors=False)
 INTERPOLATION = MethodEntry("interpolation", "mixes in how often each token occurs in the neighbors", 6)
 REFERENCE = MethodEntry("tttlm-2024", "the published procedure: whole neighbors, moments carried", 8)
+INDEX_SIZE = MethodEntry("index-size", "trains on the neighbors found in shares of the datastore", 12)
 
 INSTANT = MethodEntry("instant", "merges experts of the datastore, trains nothing", 9, neighbors=False)
 INSTANT_CONTEXT = MethodEntry("instant+context", "merges experts and reads the neighbors before the query", 10)
@@ -55,6 +56,7 @@ CATALOGUE: Mapping[str, MethodEntry] = {
         DYNAMIC,
         INTERPOLATION,
         REFERENCE,
+        INDEX_SIZE,
     )
 }
 """Name -> row, in the order in which methods are listed."""

@@ -14,6 +14,7 @@ from .catalogue import BASE
 from .context_methods import InContext, Together
 from .dynamic_evaluation import DynamicEvaluation
 from .expert_methods import Auto, Instant, InstantContext
+from .index_size import IndexSize
 from .interpolation import Interpolation
 from .lab import Lab
 from .measurement import Measurement, Method
@@ -52,6 +53,7 @@ METHODS: Mapping[str, Method] = {
         DynamicEvaluation(),
         Interpolation(),
         Reference(),
+        IndexSize(),
     )
 }
 

@@ -362,16 +362,37 @@ def reasons_told(reasons: Mapping[str, int], most: int = 3) -> list[str]:
     return told
 
 
-def _by_group(
-    before: dict[int, Line], k_before: int | None, after: dict[int, Line], k_after: int | None, seed: int
-) -> list[tuple[str, list[int], Paired]]:
-    """Pair two methods' lines: for each component and both totals, the documents and their comparison."""
+def documents_by_group(
+    before: Mapping[int, Line], after: Mapping[int, Line]
+) -> list[tuple[str, list[list[int]], list[float]]]:
+    """Return each component and both totals with the documents that two methods have in common.
+
+    Returns:
+        name, strata of documents, and the strata's weights; the components first, by name. Only the total over the
+        Pile's components has several strata; it is there where one of them is.
+
+    Raises:
+        ConfigError: a document's text is not the same under both.
+    """
     common = sorted(before.keys() & after.keys())
     groups: dict[str, list[int]] = {}
     for d in common:
         if before[d].digest != after[d].digest or before[d].num_bytes != after[d].num_bytes:
             raise ConfigError(f"document {d} must be scored on the same text by both methods, got other bytes")
         groups.setdefault(before[d].group, []).append(d)
+    found = [(group, [groups[group]], [1.0]) for group in sorted(groups)]
+    if common:
+        found.append((ALL, [common], [1.0]))
+    weights = pile_weights(list(groups))
+    if weights:
+        found.append((PILE_ALL, [groups[group] for group in weights], list(weights.values())))
+    return found
+
+
+def _by_group(
+    before: dict[int, Line], k_before: int | None, after: dict[int, Line], k_after: int | None, seed: int
+) -> list[tuple[str, list[int], Paired]]:
+    """Pair two methods' lines: for each component and both totals, the documents and their comparison."""
 
     def arrays(documents: list[int]) -> tuple[Any, Any, Any]:
         return (
@@ -380,14 +401,11 @@ def _by_group(
             np.array([before[d].num_bytes for d in documents], np.float64),
         )
 
-    found = [
-        (group, groups[group], paired_bootstrap([arrays(groups[group])], [1.0], seed=seed)) for group in sorted(groups)
+    return [
+        (
+            group,
+            [d for stratum in strata for d in stratum],
+            paired_bootstrap([arrays(stratum) for stratum in strata], weights, seed=seed),
+        )
+        for group, strata, weights in documents_by_group(before, after)
     ]
-    if common:
-        found.append((ALL, common, paired_bootstrap([arrays(common)], [1.0], seed=seed)))
-    weights = pile_weights(list(groups))
-    if weights:
-        strata = [arrays(groups[group]) for group in weights]
-        documents = [d for group in weights for d in groups[group]]
-        found.append((PILE_ALL, documents, paired_bootstrap(strata, list(weights.values()), seed=seed)))
-    return found

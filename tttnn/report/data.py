@@ -15,6 +15,7 @@ from typing import Any, get_args
 from ..config import CorpusConfig
 from ..evaluation.catalogue import BASE
 from ..evaluation.results import ALL, PILE_ALL, Budget, BudgetComparison, Comparison, EvalResult, GroupSummary, Summary
+from ..evaluation.size_law import SizeLaw, size_laws
 from .extremes import Extreme, extreme_documents, with_texts
 from .published_curves import TASKS, PublishedRun, matching_run, published
 from .runs import ResultFileRead, Run, model_description, model_name, read_runs
@@ -90,6 +91,7 @@ class RunData:
         ratios: (method, k) -> document -> its bits over base's, where base has any.
         group_of: document -> its component.
         depths: guarded method -> at how many neighbors it ended -> documents.
+        laws: what is gained over the size of the index, by group; empty where that was not measured.
         cases: the best and the worst documents of the main method.
         texts: whether texts of documents are shown.
         published: None where the published curves were not asked for.
@@ -116,6 +118,7 @@ class RunData:
     ratios: Mapping[tuple[str, int], Mapping[int, float]]
     group_of: Mapping[int, str]
     depths: Mapping[str, Counter[int]]
+    laws: Sequence[SizeLaw]
     cases: Sequence[Extreme]
     texts: bool
     published: Published | None
@@ -202,6 +205,7 @@ def _gathered_run(run: Run, curves: Curves, cases: list[Extreme], *, texts: bool
         },
         group_of=group_of,
         depths={method: chosen_depths(result, method, main) for method in methods if "guard" in method},
+        laws=size_laws(result),
         cases=cases,
         texts=texts,
         published=_published(result, [*groups, *totals]) if reference and main is not None else None,

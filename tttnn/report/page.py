@@ -24,6 +24,7 @@ from .data import ReportData, RunData, gathered
 from .documents import documents_section
 from .harm import harm_section
 from .html import comma_separated, escape
+from .index_size import index_size_section
 from .markdown import markdown_tables
 from .opening import headline, verdict
 from .provenance import how_measured
@@ -118,6 +119,8 @@ def _parts(run: RunData, styles: dict[str, Style]) -> list[Section]:
             documents_section(run, styles),
             harm_section(run),
         ]
+    if run.laws:
+        parts.append(index_size_section(run, styles))
     if run.published is not None:
         parts.append(published_section(run, styles))
     return parts

@@ -100,7 +100,8 @@ def read_runs(paths: Sequence[str | os.PathLike[str]], *, seed: int = 0) -> list
 
 def _shared(result: EvalResult) -> str:
     """Return the settings in which files of one evaluation agree, as a key."""
-    apart = ("methods", "curve", "limit", "threads")
+    # The shares of the index stand among the settings of the one method that they are of.
+    apart = ("methods", "curve", "limit", "threads", "index_fractions", "index_seed")
     settings = {key: value for key, value in result.settings.items() if key not in apart}
     evaluation = settings.get("evaluation")
     if isinstance(evaluation, dict):
