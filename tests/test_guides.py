@@ -257,7 +257,7 @@ def every_command(group: click.Group) -> Iterator[click.Command]:
 def test_flags_that_are_named_are_there(page: Path) -> None:
     ours = {
         flag
-        for command in every_command(program.app)
+        for command in [program.app, *every_command(program.app)]
         for option in command.params
         for flag in (*option.opts, *option.secondary_opts)
     }
