@@ -3,13 +3,14 @@
 #
 #   TORCH   what to hand pip for torch, e.g. TORCH=torch==2.13.0     CORPUS  text for the demo instead of Python's own
 #   PYTHON  interpreter the environment is made with                  VENV    where the environment is
-#   CONSTRAINTS  versions to install; empty: the newest
+#   CONSTRAINTS  versions to install; empty: the newest             WORKERS tests at once, in as many processes of one thread
 
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 TORCH ?= $(or $(if $(CONSTRAINTS),$(shell grep '^torch==' $(CONSTRAINTS))),torch)
 CORPUS ?=
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
 # Threads that spin while they wait slow every other process down.
@@ -34,7 +35,7 @@ serve: $(VENV)/.serve tttnn-demo
 	$(BIN)/tttnn serve "$$(ls -d tttnn-demo/datastore-* | head -n 1)" --model smollm2-135m --num-neighbors 5
 
 test: $(VENV)/.dev $(VENV)/.core
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 # The tests with the newest versions of everything, in a new environment.
 test-newest:
