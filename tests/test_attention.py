@@ -357,7 +357,7 @@ def test_models_that_it_would_not_help() -> None:
 
 
 def test_a_processor_without_the_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_attention._core, "attention_supported", lambda: False)
+    monkeypatch.setattr("tttnn._core.attention_supported", lambda: False)
     assert NativeAttention.for_model(build("llama")) is None
 
 

@@ -81,6 +81,11 @@ def values_of(hint: Any, field: Field[Any]) -> st.SearchStrategy[Any]:
     }[hint]
 
 
+def flag_of(field: Field[Any]) -> str:
+    """Return the flag of a setting."""
+    return f"--{(field.metadata['flag'] or field.name).replace('_', '-')}"
+
+
 def through_flags(cls: type[Config], arguments: list[str]) -> Any:
     """Run a command that has the flags of a class; return its settings, or what it printed where it failed."""
     seen: list[Any] = []
@@ -99,7 +104,7 @@ def through_flags(cls: type[Config], arguments: list[str]) -> Any:
 @pytest.mark.parametrize(("cls", "field"), FIELDS)
 def test_a_setting_survives_every_way_in(cls: type[Config], field: Field[Any], tmp_path_factory: Any) -> None:
     hint = get_type_hints(cls)[field.name]
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = flag_of(field)
     file = tmp_path_factory.mktemp("toml") / "settings.toml"
 
     @given(values_of(hint, field))
@@ -138,7 +143,7 @@ def test_a_wrong_value_is_one_sentence_wherever_it_comes_from(cls: type[Config],
         refused += 1
         assert said.startswith(f"{field.name} must be "), said
         if isinstance(wrong, str) and get_type_hints(cls)[field.name] is not bool:
-            shown = through_flags(cls, [f"--{field.name.replace('_', '-')}={wrong}"])
+            shown = through_flags(cls, [f"{flag_of(field)}={wrong}"])
             assert said in " ".join(shown.split())
     assert refused
 

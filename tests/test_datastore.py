@@ -168,7 +168,7 @@ def test_source_filter(datastore: tttnn.Datastore) -> None:
         ({"source": "nowhere"}, ValueError, "source must be one of even, odd, got 'nowhere'"),
         ({"source": ["odd", "evn"]}, ValueError, "source must be one of even and 1 more, got 'evn'"),
         ({"where": {"source": ["Odd"]}}, ValueError, "got 'Odd'"),
-        ({"where": {"language": "python"}}, ValueError, "where must filter by source, got 'language'"),
+        ({"where": {"language": "python"}}, ValueError, "where must filter by source or fraction, got 'language'"),
         ({"where": ["odd"]}, TypeError, "where must be a mapping like .*, got list"),
         ({"where": {"source": 3}}, TypeError, "source must be a name or a list of names, got 3"),
         ({"source": []}, ValueError, "source must name at least one, got none"),

@@ -171,7 +171,8 @@ def test_conversations_are_written_as_by_hf(tokens: Any) -> None:
     talk.append({"role": "assistant", "content": "I am"})
     assert ours.apply_chat_template(talk, False) == theirs.apply_chat_template(talk, False)
     assert ours.chat_template(True) == theirs.chat_template(True)
-    assert ours.tokenizer_name == theirs.tokenizer_name
+    # Ours tells rules and template apart too, which the harness's caches of requests depend on.
+    assert ours.tokenizer_name.rpartition("-")[0] == theirs.tokenizer_name
     trainer.release()
 
 

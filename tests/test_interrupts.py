@@ -26,6 +26,7 @@ from tests.conftest import TEXTS, FakeRetriever, assert_same_state, state_of, ti
 from tttnn.engines.adapting_turn import AdaptedTurn
 from tttnn.engines.heard_retriever import HeardRetriever
 from tttnn.retrieval.neighbors import Neighbor
+from tttnn.retrieval.where import EVERYTHING
 
 PACKAGE = str(Path(tttnn.__file__).parent)
 QUERY = "def quicksort(items)"
@@ -245,7 +246,7 @@ def test_a_turn_of_an_engine(tokenizer: Any) -> None:
     session: Any = SimpleNamespace(trainer=trainer, retriever=retriever, query_loss=lambda *_: 0.0)
     frame = {"mode": "exact", "context_neighbors": 0, "num_neighbors": 2, "exclude_digests": (), "events": True}
     turn: Any = SimpleNamespace(
-        frame=frame | {"sources": ("Fake",), "salt": ""},
+        frame=frame | {"where": {"source": ["Fake"]}, "salt": ""},
         joined=(),
         counts={"trained": 0, "reused": 0},
         nobody=lambda: False,
@@ -260,7 +261,7 @@ def test_a_turn_of_an_engine(tokenizer: Any) -> None:
 
     for _, tracer in events_of(work, every=False):
         assert_nothing_stayed(model, weights, rest, tracer.where)
-        assert (retriever.sources, retriever.found) == ((), None), tracer.where
+        assert (retriever.where, retriever.found) == (EVERYTHING, None), tracer.where
     trainer.release()
 
 

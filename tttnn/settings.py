@@ -172,7 +172,8 @@ def describe(hint: Any) -> str:
         if get_origin(kind) is Literal:
             words.append(f"one of {', '.join(get_args(kind))}")
         elif _is_tuple(kind):
-            words.append({int: "a list of whole numbers like 0,5,20", str: "a list of texts"}[_entry(kind)])
+            lists = {int: "a list of whole numbers like 0,5,20", float: "a list of numbers like 0.1,1"}
+            words.append((lists | {str: "a list of texts"})[_entry(kind)])
         else:
             named = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", _NONE: "none"}
             words.append(named[kind])
