@@ -263,14 +263,14 @@ def compare(arguments: argparse.Namespace, served: Served, trainer: tttnn.TestTi
 
         text = library()
         pairs = in_turn(library, caller(port, body), text, arguments.repeats)
-        alone, served = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
+        alone, over_http = (1000 * statistics.median(values) for values in zip(*pairs, strict=True))
         over = interval(pairs, lambda a, b: 1000 * (b - a))
         with echo(reply_to(port, body)) as bare:
             floor = in_turn(caller(bare, body), caller(bare, body), text, arguments.repeats)
         print(f"k={neighbors}: uvicorn and Starlette alone, with the same body and reply: {floor_of(floor)} ms")
         spent = processor_time(served, library, caller(port, body), arguments.repeats)
         print(f"k={neighbors}: processor time for an answer: {spent}")
-        print(f"k={neighbors}: library {alone:.1f} ms, server {served:.1f} ms, over {over} ms; {len(pairs)} pairs")
+        print(f"k={neighbors}: library {alone:.1f} ms, server {over_http:.1f} ms, over {over} ms; {len(pairs)} pairs")
         if not arguments.overhead:
             load(port, f"tttnn, k={neighbors}", body, text)
     if arguments.overhead:
