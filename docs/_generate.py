@@ -58,6 +58,8 @@ def _records(folder: Path) -> Iterator[tuple[Path, bytes]]:
     for path in sorted((ROOT / "benchmarks").rglob("*")):
         if path.suffix in (".md", ".png", ".csv", ".json", ".jsonl") and path.stat().st_size < 2**20:
             yield folder / path.relative_to(ROOT), path.read_bytes()
+    for path in sorted((ROOT / "docs" / "pictures").iterdir()):  # which records show, too
+        yield folder / path.relative_to(ROOT), path.read_bytes()
 
 
 def settings_classes() -> list[type[Config]]:
