@@ -145,6 +145,18 @@ def test_instant_says_what_to_do(server: Server) -> None:
     assert server.complete("Plain text", tttnn={"mode": "auto", "where": {"source": "A"}})["tttnn"]["mode"] == "exact"
 
 
+@pytest.mark.parametrize("none", [0, 0.0, -0.0])
+def test_to_adapt_needs_something_to_adapt_to(server: Server, none: float) -> None:
+    refused(server, "/v1/adapt", {"query": "Plain", "tttnn": {"mode": "base"}}, 400, "tttnn.mode")
+    said = refused(
+        server, "/v1/adapt", {"query": "Plain", "tttnn": {"num_neighbors": none}}, 400, "tttnn.num_neighbors"
+    )
+    assert "at least 1" in said
+    read = {"num_neighbors": none, "context_neighbors": 1, "where": {"source": "A"}}
+    report = server.post("/v1/adapt", {"query": "Plain", "tttnn": read})[1]["report"]
+    assert (report["steps"], len(report["context"])) == (0, 1)
+
+
 def test_the_window_is_checked_before_the_queue(server: Server) -> None:
     waited = server.metric("tttnn_queue_seconds_count")
     for prompt, most in (("x" * 250, 7), ([5] * 256, 1), ("x", 300)):

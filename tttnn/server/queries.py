@@ -45,6 +45,13 @@ def adapt(value: Any, facts: Frame, config: ServeConfig, tenant: str) -> Job:
     fields.end()
     if how.query is not None:
         raise bad("tttnn.query must not be given beside query", param="tttnn.query")
+    if how.asked.mode == "base":
+        raise bad("tttnn.mode must be exact, instant or auto to adapt, got base", param="tttnn.mode")
+    if how.mode == "base":
+        raise bad(
+            "tttnn.num_neighbors must be at least 1 to adapt without neighbors in the context, got 0",
+            param="tttnn.num_neighbors",
+        )
     payload = {"query": query, **how.payload(tenant)}
     return Job("adapt", payload, how.work(facts, 1, 0), deadline_ms=how.asked.deadline_ms)
 
