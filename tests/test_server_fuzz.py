@@ -65,7 +65,7 @@ def test_nonsense_is_never_our_fault(server: Server, folder: Path, count: int) -
     secrets = [KEY.encode(), str(folder).encode(), b"Traceback", b"site-packages"]
     for number in range(count):
         given = nonsense(SEED, number, KEY)
-        said = _sent(server, given)
+        said, lost = _sent(server, given)
         for status, head, body in replies(said):
             where = f"input {number} of seed {SEED}: {given}\n{status} {head!r}\n{body[:2000]!r}"
             seen[given.kind.removesuffix(", cut"), status] += 1
@@ -73,7 +73,7 @@ def test_nonsense_is_never_our_fault(server: Server, folder: Path, count: int) -
             assert not any(secret in head or secret in body for secret in secrets), where
             assert MARK.encode() not in head, where
             assert status < 400 or (len(body) <= 4096 and MARK.encode() not in body), where
-        assert said or given.ends, f"input {number} of seed {SEED} has no answer: {given}"
+        assert said or given.ends or lost, f"input {number} of seed {SEED} has no answer: {given}"
         if number % 10 == 9 or number == count - 1:
             for path, body in asked.items():
                 assert _plain(server.post(path, body, mine)) == right[path], f"after input {number} of seed {SEED}"
@@ -132,9 +132,13 @@ def _plain(reply: tuple[int, Any]) -> Any:
     return said.get("choices") or said.get("data")
 
 
-def _sent(server: Server, given: Input) -> bytes:
-    """Send an input, and return what comes back until the server closes."""
-    said = b""
+def _sent(server: Server, given: Input) -> tuple[bytes, bool]:
+    """Send an input; return what comes back until the server closes, and whether that may be lost.
+
+    A body that is too large is not read to its end: where the server closes with bytes unread, the kernel resets the
+    connection, and the answer that was on its way may go with it.
+    """
+    said, lost = b"", False
     with socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as connection:
         try:
             for piece in given.pieces:
@@ -150,8 +154,8 @@ def _sent(server: Server, given: Input) -> bytes:
             while part := connection.recv(65536):
                 said += part
         except ConnectionError:
-            pass  # the server closed before it was sent everything: what it said may be lost with it
-    return said
+            lost = sum(map(len, given.pieces)) > 20_000
+    return said, lost
 
 
 def replies(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
