@@ -93,8 +93,8 @@ class EngineLink:
             counter.close()
         self._desk = desk
         self._pipe = await AsyncPipe.open(ours)
-        held = None if self._weights is None else [self._weights.descriptor, self._weights.layout]
-        self._pipe.send({**self._loads, "weights": held})
+        weights = None if self._weights is None else [self._weights.descriptor, self._weights.layout]
+        self._pipe.send({**self._loads, "weights": weights})
 
     def send(self, frame: Frame) -> None:
         """Hand the engine a frame."""

@@ -74,8 +74,8 @@ def answer(session: Session, turn: Turn) -> dict[str, Any]:
     if frame["compare"]:
         for prompt in prompts:
             prompt.before = []
-            made = _continued(session, turn, prompt, tell=False)
-            prompt.choice["base"] = made.text if made is not None else ""
+            generation = _continued(session, turn, prompt, tell=False)
+            prompt.choice["base"] = generation.text if generation is not None else ""
             turn.say("base", prompt=prompt.index, text=prompt.choice["base"])
     return _result(frame, prompts, adaptations)
 
@@ -188,11 +188,11 @@ def _answer(session: Session, turn: Turn, prompt: _Prompt) -> None:
         turn.say("begin", prompt=prompt.index)
         if frame["echo"]:
             turn.say("piece", prompt=prompt.index, text=prompt.text)
-    made = _continued(session, turn, prompt, tell=frame["pieces"])
-    written = [] if made is None else list(made.tokens)
+    generation = _continued(session, turn, prompt, tell=frame["pieces"])
+    written = [] if generation is None else list(generation.tokens)
     prompt.choice = {
-        "text": (prompt.text if frame["echo"] else "") + ("" if made is None else made.text),
-        "finish_reason": "length" if made is None else _REASONS[made.ended_by],
+        "text": (prompt.text if frame["echo"] else "") + ("" if generation is None else generation.text),
+        "finish_reason": "length" if generation is None else _REASONS[generation.ended_by],
         "prompt_tokens": len(prompt.ids),
         "completion_tokens": len(written),
         "logprobs": _logprobs(session, turn, prompt, written),
@@ -227,7 +227,7 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
 
     temperature, seed = sampling["temperature"], sampling["seed"]
     with session.trainer.engine.turns.reading():
-        made = continued(
+        generation = continued(
             session.trainer.model,
             session.tokenizer,
             _read(prompt),
@@ -243,10 +243,10 @@ def _continued(session: Session, turn: Turn, prompt: _Prompt, *, tell: bool) -> 
     ended = time.perf_counter()
     turn.stage("generate", ended - started)
     turn.cost("read", first[0] - started, len(prompt.ids) + len(prompt.before))
-    turn.cost("write", ended - first[0], len(made.tokens) - 1)
+    turn.cost("write", ended - first[0], len(generation.tokens) - 1)
     if cancelled:
         raise Cancelled
-    return made
+    return generation
 
 
 def _read(prompt: _Prompt) -> list[int]:

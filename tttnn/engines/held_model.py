@@ -59,15 +59,15 @@ def _continue(session: Session, turn: Turn, model: AdaptedModel, command: Frame)
         return turn.gone() or turn.interrupted(number) or now + session.costs.each("restore") >= turn.deadline
 
     text = model.generate(command["prompt"], on_token=on_token, **command["options"])
-    ended, made = time.perf_counter(), model.report.generations[-1]
+    ended, generation = time.perf_counter(), model.report.generations[-1]
     turn.stage("generate", ended - started)
-    turn.cost("read", first[0] - started, made.prompt_tokens)
-    turn.cost("write", ended - first[0], made.tokens - 1)
-    turn.counts["prompt"] += made.prompt_tokens
-    turn.counts["written"] += made.tokens
+    turn.cost("read", first[0] - started, generation.prompt_tokens)
+    turn.cost("write", ended - first[0], generation.tokens - 1)
+    turn.counts["prompt"] += generation.prompt_tokens
+    turn.counts["written"] += generation.tokens
     if turn.gone():
         raise Cancelled
-    return {"text": text, "ended_by": made.ended_by, "tokens": made.tokens}
+    return {"text": text, "ended_by": generation.ended_by, "tokens": generation.tokens}
 
 
 def _score(session: Session, turn: Turn, model: AdaptedModel, command: Frame) -> dict[str, Any]:

@@ -124,12 +124,12 @@ def _loaded(first: Frame, desk: socket.socket) -> tuple[Any, Frame]:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    held = first["weights"]
-    weights = None if held is None else SharedWeights.of(held[0], held[1])
+    sealed = first["weights"]
+    weights = None if sealed is None else SharedWeights.of(sealed[0], sealed[1])
     session = Session(TrainerRecipe.of(first["recipe"]), weights)
     spent = session.warm_up()
     descriptor, layout = session.weights.described()
-    if held is None:
+    if sealed is None:
         socket.send_fds(desk, [b"w"], [descriptor])
     return session, {"event": "ready", "facts": session.facts(first["name"]), "layout": layout, "spent": spent}
 

@@ -66,14 +66,14 @@ class Session:
             own = [Neighbor(0, 0.0, text)]
             with trainer.adapt(text, config=plain, neighbors=own, observe=lambda *_: None) as adapted:
                 started = time.perf_counter()
-                made = continued(trainer.model, self.tokenizer, tokens, window=self.window, max_new_tokens=4)
+                generation = continued(trainer.model, self.tokenizer, tokens, window=self.window, max_new_tokens=4)
                 taken = time.perf_counter() - started
             report = adapted.report
             spent["restore"] = (report.seconds["restore"], 1.0)
             if report.steps:
                 spent["train"] = (sum(report.step_seconds), float(report.tokens))
                 spent["neighbor_tokens"] = (float(report.tokens), 1.0)
-            spent["read"] = spent["write"] = (taken, float(len(tokens) + len(made.tokens)))
+            spent["read"] = spent["write"] = (taken, float(len(tokens) + len(generation.tokens)))
         self.costs.saw(spent)
         return spent
 

@@ -34,14 +34,14 @@ def search(session: Session, turn: Turn) -> dict[str, Any]:
     started = time.perf_counter()
     retriever.where = Where.read(frame["where"])
     try:
-        found = retriever.search(frame["query"], frame["k"], exclude_digests=frame["exclude_digests"])
+        result = retriever.search(frame["query"], frame["k"], exclude_digests=frame["exclude_digests"])
     finally:
         retriever.where = EVERYTHING
     turn.cost("retrieve", time.perf_counter() - started, 1)
-    for stage, seconds in found.seconds.items():
+    for stage, seconds in result.seconds.items():
         turn.stage(stage, seconds)
-    coverage = {} if found.coverage is None else {"coverage": found.coverage.to_dict()}
-    return {"object": "list", "data": [neighbor.to_dict() for neighbor in found], **coverage}
+    coverage = {} if result.coverage is None else {"coverage": result.coverage.to_dict()}
+    return {"object": "list", "data": [neighbor.to_dict() for neighbor in result], **coverage}
 
 
 def adapt(session: Session, turn: Turn) -> dict[str, Any]:
@@ -81,11 +81,11 @@ def score(session: Session, turn: Turn) -> dict[str, Any]:
 
 def replay(session: Session, turn: Turn) -> dict[str, Any]:
     """Repeat an adaptation from its report, and compare every loss."""
-    held = turn.frame["report"]
+    report = turn.frame["report"]
     turn.check()
     try:
-        before = [float(loss) for neighbor in held["neighbors"] for loss in neighbor["losses"]]
-        adaptation = session.trainer.replay(held)
+        before = [float(loss) for neighbor in report["neighbors"] for loss in neighbor["losses"]]
+        adaptation = session.trainer.replay(report)
     except (AdaptError, ConfigError, IndexError) as error:
         # What stands in parentheses is the report's own, and not told back.
         raise Wrong(re.sub(r" \([^)]*\)", "", str(error)), "report") from None

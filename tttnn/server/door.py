@@ -56,11 +56,11 @@ class Keys:
         if not self._digests:
             return ""
         given = self._digest(_key_of(authorization or ""))
-        found = None
+        who = None
         for number, digest in enumerate(self._digests):  # all of them, whichever it is
             if hmac.compare_digest(digest, given):
-                found = str(number)
-        return found
+                who = str(number)
+        return who
 
 
 def _key_of(authorization: str) -> str:

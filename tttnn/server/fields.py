@@ -45,7 +45,7 @@ class Fields:
         self._where = where
         if not isinstance(value, dict):
             raise bad(f"{where.rstrip('.') or 'body'} must be a JSON object", param=where.rstrip(".") or None)
-        self._values = {name: held for name, held in value.items() if held is not None}
+        self._values = {name: given for name, given in value.items() if given is not None}
 
     def name(self, field: str) -> str:
         """Return a field's name as seen from the whole request."""

@@ -38,7 +38,7 @@ class Reply:
         return {
             **self._head,
             "object": "chat.completion" if self._chat else "text_completion",
-            "choices": [self._choice(i, made) for i, made in enumerate(result["choices"])],
+            "choices": [self._choice(i, choice) for i, choice in enumerate(result["choices"])],
             "usage": usage(result),
             "tttnn": self.about(job, result),
         }
@@ -76,21 +76,21 @@ class Reply:
                 "trained": sum(len(report["neighbors"]) for report in reports),
             },
             "adaptations": result["adaptations"],
-            **({"base": [made["base"] for made in result["choices"]]} if "base" in result["choices"][0] else {}),
+            **({"base": [choice["base"] for choice in result["choices"]]} if "base" in result["choices"][0] else {}),
         }
 
-    def _choice(self, index: int, made: Frame) -> Frame:
+    def _choice(self, index: int, choice: Frame) -> Frame:
         if self._chat:
-            message = {"role": "assistant", "content": made["text"]}
-            logprobs = None if made["logprobs"] is None else {"content": _chat_logprobs(made["logprobs"])}
+            message = {"role": "assistant", "content": choice["text"]}
+            logprobs = None if choice["logprobs"] is None else {"content": _chat_logprobs(choice["logprobs"])}
             return {
                 "index": index,
                 "message": message,
                 "logprobs": logprobs,
-                "finish_reason": made["finish_reason"],
+                "finish_reason": choice["finish_reason"],
             }
-        logprobs = None if made["logprobs"] is None else _logprobs(made["logprobs"])
-        return {"index": index, "text": made["text"], "logprobs": logprobs, "finish_reason": made["finish_reason"]}
+        logprobs = None if choice["logprobs"] is None else _logprobs(choice["logprobs"])
+        return {"index": index, "text": choice["text"], "logprobs": logprobs, "finish_reason": choice["finish_reason"]}
 
     def _chunk(self, choices: list[Frame]) -> Frame:
         return {
@@ -110,8 +110,8 @@ def _piece(index: int, text: str, finish_reason: str | None = None) -> Frame:
 
 def usage(result: Frame) -> Frame:
     """Return the tokens that were read and written."""
-    read = sum(made["prompt_tokens"] for made in result["choices"])
-    written = sum(made["completion_tokens"] for made in result["choices"])
+    read = sum(choice["prompt_tokens"] for choice in result["choices"])
+    written = sum(choice["completion_tokens"] for choice in result["choices"])
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
@@ -121,27 +121,27 @@ def server_timing(job: Job, seconds: Frame) -> str:
     return ", ".join(f"{name};dur={1000 * value:.3f}" for name, value in stages.items())
 
 
-def _logprobs(held: Frame) -> Frame:
+def _logprobs(of_tokens: Frame) -> Frame:
     return {
-        "tokens": held["tokens"],
-        "token_logprobs": held["token_logprobs"],
-        "top_logprobs": [None if top is None else _likeliest(top) for top in held["top"]],
-        "text_offset": held["offsets"],
+        "tokens": of_tokens["tokens"],
+        "token_logprobs": of_tokens["token_logprobs"],
+        "top_logprobs": [None if top is None else _likeliest(top) for top in of_tokens["top"]],
+        "text_offset": of_tokens["offsets"],
     }
 
 
 def _likeliest(top: list[Any]) -> Frame:
     """Return tokens and their log-probabilities; of several that are written alike the likeliest."""
-    held: Frame = {}
+    likeliest: Frame = {}
     for token, value in top:
-        held.setdefault(token, value)
-    return held
+        likeliest.setdefault(token, value)
+    return likeliest
 
 
-def _chat_logprobs(held: Frame) -> list[Frame]:
+def _chat_logprobs(of_tokens: Frame) -> list[Frame]:
     return [
         {**_token(token, value), "top_logprobs": [_token(other, its) for other, its in top]}
-        for token, value, top in zip(held["tokens"], held["token_logprobs"], held["top"], strict=True)
+        for token, value, top in zip(of_tokens["tokens"], of_tokens["token_logprobs"], of_tokens["top"], strict=True)
     ]
 
 
