@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..config import ClusterConfig, EmbedConfig
 from ..datastore.answer import required
 from ..embedding.embed_report import EmbedReport
-from ..embedding.identity import differences, settings_of
+from ..embedding.identity import settings_of
 from ..errors import ClusterError, DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
@@ -169,12 +169,7 @@ class ClusterDatastore:
         return settings_of(self.manifest.embedder.identity, self.manifest.embed)
 
     def _refuse_foreign(self) -> None:
-        if self.foreign:
-            raise DatastoreMismatchError(
-                f"{self.path}: query vectors must come from the embedder that made its imported vectors, "
-                f"{self.embedder_name!r}, which tttnn does not have. "
-                f"Give an embedder of {self.manifest.dim} dimensions that makes the same vectors."
-            )
+        self.manifest.embedder.require_known(self.path, self.manifest.dim, "query vectors")
 
     def attach(self, embedder: Embedder) -> ClusterDatastore:
         """Search with this embedder from now on; return this object.
@@ -182,12 +177,7 @@ class ClusterDatastore:
         Raises:
             DatastoreMismatchError: It is another than the shards were built with.
         """
-        differing = differences(self.manifest.embedder.identity, embedder.identity)
-        if differing:
-            raise DatastoreMismatchError(
-                f"{self.path}: its shards were built with embedder {self.embedder_name!r}, got {embedder.name!r}: "
-                + ", ".join(differing)
-            )
+        self.manifest.embedder.require_same(f"{self.path}: its shards were", embedder.name, embedder.identity)
         self._embedder = embedder
         return self
 

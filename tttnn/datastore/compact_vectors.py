@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 import tttnn._core as _core
 
 from ..config import IndexConfig, Progress
+from .graph_building import insert_all
 
 LINKS = "graph.links"
 FULL = "vectors.full"
 
-_REPORT = 256  # vectors between two progress calls
 _CHUNK = 4096  # vectors that are copied at a time
 
 
@@ -69,11 +69,7 @@ def build_compact(
         ef_construction=config.ef_construction,
         seed=seed,
     )
-    for begin in range(0, count, _REPORT):
-        ids = begin + np.flatnonzero(first[begin : begin + _REPORT])
-        builder.add(np.ascontiguousarray(vectors[ids], np.float32), ids)
-        if progress is not None:
-            progress("index", min(count, begin + _REPORT), count)
+    insert_all(builder, vectors, first, progress)
     builder.save(links, compact)
     writer = builder.full_writer(full)
     for begin in range(0, count, _CHUNK):

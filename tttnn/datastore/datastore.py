@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import CorpusConfig, DatastoreConfig, EmbedConfig, IndexConfig, IndexVectors, Progress, StoreConfig
-from ..embedding.identity import differences, settings_of
+from ..embedding.identity import settings_of
 from ..errors import DatastoreMismatchError
 from ..retrieval.neighbors import SearchResult
 from ..retrieval.retriever import RetrieverInfo
@@ -227,17 +227,9 @@ class Datastore:
         Raises:
             DatastoreMismatchError: It is another one.
         """
-        self._check(embedder)
+        self.manifest.embedder.require_same(f"{self.path}: was", embedder.name, embedder.identity)
         self._embedder = embedder
         return self
-
-    def _check(self, embedder: Embedder) -> None:
-        differing = differences(self.manifest.embedder.identity, embedder.identity)
-        if differing:
-            raise DatastoreMismatchError(
-                f"{self.path}: was built with embedder {self.embedder_name!r}, got {embedder.name!r}: "
-                + ", ".join(differing)
-            )
 
     @property
     def foreign(self) -> bool:
@@ -260,12 +252,7 @@ class Datastore:
         return settings_of(self.manifest.embedder.identity, self.manifest.settings["embed"])
 
     def _refuse_foreign(self, what: str) -> None:
-        if self.foreign:
-            raise DatastoreMismatchError(
-                f"{self.path}: {what} must come from the embedder that made its imported vectors, "
-                f"{self.embedder_name!r}, which tttnn does not have. "
-                f"Give an embedder of {self.manifest.dim} dimensions that makes the same vectors."
-            )
+        self.manifest.embedder.require_known(self.path, self.manifest.dim, what)
 
     @property
     def embedder(self) -> Embedder:

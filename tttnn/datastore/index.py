@@ -30,6 +30,7 @@ from ..files import (
     write_manifest,
 )
 from .compact_vectors import build_compact, names_of
+from .graph_building import insert_all
 
 FORMAT = 2
 MANIFEST = "index.json"
@@ -38,7 +39,6 @@ COPIES = "copies.bin"
 Method = Literal["auto", "graph", "scan"]
 
 _CHUNK = 4096  # vectors read from the caller's array at a time
-_REPORT = 256  # vectors between two progress calls of the graph
 
 
 @dataclass
@@ -448,7 +448,7 @@ def _build_graph(
     seed: int,
     progress: Progress | None,
 ) -> None:
-    count, dim = vectors.shape
+    dim = vectors.shape[1]
     builder = _core.HnswBuilder(
         dim=dim,
         metric=config.metric,
@@ -457,9 +457,5 @@ def _build_graph(
         ef_construction=config.ef_construction,
         seed=seed,
     )
-    for begin in range(0, count, _REPORT):
-        ids = begin + np.flatnonzero(first[begin : begin + _REPORT])
-        builder.add(np.ascontiguousarray(vectors[ids], np.float32), ids)
-        if progress is not None:
-            progress("index", min(count, begin + _REPORT), count)
+    insert_all(builder, vectors, first, progress)
     builder.save(str(path))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import DatastoreConfig, IndexConfig, StoreConfig
-from ..errors import ConfigError, IndexCorruptError
+from ..embedding.identity import differences
+from ..errors import ConfigError, DatastoreMismatchError, IndexCorruptError
 from ..files import digest_of, new_beside, read_manifest, write_manifest
 from ..settings import Config
 from .records import read_record
@@ -98,6 +99,30 @@ class EmbedderEntry:
     identity: dict[str, Any]
     foreign: bool = False
     """Whether the vectors were imported, so that tttnn cannot know that an embedder is the one that made them."""
+
+    def require_known(self, where: Path, dim: int, what: str) -> None:
+        """Refuse to make something for which the embedder of imported vectors would be needed.
+
+        Raises:
+            DatastoreMismatchError: The vectors were imported.
+        """
+        if self.foreign:
+            raise DatastoreMismatchError(
+                f"{where}: {what} must come from the embedder that made its imported vectors, {self.name!r}, which "
+                f"tttnn does not have. Give an embedder of {dim} dimensions that makes the same vectors."
+            )
+
+    def require_same(self, where: str, name: str, identity: dict[str, Any]) -> None:
+        """Refuse another embedder than the one that made the vectors.
+
+        Raises:
+            DatastoreMismatchError: It is another; the message begins with `where` and names what differs.
+        """
+        differing = differences(self.identity, identity)
+        if differing:
+            raise DatastoreMismatchError(
+                f"{where} built with embedder {self.name!r}, got {name!r}: {', '.join(differing)}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as the manifest holds them."""
