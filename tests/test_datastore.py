@@ -362,7 +362,7 @@ def test_a_build_stopped_anywhere_continues_to_the_same_files(
     tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tttnn.datastore.vector_source.GROUP", 16)
-    monkeypatch.setattr("tttnn.datastore.index._REPORT", 8)
+    monkeypatch.setattr("tttnn.datastore.graph_building._REPORT", 8)
     whole = contents(build(tmp_path / "whole", **LAYOUTS[layout]).path)
     calls: list[str] = []
     build(tmp_path / "count", progress=lambda stage, *_: calls.append(stage), **LAYOUTS[layout])
@@ -464,7 +464,7 @@ def test_killed_once_inside_each_stage(tmp_path: Path, append: bool, monkeypatch
     monkeypatch.setattr("tttnn.datastore.vector_source.GROUP", 64)
     monkeypatch.setattr(builder_module, "_CUT_DOCUMENTS", 32)
     monkeypatch.setattr(builder_module, "_REPORT_DOCUMENTS", 32)
-    monkeypatch.setattr("tttnn.datastore.index._REPORT", 64)
+    monkeypatch.setattr("tttnn.datastore.graph_building._REPORT", 64)
     settings = {**LAYOUTS["passage"], "segment_documents": 90}
     whole, path = tmp_path / "whole", tmp_path / "d"
     made = build(whole, corpus(300), **settings)
